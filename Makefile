@@ -1,0 +1,43 @@
+# Everything from a fresh clone; `make help` lists the targets.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := build
+JOBS ?= $(shell nproc)
+VENV := $(CURDIR)/.venv/bin
+
+export CCACHE_SLOPPINESS := pch_defines,time_macros
+export CCACHE_NOHASHDIR := 1
+export CCACHE_BASEDIR := $(CURDIR)
+export CCACHE_MAXSIZE ?= 5G
+
+.PHONY: setup configure build test demo bundle format clean help
+
+setup:  ## Install what is missing: Debian packages, LibTorch and tools in .venv
+	@scripts/setup.sh
+
+configure: setup
+	@$(VENV)/cmake --preset default -DCMAKE_MAKE_PROGRAM=$(VENV)/ninja \
+	  -DPython3_EXECUTABLE=$(VENV)/python -DCMAKE_CXX_COMPILER_LAUNCHER=$$(command -v ccache) \
+	  $(CMAKE_ARGS) --log-level=WARNING
+
+build: configure  ## build/bin/outrider and its plugins
+	@$(VENV)/cmake --build build --parallel $(JOBS)
+
+test: build  ## Build and run every test
+	@scripts/setup.sh --peers
+	@$(VENV)/ctest --test-dir build --output-on-failure
+
+demo: build  ## Convert, train, resume and export a small real model
+	@scripts/demo.sh
+
+bundle: build  ## Pack the build for other machines, in dist/
+	@scripts/bundle.sh
+
+format:  ## clang-format every C++ and CUDA file
+	@git ls-files --cached --others --exclude-standard '*.h' '*.inc' '*.cpp' '*.cu' | xargs clang-format -i
+
+clean:  ## Remove what the targets wrote
+	@rm -rf build demo dist
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

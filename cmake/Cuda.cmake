@@ -1,0 +1,30 @@
+# Decides whether CUDA kernels are compiled; sets OUTRIDER_WITH_CUDA.
+
+include(CheckLanguage)
+set(OUTRIDER_WITH_CUDA OFF)
+if(NOT OUTRIDER_CUDA STREQUAL "OFF")
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER AND TARGET LibTorch::c10_cuda)
+    set(OUTRIDER_WITH_CUDA ON)
+    set(CMAKE_CUDA_ARCHITECTURES ${OUTRIDER_CUDA_ARCHITECTURES})
+    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
+    enable_language(CUDA)
+    find_package(CUDAToolkit REQUIRED)
+  elseif(OUTRIDER_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "OUTRIDER_CUDA=ON, but no working nvcc with a CUDA build of LibTorch was found. "
+                        "Put nvcc on PATH, or configure with -DOUTRIDER_CUDA=OFF.")
+  endif()
+endif()
+message(STATUS "CUDA kernels: ${OUTRIDER_WITH_CUDA}")
+
+# outrider_target_backend(TARGET CUDA file.cu… STUB no_cuda.cpp): the kernels, or the stub with the same symbols.
+function(outrider_target_backend target)
+  cmake_parse_arguments(ARG "" "" "CUDA;STUB" ${ARGN})
+  if(OUTRIDER_WITH_CUDA)
+    target_sources(${target} PRIVATE ${ARG_CUDA})
+    target_link_libraries(${target} PRIVATE LibTorch::c10_cuda CUDA::cudart)
+  else()
+    target_sources(${target} PRIVATE ${ARG_STUB})
+  endif()
+endfunction()

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "outrider/model/lm_head.h"
+
+namespace outrider {
+
+/// What a draft reads of the base's pass; the host computes the union over all attached drafts.
+struct HiddenStateRequest {
+  std::vector<int64_t> layer_outputs;  // layer indices
+  bool last_hidden = true, last_hidden_prenorm = false, input_embeddings = true;
+};
+
+/// A base pass, computed now or read from disk. Tensors that were not asked for are undefined.
+/// B sequences, S positions, h hidden size.
+struct BaseOutputs {
+  at::Tensor input_embeddings;                  // [B,S,h]
+  std::map<int64_t, at::Tensor> layer_outputs;  // layer → [B,S,h], residual stream after that layer
+  at::Tensor last_hidden;                       // [B,S,h], after the final norm
+  at::Tensor last_hidden_prenorm;               // [B,S,h], before it
+  const LmHead& head;
+  bool carries_gradient = false;
+};
+
+}  // namespace outrider

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "outrider/api.h"
+#include "outrider/checkpoint/metadata.h"
+#include "outrider/model/base_info.h"
+#include "outrider/model/conversion.h"
+
+namespace outrider {
+
+/// A batch and what is wanted of it. Tensors [B,S] as in TrainBatch.
+struct ForwardInput {
+  at::Tensor input_ids, attention_mask, position_ids, loss_mask, labels, document_ids;
+  bool want_logits = false;   // [B,S,V], only when asked for
+  bool want_lm_loss = false;  // computed from the token targets, streamed
+  /// The caller's word that padding is on the right only; saves looking at the mask.
+  bool right_padded = false;
+  bool measure_acceptance = false;  // see TrainBatch
+  TensorRecorder recorder;
+};
+
+struct ForwardOutput {
+  at::Tensor loss;  // what to call backward() on: draft losses, plus the LM loss if the base trains
+  at::Tensor lm_loss;
+  std::vector<DraftLoss> draft_losses;  // one per attached draft, in order of conversion
+  at::Tensor logits;
+};
+
+/// One attached algorithm.
+struct AttachedDraft {
+  ModeState state;
+  std::string attribute;
+  std::shared_ptr<Draft> draft;
+  std::vector<BaseEdit> base_edits;
+};
+using SpeculativeState = std::vector<AttachedDraft>;
+
+/// A base model, before or after conversion. One subclass per architecture.
+class OUTRIDER_API CausalLM : public torch::nn::Module {
+ public:
+  explicit CausalLM(ModelConfig config);
+  ~CausalLM() override;
+
+  /// A plain language model before conversion; adds one loss per attached draft after. One base
+  /// pass serves them all.
+  virtual ForwardOutput forward(const ForwardInput& input);
+
+  /// The base's pass; `key_mask` is [B,S] bool or undefined.
+  virtual BaseOutputs run_base(const at::Tensor& input_ids, const at::Tensor& position_ids,
+                               const at::Tensor& key_mask, const HiddenStateRequest& request) = 0;
+  virtual const LmHead& head() const = 0;
+
+  const ModelConfig& config() const { return config_; }
+  const SpeculativeState& speculative_state() const { return speculative_state_; }
+  BaseInfo base_info() const;
+  at::Device device() const;
+  at::ScalarType dtype() const;
+
+  /// Throws kAlreadyConverted if an attribute is taken, by the model or twice in the list.
+  void check_attachable(const std::vector<const Conversion*>& conversions) const;
+  /// Commits a conversion: all of it, or nothing. Throws as check_attachable() does.
+  void attach(Conversion conversion, ModeState state);
+
+ private:
+  bool base_is_frozen() const;
+  void freeze_base();
+  HiddenStateRequest combined_request() const;
+
+  ModelConfig config_;
+  SpeculativeState speculative_state_;
+};
+
+}  // namespace outrider

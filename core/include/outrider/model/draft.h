@@ -1,0 +1,47 @@
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <string>
+#include <vector>
+
+#include "outrider/api.h"
+#include "outrider/model/base_outputs.h"
+#include "outrider/model/train_batch.h"
+
+namespace outrider {
+
+/// One draft step's results, 0-dimensional tensors on the model's device (reading one synchronises).
+struct StepMetrics {
+  std::string name;     // "parallel_0_step_2", "head_1"
+  at::Tensor loss;      // mean over the trained positions, without the step's weight
+  at::Tensor accuracy;  // share of trained positions whose argmax equals the target's
+  at::Tensor overlap;   // mean of Σ_v min(p_v, q_v): the acceptance rate of speculative sampling
+  at::Tensor count;     // trained positions
+};
+
+struct DraftLoss {
+  at::Tensor total;                // what to call backward() on
+  std::vector<StepMetrics> steps;  // in the order in which drafted tokens follow each other
+};
+
+/// The trainable part that an algorithm attaches to a base.
+class OUTRIDER_API Draft : public torch::nn::Module {
+ public:
+  ~Draft() override;
+
+  virtual HiddenStateRequest hidden_states_needed() const = 0;
+
+  /// The training loss; in eval mode the same with what the algorithm's evaluation uses.
+  virtual DraftLoss loss(const BaseOutputs& base, const TrainBatch& batch) = 0;
+
+  /// Called once after a conversion, before any training and never on restore: a draft may copy
+  /// what it likes from the base's matrices. Default: nothing.
+  virtual void initialize(const LmHead& head);
+};
+
+/// 1 + Σ_k Π_{j≤k} accuracy_j: tokens emitted per base pass by greedy drafting, if the steps' hits
+/// were independent (the reference's estimate). Synchronises.
+OUTRIDER_API double expected_acceptance_length(const std::vector<double>& accuracies);
+
+}  // namespace outrider

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <string>
+
+#include "outrider/api.h"
+
+namespace outrider {
+
+/// Called with (name, tensor) for intermediate results that someone wants to see; see docs/cli.md, forward.
+using TensorRecorder = std::function<void(const std::string&, const at::Tensor&)>;
+
+/// A batch of sequences. All tensors are [B,S]; optional ones may be undefined.
+struct TrainBatch {
+  at::Tensor input_ids;       // int64
+  at::Tensor attention_mask;  // 1 = a token, 0 = padding; undefined: all ones
+  at::Tensor position_ids;    // undefined: 0 … S-1
+  at::Tensor loss_mask;       // 1 = this token is a training target
+  at::Tensor labels;          // labels[t] is the token after position t, or -100
+  at::Tensor document_ids;    // for packed sequences
+  /// [B,S] bool, false = padding that must not be attended to; undefined where right padding makes
+  /// it unnecessary under causal attention.
+  at::Tensor key_mask;
+  /// Measure acceptance against the base's whole vocabulary, also where a draft knows a part of it.
+  bool measure_acceptance = false;
+  /// Empty unless intermediate tensors are wanted.
+  TensorRecorder recorder;
+};
+
+/// Which tokens are trained on and what they are, by the position of the token itself.
+struct TokenTargets {
+  at::Tensor ids;   // [B,S] int64: the token at each position
+  at::Tensor mask;  // [B,S] float32: 1 = train on predicting it
+};
+
+/// The rule of the loss mask: attention_mask, and loss_mask where given, and labels != -100 where
+/// given without a loss_mask. Position 0 is never a target of a shifted label.
+OUTRIDER_API TokenTargets token_targets(const TrainBatch& batch);
+
+}  // namespace outrider

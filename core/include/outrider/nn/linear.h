@@ -1,0 +1,31 @@
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <cstdint>
+
+#include "outrider/api.h"
+
+namespace outrider::nn {
+
+/// y = x Wᵀ + b, with torch.nn.Linear's parameter names. Unlike torch::nn::Linear it does not spend
+/// time on random values that a checkpoint replaces: initialisation is asked for.
+class OUTRIDER_API Linear : public torch::nn::Module {
+ public:
+  /// weight [out,in] and bias [out] are uninitialised.
+  Linear(int64_t in, int64_t out, bool with_bias, at::TensorOptions options);
+
+  /// PyTorch's default: U(-1/√in, 1/√in) for both, from the process's generator.
+  void reset_parameters();
+
+  /// x [...,in] → [...,out].
+  at::Tensor forward(const at::Tensor& x) const;
+
+  at::Tensor weight, bias;
+};
+
+/// A layer initialised as PyTorch does.
+OUTRIDER_API std::shared_ptr<Linear> initialized_linear(int64_t in, int64_t out, bool with_bias,
+                                                        at::TensorOptions options);
+
+}  // namespace outrider::nn

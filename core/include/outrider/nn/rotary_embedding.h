@@ -1,0 +1,37 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <utility>
+
+#include "outrider/api.h"
+#include "outrider/model/rope_config.h"
+
+namespace outrider::nn {
+
+struct CosSin {
+  at::Tensor cos, sin;  // [1 or B, 1, S, D] in the requested type
+};
+
+/// Rotary position embedding (arXiv 2104.09864) with the frequency scalings of transformers:
+/// default, linear, dynamic (NTK), llama3, yarn (arXiv 2309.00071).
+class OUTRIDER_API RotaryEmbedding {
+ public:
+  RotaryEmbedding(RopeConfig config, int64_t head_dim);
+
+  /// Tables for position_ids [1 or B, S] (int64); computed in float32, then cast.
+  CosSin tables(const at::Tensor& position_ids, at::ScalarType dtype) const;
+
+ private:
+  at::Tensor inverse_frequencies(int64_t sequence_length) const;
+
+  RopeConfig config_;
+  int64_t head_dim_;
+  double attention_factor_ = 1.0;
+  at::Tensor inverse_frequencies_;  // [D/2] float32 on the CPU
+};
+
+/// x [B,H,S,D] rotated: x·cos + rotate_half(x)·sin.
+OUTRIDER_API at::Tensor apply_rotary(const at::Tensor& x, const CosSin& tables);
+
+}  // namespace outrider::nn

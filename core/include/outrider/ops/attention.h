@@ -1,0 +1,30 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "outrider/api.h"
+
+namespace outrider::ops {
+
+/// One key and value per query, of an earlier draft step: [B,kv heads,S,D] each.
+struct DiagonalKeys {
+  at::Tensor key, value;
+};
+
+/// Attention of training-time test (EAGLE-3, arXiv 2503.01840): query i attends to the keys j ≤ i of
+/// the prefix and to key i of every diagonal. No [S, S·steps] mask or score matrix exists: the prefix
+/// runs as plain causal attention and the diagonals are merged by log-sum-exp. Both backward passes
+/// are written by hand and need only the merged output and its log-sum-exp.
+///
+/// query [B,H,S,D]; prefix_key, prefix_value [B,Hkv,S,D], H a multiple of Hkv. Scale 1/√D.
+/// key_mask [B,S] bool or undefined: prefix keys that may be attended to. diagonal_masks: one [B,S]
+/// bool tensor per diagonal, or empty. A query without any key gives zeros.
+/// A lag is made by slicing: with queries q[j:] and prefix keys k[:S-j], query i sees keys ≤ i-j.
+OUTRIDER_API at::Tensor prefix_diagonal_attention(
+    const at::Tensor& query, const at::Tensor& prefix_key, const at::Tensor& prefix_value,
+    const std::vector<DiagonalKeys>& diagonals = {}, const at::Tensor& key_mask = {},
+    const std::vector<at::Tensor>& diagonal_masks = {});
+
+}  // namespace outrider::ops

@@ -1,0 +1,148 @@
+#include <fmt/format.h>
+
+#include <set>
+#include <string_view>
+#include <utility>
+
+#include "outrider/checkpoint/json_file.h"
+#include "outrider/checkpoint/safetensors.h"
+#include "outrider/error.h"
+#include "outrider/text.h"
+
+namespace outrider {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr JsonLimits kIndexLimits{.bytes = 256u << 20, .depth = 8};
+constexpr const char* kSingleFile = "model.safetensors";
+constexpr const char* kIndexFile = "model.safetensors.index.json";
+
+Error invalid(const fs::path& index, const std::string& reason) {
+  return Error(ErrorCode::kInvalidFile, in_quotes(index.string()) + ": " + reason,
+               "fetch the whole folder again, index and shards of the same version");
+}
+
+using Shards = std::map<std::string, std::set<std::string>>;
+
+/// Also true for a link whose target is missing, so that opening it tells what is wrong.
+bool has_file(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(fs::symlink_status(path, error));
+}
+
+std::set<std::string> names_in(const fs::path& folder) {
+  std::set<std::string> names;
+  std::error_code error;
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    names.insert(it->path().filename().string());
+  }
+  return names;
+}
+
+/// The next step where there are PyTorch or GGUF files instead.
+std::string conversion_hint(const fs::path& folder) {
+  const auto convert = [&folder](const std::string& options) {
+    return "convert it with the Python package transformers: "
+           "AutoModelForCausalLM.from_pretrained(" +
+           in_quotes(folder.string()) + options + ").save_pretrained(NEW_FOLDER)";
+  };
+  for (const auto& name : names_in(folder)) {
+    if (name.ends_with(".gguf")) {
+      return in_quotes(name) + " is not read; " + convert(", gguf_file=" + in_quotes(name));
+    }
+    if (name.starts_with("pytorch_model") && name.ends_with(".bin")) {
+      return in_quotes(name) + " is not read, since unpickling can run code; " + convert("");
+    }
+  }
+  return "name the folder of a Hugging Face checkpoint in safetensors format";
+}
+
+[[noreturn]] void no_tensors(const fs::path& folder) {
+  std::error_code error;
+  if (!fs::is_directory(folder, error)) {
+    throw Error(ErrorCode::kFileNotFound, in_quotes(folder.string()) + " is not a folder",
+                "name the folder of a Hugging Face checkpoint");
+  }
+  throw Error(
+      ErrorCode::kFileNotFound,
+      fmt::format("{} has neither {} nor {}", in_quotes(folder.string()), kSingleFile, kIndexFile),
+      conversion_hint(folder));
+}
+
+bool is_plain_shard_name(const std::string& name) {
+  return name.find('/') == name.npos && name.find('\0') == name.npos &&
+         name.ends_with(".safetensors") && name[0] != '.';
+}
+
+/// Shard name → the tensors that the index places in it.
+Shards read_index(const fs::path& path) {
+  const Json json = read_json_file(path, kIndexLimits);
+  const auto weights = json.is_object() ? json.find("weight_map") : json.end();
+  if (weights == json.end() || !weights->is_object()) throw invalid(path, "no weight_map object");
+  Shards shards;
+  for (const auto& [tensor, shard] : weights->items()) {
+    const std::string name = shard.is_string() ? shard.get<std::string>() : "";
+    if (!is_plain_shard_name(name)) {
+      throw invalid(path, fmt::format("tensor {} is placed in {}; accepted is the plain name of a "
+                                      ".safetensors file in the same folder",
+                                      in_quotes(tensor, 200), printable(shard.dump())));
+    }
+    shards[name].insert(tensor);
+  }
+  return shards;
+}
+
+void check_complete(const fs::path& folder, const Shards& shards) {
+  std::vector<std::string> missing;
+  for (const auto& [shard, tensors] : shards) {
+    if (!has_file(folder / shard)) missing.push_back(in_quotes(shard));
+  }
+  if (missing.empty()) return;
+  throw Error(
+      ErrorCode::kFileNotFound,
+      fmt::format("{} lacks {} of the {} files that {} names:{}", in_quotes(folder.string()),
+                  missing.size(), shards.size(), kIndexFile, indented(missing)),
+      "fetch the missing files");
+}
+
+/// Where a shard and the index disagree, one line each.
+void compare(const std::string& shard, const SafetensorsFile& file,
+             const std::set<std::string>& placed, std::vector<std::string>& problems) {
+  for (const auto& tensor : placed) {
+    if (!file.tensors().contains(tensor)) {
+      problems.push_back(in_quotes(shard) + " lacks " + in_quotes(tensor, 200));
+    }
+  }
+  for (const auto& [tensor, view] : file.tensors()) {
+    if (!placed.contains(tensor)) {
+      problems.push_back(in_quotes(shard) + " holds " + in_quotes(tensor, 200) +
+                         ", which the index does not place there");
+    }
+  }
+}
+
+}  // namespace
+
+SafetensorsFolder SafetensorsFolder::open(const std::filesystem::path& folder) {
+  const auto index = folder / kIndexFile;
+  const bool is_single = has_file(folder / kSingleFile);
+  if (!is_single && !has_file(index)) no_tensors(folder);
+  const Shards shards = is_single ? Shards{{kSingleFile, {}}} : read_index(index);
+  check_complete(folder, shards);
+  SafetensorsFolder result;
+  std::vector<std::string> problems;
+  for (const auto& [shard, placed] : shards) {
+    const auto file = SafetensorsFile::open(folder / shard);
+    if (!is_single) compare(shard, *file, placed, problems);
+    for (const auto& [name, view] : file->tensors()) {
+      result.tensors_.emplace(name, Entry{file, &view});
+    }
+  }
+  if (!problems.empty()) {
+    throw invalid(index, "disagrees with its shards:" + indented(problems));
+  }
+  return result;
+}
+
+}  // namespace outrider

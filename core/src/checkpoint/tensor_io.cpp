@@ -1,0 +1,92 @@
+#include "outrider/checkpoint/tensor_io.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <array>
+
+#include "outrider/error.h"
+#include "outrider/text.h"
+
+namespace outrider {
+namespace {
+
+struct DtypeName {
+  at::ScalarType type;
+  const char* safetensors;
+  const char* name;
+};
+
+constexpr std::array kDtypes = {
+    DtypeName{at::kFloat, "F32", "float32"}, DtypeName{at::kBFloat16, "BF16", "bfloat16"},
+    DtypeName{at::kHalf, "F16", "float16"},  DtypeName{at::kDouble, "F64", "float64"},
+    DtypeName{at::kLong, "I64", "int64"},    DtypeName{at::kInt, "I32", "int32"},
+    DtypeName{at::kShort, "I16", "int16"},   DtypeName{at::kChar, "I8", "int8"},
+    DtypeName{at::kByte, "U8", "uint8"},     DtypeName{at::kBool, "BOOL", "bool"},
+};
+
+at::ScalarType type_of(const TensorView& view) {
+  for (const auto& dtype : kDtypes) {
+    if (view.dtype == dtype.safetensors) return dtype.type;
+  }
+  throw Error(ErrorCode::kUnsupported,
+              fmt::format("tensors of dtype {} are not supported", printable(view.dtype)));
+}
+
+const DtypeName& names_of(at::ScalarType type) {
+  for (const auto& dtype : kDtypes) {
+    if (type == dtype.type) return dtype;
+  }
+  throw Error(ErrorCode::kUnsupported,
+              fmt::format("tensors of type {} cannot be saved", at::toString(type)));
+}
+
+}  // namespace
+
+at::Tensor tensor_over(const std::shared_ptr<const SafetensorsFile>& file, const TensorView& view) {
+  const auto options = at::TensorOptions().dtype(type_of(view));
+  if (view.bytes.empty()) return at::empty(view.shape, options);
+  auto* data = const_cast<std::byte*>(view.bytes.data());
+  const auto alignment = dtype_size(view.dtype);
+  if (reinterpret_cast<uintptr_t>(data) % alignment != 0) {
+    auto copy = at::empty(view.shape, options);
+    std::memcpy(copy.data_ptr(), data, view.bytes.size());
+    return copy;
+  }
+  return at::from_blob(
+      data, view.shape, [file](void*) {}, options);
+}
+
+TensorMap read_tensors(const std::filesystem::path& path) {
+  const auto file = SafetensorsFile::open(path);
+  TensorMap tensors;
+  for (const auto& [name, view] : file->tensors()) tensors[name] = tensor_over(file, view);
+  return tensors;
+}
+
+void write_tensors(const std::filesystem::path& path, const TensorMap& tensors,
+                   std::map<std::string, std::string> metadata) {
+  TensorMap held;  // keeps copies from other devices or layouts alive while they are written
+  std::map<std::string, TensorView> views;
+  for (const auto& [name, tensor] : tensors) {
+    const auto& cpu = held[name] = tensor.detach().to(at::kCPU).contiguous();
+    views[name] = {names_of(cpu.scalar_type()).safetensors,
+                   cpu.sizes().vec(),
+                   {static_cast<const std::byte*>(cpu.data_ptr()), cpu.nbytes()}};
+  }
+  metadata.emplace("format", "pt");
+  write_safetensors(path, views, metadata);
+}
+
+at::ScalarType parse_dtype(const std::string& name) {
+  for (const auto& dtype : kDtypes) {
+    if (name == dtype.name && at::isFloatingType(dtype.type)) return dtype.type;
+  }
+  throw Error(ErrorCode::kInvalidArgument,
+              fmt::format("'{}' is no supported dtype", printable(name)),
+              "accepted are float32, bfloat16, float16 and float64");
+}
+
+std::string dtype_name(at::ScalarType dtype) { return names_of(dtype).name; }
+
+}  // namespace outrider

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace outrider::kernels {
+
+/// Per row of logits [R,V]: the log of Σ exp, and the first index of the maximum.
+struct RowStatistics {
+  at::Tensor log_sum_exp;  // [R] accumulation type: float32, float64 for float64 logits
+  at::Tensor argmax;       // [R] int64
+};
+
+/// Results per row, [R] in the accumulation type.
+struct RowResults {
+  at::Tensor loss, correct, overlap;
+};
+
+RowStatistics row_statistics(const at::Tensor& logits);
+
+/// Soft targets. student, teacher: contiguous logits [R,V] of the same dtype and device; teacher_rows:
+/// row_statistics(teacher); overlap_log_sum_exp [R]: normaliser of p in the overlap (the teacher's own,
+/// or that of a larger vocabulary); weights [R] accumulation type.
+///   loss = Σ p (lse_q - student), correct = argmax equal, overlap = Σ min(p', q)
+/// With `write_gradient`, student becomes weights · (q - p) in its own dtype.
+RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& teacher,
+                                   const RowStatistics& teacher_rows,
+                                   const at::Tensor& overlap_log_sum_exp, const at::Tensor& weights,
+                                   bool write_gradient);
+
+/// Labels [R] int64. A label outside [0,V) gives loss 0 and a zero gradient.
+///   loss = lse_q - student[label], correct = argmax equal, overlap = q[label]
+RowResults label_cross_entropy_rows(const at::Tensor& student, const at::Tensor& labels,
+                                    const at::Tensor& weights, bool write_gradient);
+
+// The two backends behind the functions above, which check arguments and dispatch on the device.
+namespace cpu {
+RowStatistics row_statistics(const at::Tensor& logits);
+RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& teacher,
+                                   const RowStatistics& teacher_rows,
+                                   const at::Tensor& overlap_log_sum_exp, const at::Tensor& weights,
+                                   bool write_gradient);
+RowResults label_cross_entropy_rows(const at::Tensor& student, const at::Tensor& labels,
+                                    const at::Tensor& weights, bool write_gradient);
+}  // namespace cpu
+namespace cuda {  // in a build without CUDA every one throws kDeviceUnavailable
+RowStatistics row_statistics(const at::Tensor& logits);
+RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& teacher,
+                                   const RowStatistics& teacher_rows,
+                                   const at::Tensor& overlap_log_sum_exp, const at::Tensor& weights,
+                                   bool write_gradient);
+RowResults label_cross_entropy_rows(const at::Tensor& student, const at::Tensor& labels,
+                                    const at::Tensor& weights, bool write_gradient);
+}  // namespace cuda
+
+}  // namespace outrider::kernels

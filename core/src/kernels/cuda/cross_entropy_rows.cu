@@ -1,0 +1,295 @@
+#include <cmath>
+
+#include "kernels/cuda/cross_entropy_rows.cuh"
+#include "outrider/kernels/device_launch.cuh"
+#include "outrider/kernels/device_packs.cuh"
+#include "outrider/kernels/device_reduce.cuh"
+
+// One block per row. The first pass over a row finds its maximum, the sum of exponentials relative
+// to it and its argmax together, rescaling the sum when a larger value turns up; the second one,
+// which mostly hits the cache, computes everything else. A row is never held in registers or shared
+// memory, so any vocabulary works.
+
+namespace outrider::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 512;
+
+// Blocks per multiprocessor that registers must suffice for; exp in float64 needs many.
+template <class T>
+constexpr int kBlocks = std::is_same_v<T, double> ? 1 : 2;
+
+template <class A>
+__device__ A minus_infinity() {
+  return -static_cast<A>(INFINITY);
+}
+
+__device__ float exponential(float x) { return expf(x); }
+__device__ double exponential(double x) { return exp(x); }
+__device__ float logarithm(float x) { return logf(x); }
+__device__ double logarithm(double x) { return log(x); }
+
+// Σ exp(x - maximum) over some of a row, and the first index of the maximum. NaN never becomes the
+// maximum, but makes the sum NaN.
+template <class A>
+struct RowState {
+  A maximum = minus_infinity<A>(), sum = 0;
+  int64_t argmax = INT64_MAX;
+
+  __device__ A log_sum_exp() const { return maximum + logarithm(sum); }
+  __device__ int64_t index() const { return maximum == minus_infinity<A>() ? 0 : argmax; }
+};
+
+template <class T>
+__device__ void add_pack(RowState<Accumulate<T>>& state, const Pack<T>& pack, int64_t begin) {
+  using A = Accumulate<T>;
+  A top = pack.x[0];
+#pragma unroll
+  for (int i = 1; i < Pack<T>::kSize; ++i) top = fmax(top, pack.x[i]);
+  if (top > state.maximum) {
+    state.sum *= exponential(state.maximum - top);
+    state.maximum = top;
+#pragma unroll
+    for (int i = Pack<T>::kSize - 1; i >= 0; --i) {
+      if (pack.x[i] == top) state.argmax = begin + i;
+    }
+  }
+  const A origin = state.maximum == minus_infinity<A>() ? A(0) : state.maximum;
+#pragma unroll
+  for (int i = 0; i < Pack<T>::kSize; ++i) state.sum += exponential(pack.x[i] - origin);
+}
+
+template <class A>
+__device__ RowState<A> merge(const RowState<A>& a, const RowState<A>& b) {
+  const A upper = fmax(a.maximum, b.maximum), lower = fmin(a.maximum, b.maximum);
+  const A scale = upper == minus_infinity<A>() ? A(1) : exponential(lower - upper);
+  const bool a_is_upper = a.maximum == upper;
+  RowState<A> result;
+  result.maximum = upper;
+  result.sum = (a_is_upper ? a.sum : b.sum) + (a_is_upper ? b.sum : a.sum) * scale;
+  const bool only_b = b.maximum > a.maximum;
+  const bool both = a.maximum == b.maximum;
+  result.argmax = only_b || (both && b.argmax < a.argmax) ? b.argmax : a.argmax;
+  return result;
+}
+
+// The state of a whole row, the same in every thread. Two packs are in flight per thread.
+template <class T>
+__device__ RowState<Accumulate<T>> row_state(const T* row, int64_t vocab,
+                                             RowState<Accumulate<T>>* scratch) {
+  using A = Accumulate<T>;
+  RowState<A> state;
+  const int64_t stride = pack_stride<T>();
+  for (int64_t begin = first_pack(row); begin < vocab; begin += 2 * stride) {
+    const Pack<T> first = load_pack(row, begin, vocab, minus_infinity<A>());
+    const Pack<T> second = load_pack(row, begin + stride, vocab, minus_infinity<A>());
+    add_pack(state, first, begin);
+    add_pack(state, second, begin + stride);
+  }
+  return block_reduce(state, scratch,
+                      [](const RowState<A>& a, const RowState<A>& b) { return merge(a, b); });
+}
+
+template <class A>
+struct Results {
+  A *loss, *correct, *overlap;
+
+  explicit Results(const RowResultPointers& p)
+      : loss(static_cast<A*>(p.loss)),
+        correct(static_cast<A*>(p.correct)),
+        overlap(static_cast<A*>(p.overlap)) {}
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads, kBlocks<T>)
+    statistics_kernel(const T* logits, int64_t rows, int64_t vocab, Accumulate<T>* log_sum_exp,
+                      int64_t* argmax) {
+  using A = Accumulate<T>;
+  __shared__ ReduceScratch<RowState<A>> scratch;
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    const auto state = row_state(logits + row * vocab, vocab, scratch.as());
+    if (threadIdx.x == 0) {
+      log_sum_exp[row] = state.log_sum_exp();
+      argmax[row] = state.index();
+    }
+  }
+}
+
+template <class T>
+struct SoftRows {
+  using A = Accumulate<T>;
+  int64_t rows, vocab;
+  T* student;
+  const T* teacher;
+  const A* teacher_log_sum_exp;
+  const int64_t* teacher_argmax;
+  const A *overlap_log_sum_exp, *weights;
+  Results<A> results;
+};
+
+template <class A>
+struct SoftSums {
+  A loss = 0, overlap = 0;
+};
+
+template <class A>
+struct SoftRow {
+  A student_lse, teacher_lse, overlap_scale, weight;
+};
+
+// Adds a pack's share to the sums and turns the student's logits into their gradient.
+template <class T>
+__device__ void soft_pack(const SoftRow<Accumulate<T>>& row, Pack<T>& student,
+                          const Pack<T>& teacher, SoftSums<Accumulate<T>>& sums) {
+  using A = Accumulate<T>;
+#pragma unroll
+  for (int i = 0; i < Pack<T>::kSize; ++i) {
+    const A p = exponential(teacher.x[i] - row.teacher_lse);
+    const A q = exponential(student.x[i] - row.student_lse);
+    const A whole = p * row.overlap_scale;
+    sums.loss += p == 0 ? A(0) : p * (row.student_lse - student.x[i]);
+    sums.overlap += whole < q ? whole : q;
+    student.x[i] = row.weight * (q - p);
+  }
+}
+
+template <class T, bool kWriteGradient>
+__device__ SoftSums<Accumulate<T>> soft_pass(T* student, const T* teacher, int64_t vocab,
+                                             const SoftRow<Accumulate<T>>& row) {
+  constexpr auto kOutside = minus_infinity<Accumulate<T>>;
+  SoftSums<Accumulate<T>> sums;
+  for_each_pack(student, vocab, [&](int64_t begin) {
+    Pack<T> s = load_pack(student, begin, vocab, kOutside());
+    const Pack<T> t = load_pack(teacher, begin, vocab, kOutside());
+    soft_pack<T>(row, s, t, sums);
+    if constexpr (kWriteGradient) store_pack(student, begin, vocab, s);
+  });
+  return sums;
+}
+
+template <class T, bool kWriteGradient>
+__global__ void __launch_bounds__(kThreads, kBlocks<T>) soft_rows_kernel(SoftRows<T> in) {
+  using A = Accumulate<T>;
+  __shared__ ReduceScratch<RowState<A>> scratch;
+  for (int64_t row = blockIdx.x; row < in.rows; row += gridDim.x) {
+    T* student = in.student + row * in.vocab;
+    const auto state = row_state(student, in.vocab, scratch.as());
+    const A teacher_lse = in.teacher_log_sum_exp[row];
+    const SoftRow<A> values = {state.log_sum_exp(), teacher_lse,
+                               exponential(teacher_lse - in.overlap_log_sum_exp[row]),
+                               in.weights[row]};
+    auto sums =
+        soft_pass<T, kWriteGradient>(student, in.teacher + row * in.vocab, in.vocab, values);
+    sums = block_reduce(sums, scratch.template as<SoftSums<A>>(),
+                        [](const SoftSums<A>& a, const SoftSums<A>& b) {
+                          return SoftSums<A>{a.loss + b.loss, a.overlap + b.overlap};
+                        });
+    if (threadIdx.x == 0) {
+      in.results.loss[row] = sums.loss;
+      in.results.correct[row] = state.index() == in.teacher_argmax[row] ? A(1) : A(0);
+      in.results.overlap[row] = sums.overlap;
+    }
+  }
+}
+
+template <class T>
+struct LabelRows {
+  using A = Accumulate<T>;
+  int64_t rows, vocab;
+  T* student;
+  const int64_t* labels;
+  const A* weights;
+  Results<A> results;
+};
+
+// weight · (softmax - one hot), or zeros for a label outside the vocabulary.
+template <class T>
+__device__ void label_gradient(T* student, int64_t vocab, int64_t label, Accumulate<T> lse,
+                               Accumulate<T> weight) {
+  using A = Accumulate<T>;
+  const bool counts = label >= 0 && label < vocab;
+  for_each_pack(student, vocab, [&](int64_t begin) {
+    Pack<T> pack = load_pack(student, begin, vocab);
+#pragma unroll
+    for (int i = 0; i < Pack<T>::kSize; ++i) {
+      const A target = begin + i == label ? A(1) : A(0);
+      pack.x[i] = counts ? weight * (exponential(pack.x[i] - lse) - target) : A(0);
+    }
+    store_pack(student, begin, vocab, pack);
+  });
+}
+
+template <class T, bool kWriteGradient>
+__global__ void __launch_bounds__(kThreads, kBlocks<T>) label_rows_kernel(LabelRows<T> in) {
+  using A = Accumulate<T>;
+  __shared__ ReduceScratch<RowState<A>> scratch;
+  for (int64_t row = blockIdx.x; row < in.rows; row += gridDim.x) {
+    T* student = in.student + row * in.vocab;
+    const int64_t label = in.labels[row];
+    const bool counts = label >= 0 && label < in.vocab;
+    // Read before row_state's barrier, after which the gradient may overwrite it.
+    const A target = counts ? static_cast<A>(student[label]) : A(0);
+    const auto state = row_state(student, in.vocab, scratch.as());
+    const A lse = state.log_sum_exp();
+    if (threadIdx.x == 0) {
+      in.results.loss[row] = counts ? lse - target : A(0);
+      in.results.correct[row] = state.index() == label ? A(1) : A(0);
+      in.results.overlap[row] = counts ? exponential(target - lse) : A(0);
+    }
+    if constexpr (kWriteGradient) label_gradient(student, in.vocab, label, lse, in.weights[row]);
+  }
+}
+
+template <class T, class... Parameters, class... Arguments>
+cudaError_t launch_rows(void (*kernel)(Parameters...), const RowsShape& shape, cudaStream_t stream,
+                        Arguments&&... arguments) {
+  if (shape.rows == 0) return cudaSuccess;
+  return launch(kernel, dim3(grid_size(shape.rows)), dim3(row_threads<T>(shape.vocab, kThreads)), 0,
+                stream, std::forward<Arguments>(arguments)...);
+}
+
+}  // namespace
+
+cudaError_t launch_row_statistics(const RowsShape& shape, const void* logits, void* log_sum_exp,
+                                  int64_t* argmax, cudaStream_t stream) {
+  return with_type(shape.type, [&]<class T>(T) {
+    return launch_rows<T>(statistics_kernel<T>, shape, stream, static_cast<const T*>(logits),
+                          shape.rows, shape.vocab, static_cast<Accumulate<T>*>(log_sum_exp),
+                          argmax);
+  });
+}
+
+cudaError_t launch_soft_rows(const RowsShape& shape, const SoftRowsPointers& p, bool write_gradient,
+                             cudaStream_t stream) {
+  return with_type(shape.type, [&]<class T>(T) {
+    using A = Accumulate<T>;
+    const SoftRows<T> in = {shape.rows,
+                            shape.vocab,
+                            static_cast<T*>(p.student),
+                            static_cast<const T*>(p.teacher),
+                            static_cast<const A*>(p.teacher_log_sum_exp),
+                            p.teacher_argmax,
+                            static_cast<const A*>(p.overlap_log_sum_exp),
+                            static_cast<const A*>(p.weights),
+                            Results<A>(p.results)};
+    return launch_rows<T>(write_gradient ? soft_rows_kernel<T, true> : soft_rows_kernel<T, false>,
+                          shape, stream, in);
+  });
+}
+
+cudaError_t launch_label_rows(const RowsShape& shape, const LabelRowsPointers& p,
+                              bool write_gradient, cudaStream_t stream) {
+  return with_type(shape.type, [&]<class T>(T) {
+    using A = Accumulate<T>;
+    const LabelRows<T> in = {shape.rows,
+                             shape.vocab,
+                             static_cast<T*>(p.student),
+                             p.labels,
+                             static_cast<const A*>(p.weights),
+                             Results<A>(p.results)};
+    return launch_rows<T>(write_gradient ? label_rows_kernel<T, true> : label_rows_kernel<T, false>,
+                          shape, stream, in);
+  });
+}
+
+}  // namespace outrider::kernels::cuda

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "outrider/kernels/data_type.h"
+
+// The kernels behind kernels/cross_entropy_rows.h, on raw device pointers. Logits are contiguous
+// [rows, vocab] of `type`; void* results are [rows] in the accumulation type (float, double for
+// kDouble). Everything runs on `stream`; the result is the launch's error. Rows that contain NaN
+// give NaN losses. Sums run in a fixed order: equal input gives equal bits.
+
+namespace outrider::kernels::cuda {
+
+struct RowsShape {
+  DataType type;
+  int64_t rows, vocab;  // vocab ≤ 2^31
+};
+
+struct RowResultPointers {
+  void *loss, *correct, *overlap;
+};
+
+/// Log-sum-exp and the first index of the maximum; index 0 where no logit is above -∞.
+cudaError_t launch_row_statistics(const RowsShape& shape, const void* logits, void* log_sum_exp,
+                                  int64_t* argmax, cudaStream_t stream);
+
+struct SoftRowsPointers {
+  void* student;  // overwritten with the gradient where that is asked for
+  const void* teacher;
+  const void* teacher_log_sum_exp;
+  const int64_t* teacher_argmax;
+  const void *overlap_log_sum_exp, *weights;
+  RowResultPointers results;
+};
+
+/// A target of probability 0 adds nothing to the loss, also where the student's logit is -∞.
+cudaError_t launch_soft_rows(const RowsShape& shape, const SoftRowsPointers& pointers,
+                             bool write_gradient, cudaStream_t stream);
+
+struct LabelRowsPointers {
+  void* student;
+  const int64_t* labels;
+  const void* weights;
+  RowResultPointers results;
+};
+
+cudaError_t launch_label_rows(const RowsShape& shape, const LabelRowsPointers& pointers,
+                              bool write_gradient, cudaStream_t stream);
+
+}  // namespace outrider::kernels::cuda

@@ -1,0 +1,20 @@
+#include "outrider/model/lm_head.h"
+
+#include <ATen/ATen.h>
+
+namespace outrider {
+
+LmHead::LmHead(at::Tensor embedding, at::Tensor weight)
+    : embedding_(std::move(embedding)), weight_(std::move(weight)) {}
+
+at::Tensor LmHead::weight(const at::Tensor& token_ids) const {
+  return weight_.index_select(0, token_ids);
+}
+
+at::Tensor LmHead::logits(const at::Tensor& rows) const { return at::linear(rows, weight_); }
+
+at::Tensor LmHead::embedding(const at::Tensor& token_ids) const {
+  return at::embedding(embedding_, token_ids);
+}
+
+}  // namespace outrider

@@ -1,0 +1,32 @@
+#include "outrider/nn/linear.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+namespace outrider::nn {
+
+Linear::Linear(int64_t in, int64_t out, bool with_bias, at::TensorOptions options) {
+  weight = register_parameter("weight", at::empty({out, in}, options));
+  if (with_bias) bias = register_parameter("bias", at::empty({out}, options));
+}
+
+void Linear::reset_parameters() {
+  const at::NoGradGuard no_grad;
+  const double bound = 1.0 / std::sqrt(static_cast<double>(weight.size(1)));
+  weight.uniform_(-bound, bound);
+  if (bias.defined()) bias.uniform_(-bound, bound);
+}
+
+at::Tensor Linear::forward(const at::Tensor& x) const {
+  return bias.defined() ? at::linear(x, weight, bias) : at::linear(x, weight);
+}
+
+std::shared_ptr<Linear> initialized_linear(int64_t in, int64_t out, bool with_bias,
+                                           at::TensorOptions options) {
+  auto linear = std::make_shared<Linear>(in, out, with_bias, options);
+  linear->reset_parameters();
+  return linear;
+}
+
+}  // namespace outrider::nn

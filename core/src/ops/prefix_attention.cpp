@@ -1,0 +1,166 @@
+#include "ops/prefix_attention.h"
+
+#include <ATen/ATen.h>
+
+#include <limits>
+
+namespace outrider::ops {
+namespace {
+
+using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+
+constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
+
+enum class Backend { kFlashCpu, kFlashCuda, kComposed };
+
+// LibTorch's flash kernel for CUDA knows half types only, and no mask.
+Backend backend_for(const at::Tensor& query, const PrefixMask& mask) {
+  if (query.is_cpu()) {
+    return query.scalar_type() == at::kHalf ? Backend::kComposed : Backend::kFlashCpu;
+  }
+  const auto type = query.scalar_type();
+  const bool flash = query.is_cuda() && (type == at::kHalf || type == at::kBFloat16) &&
+                     query.size(3) % 8 == 0 && query.size(3) <= 256 && !mask.key_mask.defined();
+  return flash ? Backend::kFlashCuda : Backend::kComposed;
+}
+
+// [B,1,S,S]: true where query i may see key j.
+at::Tensor allowed_pairs(const at::Tensor& query, const PrefixMask& mask) {
+  const int64_t size = query.size(2);
+  auto causal = at::ones({size, size}, query.options().dtype(at::kBool)).tril();
+  if (!mask.key_mask.defined()) return causal.view({1, 1, size, size});
+  return at::logical_and(causal, mask.key_mask.unsqueeze(1).unsqueeze(1));
+}
+
+at::Tensor additive_mask(const at::Tensor& query, const PrefixMask& mask) {
+  const auto allowed = allowed_pairs(query, mask);
+  return at::zeros(allowed.sizes(), query.options())
+      .masked_fill(at::logical_not(allowed), kMinusInfinity);
+}
+
+// The flash kernel gives a query without any key the log-sum-exp 0, which would take part in merging.
+void clear_rows_without_keys(PrefixResult& result, const PrefixMask& mask) {
+  if (!mask.key_mask.defined()) return;
+  const auto none = (mask.key_mask.to(at::kLong).cumsum(1) == 0).unsqueeze(1);
+  result.log_sum_exp = result.log_sum_exp.masked_fill(none, kMinusInfinity);
+  result.output = result.output.masked_fill(none.unsqueeze(-1), 0.0);
+}
+
+PrefixResult flash_cpu(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                       const PrefixMask& mask, double scale) {
+  std::optional<at::Tensor> bias;
+  if (mask.key_mask.defined()) bias = additive_mask(query, mask);
+  auto [output, lse] = at::_scaled_dot_product_flash_attention_for_cpu(
+      query, key, value, 0.0, /*is_causal=*/!bias.has_value(), bias, scale);
+  PrefixResult result{output, lse, {}, {}};
+  clear_rows_without_keys(result, mask);
+  return result;
+}
+
+Gradients flash_cpu_backward(const at::Tensor& grad, const at::Tensor& query, const at::Tensor& key,
+                             const at::Tensor& value, const PrefixResult& merged,
+                             const PrefixMask& mask, double scale) {
+  std::optional<at::Tensor> bias;
+  if (mask.key_mask.defined()) bias = additive_mask(query, mask);
+  // A row without keys has lse = -inf: exp(-inf + inf) would be NaN, and 0 keeps it at zero.
+  const auto lse = mask.key_mask.defined()
+                       ? at::where(at::isneginf(merged.log_sum_exp),
+                                   at::zeros_like(merged.log_sum_exp), merged.log_sum_exp)
+                       : merged.log_sum_exp;
+  return at::_scaled_dot_product_flash_attention_for_cpu_backward(
+      grad, query, key, value, merged.output, lse, 0.0, !bias.has_value(), bias, scale);
+}
+
+PrefixResult flash_cuda(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                        double scale) {
+  auto result = at::_scaled_dot_product_flash_attention(query, key, value, 0.0, /*is_causal=*/true,
+                                                        /*return_debug_mask=*/false, scale);
+  return {std::get<0>(result), std::get<1>(result), std::get<6>(result), std::get<7>(result)};
+}
+
+Gradients flash_cuda_backward(const at::Tensor& grad, const at::Tensor& query,
+                              const at::Tensor& key, const at::Tensor& value,
+                              const PrefixResult& merged, double scale) {
+  return at::_scaled_dot_product_flash_attention_backward(
+      grad, query, key, value, merged.output, merged.log_sum_exp.contiguous(), {}, {},
+      query.size(2), key.size(2), 0.0, /*is_causal=*/true, merged.seed, merged.offset, scale);
+}
+
+// Key heads repeated for every query of their group.
+at::Tensor repeated(const at::Tensor& keys, int64_t heads) {
+  return keys.repeat_interleave(heads / keys.size(1), 1);
+}
+
+// The reverse of repeated() for a gradient.
+at::Tensor summed(const at::Tensor& grad, int64_t key_heads) {
+  auto sizes = grad.sizes().vec();
+  sizes.insert(sizes.begin() + 2, sizes[1] / key_heads);
+  sizes[1] = key_heads;
+  return grad.reshape(sizes).sum(2);
+}
+
+at::Tensor masked_scores(const at::Tensor& query, const at::Tensor& key, const PrefixMask& mask,
+                         double scale) {
+  return (at::matmul(query, key.transpose(2, 3)) * scale)
+      .masked_fill(at::logical_not(allowed_pairs(query, mask)), kMinusInfinity);
+}
+
+at::Tensor wide(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? x : x.to(at::kFloat); }
+
+PrefixResult composed(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                      const PrefixMask& mask, double scale) {
+  const int64_t heads = query.size(1);
+  const auto scores = masked_scores(wide(query), wide(repeated(key, heads)), mask, scale);
+  const auto lse = at::logsumexp(scores, -1);
+  const auto weights = at::exp(scores - lse.clamp_min(std::numeric_limits<float>::lowest())
+                                            .unsqueeze(-1));
+  const auto output = at::matmul(weights, wide(repeated(value, heads)));
+  return {output.to(query.scalar_type()), lse, {}, {}};
+}
+
+Gradients composed_backward(const at::Tensor& grad, const at::Tensor& query, const at::Tensor& key,
+                            const at::Tensor& value, const PrefixResult& merged,
+                            const PrefixMask& mask, double scale) {
+  const int64_t heads = query.size(1);
+  const auto type = query.scalar_type();
+  const auto q = wide(query), k = wide(repeated(key, heads)), v = wide(repeated(value, heads));
+  const auto d_out = wide(grad);
+  const auto lse = merged.log_sum_exp.clamp_min(std::numeric_limits<float>::lowest());
+  const auto weights = at::exp(masked_scores(q, k, mask, scale) - lse.unsqueeze(-1));
+  const auto delta = (d_out * wide(merged.output)).sum(-1, true);
+  const auto d_scores = weights * (at::matmul(d_out, v.transpose(2, 3)) - delta) * scale;
+  const auto d_key = at::matmul(d_scores.transpose(2, 3), q);
+  const auto d_value = at::matmul(weights.transpose(2, 3), d_out);
+  return {at::matmul(d_scores, k).to(type), summed(d_key, key.size(1)).to(type),
+          summed(d_value, key.size(1)).to(type)};
+}
+
+}  // namespace
+
+PrefixResult prefix_attention(const at::Tensor& query, const at::Tensor& key,
+                              const at::Tensor& value, const PrefixMask& mask, double scale) {
+  switch (backend_for(query, mask)) {
+    case Backend::kFlashCpu:
+      return flash_cpu(query, key, value, mask, scale);
+    case Backend::kFlashCuda:
+      return flash_cuda(query, key, value, scale);
+    default:
+      return composed(query, key, value, mask, scale);
+  }
+}
+
+Gradients prefix_attention_backward(const at::Tensor& grad, const at::Tensor& query,
+                                    const at::Tensor& key, const at::Tensor& value,
+                                    const PrefixResult& merged, const PrefixMask& mask,
+                                    double scale) {
+  switch (backend_for(query, mask)) {
+    case Backend::kFlashCpu:
+      return flash_cpu_backward(grad, query, key, value, merged, mask, scale);
+    case Backend::kFlashCuda:
+      return flash_cuda_backward(grad, query, key, value, merged, scale);
+    default:
+      return composed_backward(grad, query, key, value, merged, mask, scale);
+  }
+}
+
+}  // namespace outrider::ops

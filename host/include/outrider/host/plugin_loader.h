@@ -1,0 +1,78 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "outrider/error.h"
+#include "outrider/host/mode_registry.h"
+#include "outrider/host/plugin_file.h"
+#include "outrider/host/plugin_info.h"
+
+namespace outrider {
+
+/// Where plugins are looked for, first to last, and whether a lock file must vouch for them.
+struct PluginPolicy {
+  std::vector<std::filesystem::path> search_path;  // absolute folders
+  bool require_lock = true;
+
+  /// `extra`, then OUTRIDER_PLUGIN_PATH, the user's store, and lib/outrider/plugins beside the
+  /// program. Throws kInvalidArgument for a relative or empty element.
+  OUTRIDER_API static PluginPolicy standard(const std::vector<std::filesystem::path>& extra = {},
+                                            bool require_lock = true);
+};
+
+/// What is wanted: a name, a range, and the exact file when one is known.
+struct PluginRequirement {
+  std::string name, range = "*", sha256;
+};
+
+/// A file in the search path that looks like a plugin, and why it cannot be used, if it cannot.
+struct PluginListing {
+  std::filesystem::path path;
+  std::optional<PluginInfo> info;
+  std::string problem, hint;
+  ErrorCode problem_code{};  // meaningful where there is a problem
+
+  bool is_usable() const { return problem.empty(); }
+};
+
+/// Finds, checks and loads plugins. Nothing is ever unloaded. Thread-safe.
+class OUTRIDER_API PluginLoader {
+ public:
+  PluginLoader(PluginPolicy policy, SpeculativeDecodingModeRegistry& registry);
+
+  /// Every `*.outrider.so` of the search path, in its order; reads files, runs no plugin code.
+  std::vector<PluginListing> list() const;
+
+  /// The exact file if it is installed, else the highest version in range; the same answer whatever
+  /// the order of directory entries. Throws kPluginNotFound (listing what is installed and the
+  /// command that would help) or kPluginAmbiguous (equal name and version, different bytes).
+  PluginInfo resolve(const PluginRequirement& requirement) const;
+
+  /// Resolves and loads; a plugin that is loaded already satisfies its requirement without work.
+  const PluginInfo& load(const PluginRequirement& requirement);
+
+  /// Loads the plugin that provides a mode, which checkpoints and users name. Throws kUnknownMode
+  /// with the nearest names over all installed plugins.
+  const RegisteredMode& load_mode(const std::string& mode);
+
+ private:
+  PluginListing examine(const std::filesystem::path& path) const;
+  void vet(const PluginFile& file) const;
+  const PluginInfo& load_file(const PluginInfo& wanted);
+
+  PluginPolicy policy_;
+  SpeculativeDecodingModeRegistry& registry_;
+  mutable std::mutex mutex_;
+  std::map<std::string, PluginInfo> loaded_;  // by plugin name
+};
+
+/// The process's registry and loader; never destroyed. The first call of loader() fixes its policy.
+OUTRIDER_API SpeculativeDecodingModeRegistry& mode_registry();
+OUTRIDER_API PluginLoader& plugin_loader(const PluginPolicy* policy = nullptr);
+
+}  // namespace outrider

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "outrider/api.h"
+#include "outrider/checkpoint/safetensors.h"
+#include "outrider/json.h"
+#include "outrider/model/train_batch.h"
+
+namespace outrider {
+
+/// Tokenised conversations as `outrider data prepare` writes them: a folder with `shards.json` and
+/// `shard-NNNNN.safetensors`, each with input_ids [tokens] int32, loss_mask [tokens] uint8 and
+/// offsets [conversations + 1] int64.
+class OUTRIDER_API TokenShards {
+ public:
+  /// Throws kFileNotFound, kInvalidFile (bad offsets, ids outside the vocabulary, mask length) and
+  /// kInvalidData when no token is trained on.
+  static TokenShards open(const std::filesystem::path& folder);
+
+  struct Conversation {
+    std::span<const int32_t> input_ids;
+    std::span<const uint8_t> loss_mask;
+  };
+  int64_t size() const { return static_cast<int64_t>(index_.size()); }
+  Conversation conversation(int64_t i) const;
+  int64_t token_count() const { return token_count_; }
+  int64_t trained_token_count() const { return trained_token_count_; }
+  int64_t vocab_size() const { return vocab_size_; }
+  const Json& description() const { return description_; }  // shards.json
+
+  /// Right-padded batch of conversations, cut at `max_length` tokens.
+  TrainBatch batch(const std::vector<int64_t>& conversations, int64_t max_length) const;
+
+  /// How often each token id is a training target [vocab_size].
+  std::vector<int64_t> target_counts() const;
+
+ private:
+  std::vector<std::shared_ptr<const SafetensorsFile>> files_;
+  std::vector<Conversation> index_;
+  int64_t token_count_ = 0, trained_token_count_ = 0, vocab_size_ = 0;
+  Json description_;
+};
+
+}  // namespace outrider

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "outrider/api.h"
+#include "outrider/json.h"
+#include "outrider/model/causal_lm.h"
+
+namespace outrider {
+
+/// Options under the names of the Hugging Face Trainer where it has them.
+struct TrainOptions {
+  std::filesystem::path data, eval_data, output;  // eval_data may be empty
+  std::filesystem::path source;                   // the converted folder that is trained
+  int64_t max_steps = 0;                          // 0: decided by num_train_epochs
+  double num_train_epochs = 1.0;
+  int64_t per_device_train_batch_size = 4, gradient_accumulation_steps = 1;
+  int64_t max_length = 2048;
+  double learning_rate = 1e-4, weight_decay = 0.0, adam_beta1 = 0.9, adam_beta2 = 0.999,
+         adam_epsilon = 1e-8, max_grad_norm = 1.0;
+  std::string lr_scheduler_type = "linear";  // linear | cosine | constant, each after warm-up
+  double warmup_ratio = 0.0;
+  int64_t warmup_steps = 0;  // wins over warmup_ratio when positive
+  int64_t logging_steps = 10, save_steps = 0, eval_steps = 0, save_total_limit = 2;
+  double max_seconds = 0;  // stop (and finish the schedule) after this time; 0: no limit
+  uint64_t seed = 42;
+  bool resume = false;
+  bool progress = true;  // shown on stderr
+};
+
+/// What `metrics.jsonl` gets per logged step and callers may watch.
+using MetricsCallback = std::function<void(const Json&)>;
+
+/// Trains the attached drafts on token shards. Writes `output`/metrics.jsonl, periodic
+/// `output`/checkpoint-N (a restorable folder with training state) and `output`/final.
+/// Throws kInvalidData, kNotConverted, kNonFinite (naming step and batch), kFileExists,
+/// kInterrupted (after leaving a resumable checkpoint).
+OUTRIDER_API Json train(CausalLM& model, const TrainOptions& options,
+                        const MetricsCallback& on_metrics = {});
+
+}  // namespace outrider

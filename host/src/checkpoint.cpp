@@ -1,0 +1,225 @@
+#include "outrider/host/checkpoint.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <set>
+
+#include "outrider/checkpoint/atomic_file.h"
+#include "outrider/checkpoint/json_file.h"
+#include "outrider/error.h"
+#include "outrider/host/plugin_loader.h"
+#include "outrider/host/plugin_lock.h"
+#include "outrider/model/base_model_registry.h"
+#include "outrider/text.h"
+#include "outrider/version.h"
+
+namespace outrider {
+namespace fs = std::filesystem;
+namespace {
+
+// At most this many tensors are named in one message.
+constexpr size_t kNamedTensors = 12;
+
+/// Collects what does not fit, so that one error names all of it.
+class Mismatches {
+ public:
+  void add(const char* what, const std::string& name) {
+    problems_.push_back(fmt::format("{}: {}", what, printable(name)));
+  }
+  void finish(const std::string& origin, const std::string& hint) {
+    if (problems_.empty()) return;
+    const size_t count = problems_.size();
+    if (count > kNamedTensors) {
+      problems_.resize(kNamedTensors);
+      problems_.push_back(fmt::format("and {} more", count - kNamedTensors));
+    }
+    throw Error(ErrorCode::kTensorMismatch,
+                fmt::format("{}: tensors do not fit the model\n  {}", origin,
+                            join(problems_, "\n  ")),
+                hint);
+  }
+
+ private:
+  std::vector<std::string> problems_;
+};
+
+std::string sizes_text(at::IntArrayRef sizes) { return fmt::format("[{}]", fmt::join(sizes, ",")); }
+
+void copy_into(const at::Tensor& target, const at::Tensor& source, const std::string& name,
+               Mismatches& mismatches) {
+  const bool same_kind = target.is_floating_point() == source.is_floating_point();
+  if (target.sizes() != source.sizes() || !same_kind) {
+    mismatches.add("wrong shape or type",
+                   fmt::format("{} is {} {}, expected {} {}", name, sizes_text(source.sizes()),
+                               at::toString(source.scalar_type()), sizes_text(target.sizes()),
+                               at::toString(target.scalar_type())));
+    return;
+  }
+  const at::NoGradGuard no_grad;
+  target.copy_(source);
+}
+
+// Writers of other projects store a tied head a second time, and buffers that are computed.
+bool may_be_ignored(const CausalLM& model, const std::string& name) {
+  return (model.config().tie_word_embeddings && name == "lm_head.weight") ||
+         name.ends_with(".rotary_emb.inv_freq");
+}
+
+void load_folder(CausalLM& model, const fs::path& folder) {
+  const auto stored = SafetensorsFolder::open(folder);
+  Mismatches mismatches;
+  const auto targets = checkpoint_tensors(model);
+  for (const auto& [name, target] : targets) {
+    const auto found = stored.tensors().find(name);
+    if (found == stored.tensors().end()) {
+      mismatches.add("missing", name);
+    } else {
+      copy_into(target, tensor_over(found->second.file, *found->second.view), name, mismatches);
+    }
+  }
+  for (const auto& [name, entry] : stored.tensors()) {
+    if (!targets.contains(name) && !may_be_ignored(model, name)) mismatches.add("unexpected", name);
+  }
+  mismatches.finish(folder.string(),
+                    "is the folder complete, and does its config.json belong to these tensors?");
+}
+
+void restore_mode(CausalLM& model, const ModeState& state) {
+  const auto& plugin = plugin_loader().load(
+      {state.plugin.name, state.plugin.range, state.plugin.sha256});
+  const auto& mode = mode_registry().get(state.mode);
+  if (mode.plugin.name != plugin.name) {
+    throw Error(ErrorCode::kIncompatibleCheckpoint,
+                fmt::format("mode '{}' comes from plugin '{}' here, from '{}' in the checkpoint",
+                            state.mode, mode.plugin.name, state.plugin.name));
+  }
+  const auto& schema = mode.descriptor->config_schema();
+  auto config = state.config;
+  if (state.config_version != schema.version()) {
+    config = mode.descriptor->upgrade_config(std::move(config), state.config_version);
+  }
+  auto conversion =
+      mode.descriptor->restore(model.base_info(), schema.resolve(config), state.metadata);
+  auto restored = state;
+  restored.config = conversion.config;
+  restored.config_version = schema.version();
+  model.attach(std::move(conversion), std::move(restored));
+}
+
+void check_base(const ModelConfig& config, const Json& recorded, const fs::path& folder) {
+  const std::pair<const char*, Json> expected[] = {{"architecture", config.architecture},
+                                                   {"hidden_size", config.hidden_size},
+                                                   {"num_hidden_layers", config.num_hidden_layers},
+                                                   {"vocab_size", config.vocab_size}};
+  std::vector<std::string> problems;
+  for (const auto& [key, value] : expected) {
+    if (recorded.contains(key) && recorded[key] != value) {
+      problems.push_back(fmt::format("{} is {} in config.json, {} in {}", key, value.dump(),
+                                     printable(recorded[key].dump()),
+                                     CheckpointMetadata::kFileName));
+    }
+  }
+  if (problems.empty()) return;
+  throw Error(ErrorCode::kIncompatibleCheckpoint,
+              fmt::format("{}: {}", folder.string(), join(problems, "; ")),
+              "config.json was replaced after the conversion: put the original back");
+}
+
+Json base_identity(const ModelConfig& config) {
+  return {{"architecture", config.architecture},
+          {"hidden_size", config.hidden_size},
+          {"num_hidden_layers", config.num_hidden_layers},
+          {"vocab_size", config.vocab_size},
+          {"config_sha256", sha256_of(config.raw.dump())}};
+}
+
+CheckpointMetadata metadata_of(const CausalLM& model) {
+  CheckpointMetadata metadata;
+  metadata.written_by = fmt::format("outrider {}", version());
+  metadata.base_model = base_identity(model.config());
+  for (const auto& attached : model.speculative_state()) {
+    auto state = attached.state;
+    mode_registry().get(state.mode).descriptor->update_for_save(model, state.config,
+                                                                state.metadata);
+    metadata.modes.push_back(std::move(state));
+  }
+  return metadata;
+}
+
+// The files of a Hugging Face folder that are not weights: tokenizer, templates, generation config.
+bool is_companion(const fs::path& path) {
+  static const std::set<std::string> extensions = {".json", ".txt", ".model", ".jinja", ".tiktoken"};
+  static const std::set<std::string> ours = {
+      "config.json", CheckpointMetadata::kFileName, "model.safetensors.index.json",
+      "training_state.json"};
+  const auto name = path.filename().string();
+  return fs::is_regular_file(path) && extensions.contains(path.extension().string()) &&
+         !ours.contains(name) && !name.starts_with(".");
+}
+
+void copy_companions(const fs::path& from, const fs::path& to) {
+  if (from.empty()) return;
+  for (const auto& entry : fs::directory_iterator(from)) {
+    if (is_companion(entry.path())) fs::copy_file(entry.path(), to / entry.path().filename());
+  }
+}
+
+}  // namespace
+
+std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOptions& options) {
+  if (!fs::is_directory(folder)) {
+    throw Error(ErrorCode::kFileNotFound, fmt::format("{}: no such folder", folder.string()),
+                "give the folder of a Hugging Face model, the one with config.json");
+  }
+  const auto config = ModelConfig::read(folder);
+  const auto tensor_options = at::TensorOptions()
+                                  .dtype(options.dtype.value_or(config.dtype))
+                                  .device(options.device);
+  auto model = BaseModelRegistry::instance().create(config, tensor_options);
+  model->eval();
+  if (fs::exists(folder / CheckpointMetadata::kFileName)) {
+    const auto metadata = CheckpointMetadata::read(folder);
+    check_base(config, metadata.base_model, folder);
+    for (const auto& state : metadata.modes) restore_mode(*model, state);
+  }
+  load_folder(*model, folder);
+  return model;
+}
+
+void load_weights(CausalLM& model, const fs::path& file) {
+  Mismatches mismatches;
+  auto targets = checkpoint_tensors(model);
+  for (const auto& [name, tensor] : read_tensors(file)) {
+    const auto found = targets.find(name);
+    if (found == targets.end()) {
+      mismatches.add("unknown name", name);
+    } else {
+      copy_into(found->second, tensor, name, mismatches);
+    }
+  }
+  mismatches.finish(file.string(), "`outrider inspect` lists the model's tensors");
+}
+
+TensorMap checkpoint_tensors(const CausalLM& model) {
+  TensorMap tensors;
+  for (const auto& item : model.named_parameters()) tensors[item.key()] = item.value();
+  for (const auto& item : model.named_buffers()) tensors[item.key()] = item.value();
+  return tensors;
+}
+
+void save_pretrained(const CausalLM& model, const fs::path& folder, const SaveOptions& options) {
+  AtomicDirectory directory(folder, options.replace);
+  write_tensors(directory.staging() / "model.safetensors", checkpoint_tensors(model));
+  auto config = model.config().raw;
+  config.erase("torch_dtype");
+  config["dtype"] = dtype_name(model.dtype());
+  write_json_file(directory.staging() / "config.json", config);
+  if (!model.speculative_state().empty()) metadata_of(model).write(directory.staging());
+  copy_companions(options.source, directory.staging());
+  directory.commit();
+}
+
+}  // namespace outrider

@@ -1,0 +1,98 @@
+#include "cli/common.h"
+
+#include <ATen/Context.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "outrider/error.h"
+#include "outrider/host/plugin_loader.h"
+#include "outrider/text.h"
+
+namespace outrider::cli {
+
+CLI::App* add_verb(CLI::App& parent, const std::string& name, const std::string& description,
+                   const std::string& example) {
+  auto* verb = parent.add_subcommand(name, description);
+  verb->footer("Example:\n  " + example);
+  verb->fallthrough();
+  return verb;
+}
+
+void use_plugins(const GlobalOptions& options) {
+  const auto policy =
+      PluginPolicy::standard(options.plugin_dirs, !options.allow_unlocked_plugins);
+  if (options.allow_unlocked_plugins) note("warning: plugins are loaded without a lock file");
+  plugin_loader(&policy);
+}
+
+Table::Table(std::vector<std::string> headings) : rows_{std::move(headings)} {}
+
+void Table::add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+
+void Table::print() const {
+  std::vector<size_t> widths(rows_.front().size());
+  for (const auto& row : rows_) {
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  for (const auto& row : rows_) {
+    std::string line;
+    for (size_t i = 0; i < row.size(); ++i) line += fmt::format("{:<{}}  ", row[i], widths[i]);
+    line.erase(line.find_last_not_of(' ') + 1);
+    fmt::print("{}\n", line);
+  }
+}
+
+void print_json(const Json& value) { fmt::print("{}\n", value.dump(2)); }
+
+void apply_setting(Json& config, const std::string& assignment) {
+  const auto equals = assignment.find('=');
+  const auto key = assignment.substr(0, equals);
+  if (equals == std::string::npos || key.empty() || key.front() == '.' || key.back() == '.' ||
+      key.find("..") != std::string::npos) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("--set {}: not of the form key=value", printable(assignment)),
+                "for example --set eagle_ttt_steps=4 or --set "
+                "eagle_architecture_config.num_hidden_layers=2");
+  }
+  const auto text = assignment.substr(equals + 1);
+  auto value = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (value.is_discarded()) value = text;
+  Json* at = &config;
+  for (size_t begin = 0; begin <= key.size();) {
+    const auto end = std::min(key.find('.', begin), key.size());
+    if (!at->is_object()) *at = Json::object();
+    at = &(*at)[key.substr(begin, end - begin)];
+    begin = end + 1;
+  }
+  *at = std::move(value);
+}
+
+at::Device parse_device(const std::string& name) {
+  const bool is_cuda = name == "cuda" || name.starts_with("cuda:");
+  if (name != "cpu" && !is_cuda) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("--device {}: unknown device", printable(name)),
+                "accepted are cpu, cuda and cuda:N");
+  }
+  if (is_cuda && !at::hasCUDA()) {
+    throw Error(ErrorCode::kDeviceUnavailable,
+                fmt::format("--device {}: no CUDA device, or LibTorch has no CUDA support", name),
+                "run on the CPU with --device cpu, or see `outrider doctor`");
+  }
+  try {
+    return at::Device(name == "cuda" ? "cuda:0" : name);
+  } catch (const c10::Error&) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("--device {}: not a device number", printable(name)),
+                "accepted are cpu, cuda and cuda:N");
+  }
+}
+
+void note(const std::string& text) {
+  std::fflush(stdout);
+  fmt::print(stderr, "{}\n", text);
+}
+
+}  // namespace outrider::cli

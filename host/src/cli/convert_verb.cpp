@@ -1,0 +1,142 @@
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "cli/app.h"
+#include "outrider/checkpoint/json_file.h"
+#include "outrider/error.h"
+#include "outrider/host/checkpoint.h"
+#include "outrider/host/convert.h"
+#include "outrider/text.h"
+
+namespace outrider::cli {
+namespace {
+
+struct ConvertArguments {
+  std::string base, mode, preset, dtype, reference_numerics;
+  std::filesystem::path config_file, weights, draft_vocabulary, out;
+  std::vector<std::string> settings;
+  uint64_t seed = 0;
+  bool replace = false;
+};
+
+Json preset_overrides(const ModeDescriptor& mode, const std::string& name) {
+  std::vector<std::string> names;
+  for (const auto& preset : mode.presets()) {
+    if (preset.name == name) return preset.overrides;
+    names.push_back(preset.name);
+  }
+  throw Error(ErrorCode::kUnknownPreset,
+              fmt::format("mode '{}' has no preset '{}'", mode.name(), printable(name)),
+              suggestion(name, names));
+}
+
+// Precedence: --set > --config > --preset > default.
+Json combined_config(const ConvertArguments& arguments) {
+  Json config = Json::object();
+  if (!arguments.preset.empty()) {
+    const auto& mode = plugin_loader().load_mode(arguments.mode);
+    config = preset_overrides(*mode.descriptor, arguments.preset);
+  }
+  if (!arguments.config_file.empty()) {
+    const auto file = read_json_file(arguments.config_file);
+    if (!file.is_object()) {
+      throw Error(ErrorCode::kInvalidFile,
+                  fmt::format("{}: not a JSON object", arguments.config_file.string()),
+                  "the file holds the mode's config: {\"key\": value, …}");
+    }
+    config.update(file);
+  }
+  for (const auto& setting : arguments.settings) apply_setting(config, setting);
+  return config;
+}
+
+at::Tensor read_draft_vocabulary(const std::filesystem::path& path) {
+  if (path.empty()) return {};
+  const auto tensors = read_tensors(path);
+  const auto found = tensors.find("d2t");
+  if (found == tensors.end() || found->second.dim() != 1 ||
+      found->second.scalar_type() != at::kLong) {
+    throw Error(ErrorCode::kInvalidFile,
+                fmt::format("{}: no int64 tensor 'd2t' [draft vocabulary]", path.string()),
+                "make the file with `outrider data calibrate SHARDS --size N --out FILE`");
+  }
+  std::vector<int64_t> ids(found->second.const_data_ptr<int64_t>(),
+                           found->second.const_data_ptr<int64_t>() + found->second.size(0));
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] += static_cast<int64_t>(i);
+  return at::tensor(at::ArrayRef<int64_t>(ids), at::kLong);
+}
+
+Json summary(const CausalLM& model, const ConvertArguments& arguments) {
+  Json modes = Json::array();
+  for (const auto& attached : model.speculative_state()) {
+    int64_t parameters = 0;
+    for (const auto& parameter : attached.draft->parameters()) parameters += parameter.numel();
+    modes.push_back({{"mode", attached.state.mode},
+                     {"attribute", attached.attribute},
+                     {"parameters", parameters},
+                     {"metadata", attached.state.metadata}});
+  }
+  return {{"out", arguments.out.string()}, {"modes", modes}};
+}
+
+void print_summary(const Json& json) {
+  for (const auto& mode : json["modes"]) {
+    fmt::print("{}: {} with {:.2f} M parameters\n", mode["mode"].get<std::string>(),
+               mode["attribute"].get<std::string>(), mode["parameters"].get<double>() / 1e6);
+  }
+  fmt::print("written to {}\n", json["out"].get<std::string>());
+}
+
+void convert(const ConvertArguments& arguments, const GlobalOptions& global) {
+  use_plugins(global);
+  LoadOptions load;
+  if (!arguments.dtype.empty()) load.dtype = parse_dtype(arguments.dtype);
+  const ModeRequest request(
+      std::vector<ModeRequest::Item>{{arguments.mode, combined_config(arguments)}});
+  const auto model = from_pretrained(arguments.base, load);
+  ConvertOptions options;
+  options.seed = arguments.seed;
+  options.draft_vocabulary = read_draft_vocabulary(arguments.draft_vocabulary);
+  if (!arguments.reference_numerics.empty()) {
+    options.reference_numerics = arguments.reference_numerics;
+  }
+  options.on_note = [](const std::string& text) { note("note: " + text); };
+  speculative::convert(*model, request, options);
+  if (!arguments.weights.empty()) load_weights(*model, arguments.weights);
+  save_pretrained(*model, arguments.out, {.source = arguments.base, .replace = arguments.replace});
+  const auto json = summary(*model, arguments);
+  global.json ? print_json(json) : print_summary(json);
+}
+
+}  // namespace
+
+void add_convert_verb(CLI::App& app, const GlobalOptions& global) {
+  auto arguments = std::make_shared<ConvertArguments>();
+  auto* verb =
+      add_verb(app, "convert", "Attach a draft to a base model",
+               "outrider convert SmolLM2 --mode eagle --preset eagle3 --out SmolLM2-eagle3");
+  verb->add_option("BASE", arguments->base, "Folder of a Hugging Face model, or of a converted one")
+      ->required();
+  verb->add_option("--mode", arguments->mode, "Algorithm; `outrider mode list` names them")
+      ->required();
+  verb->add_option("--out", arguments->out, "Folder to write")->required();
+  verb->add_option("--preset", arguments->preset, "Named settings; see `outrider mode show NAME`");
+  verb->add_option("--config", arguments->config_file, "JSON file with the mode's config");
+  verb->add_option("--set", arguments->settings,
+                   "key=value, dotted keys, JSON values (repeatable)");
+  verb->add_option("--weights", arguments->weights,
+                   "Safetensors file that replaces parameters and buffers by name, strictly");
+  verb->add_option("--draft-vocab", arguments->draft_vocabulary,
+                   "Draft vocabulary made by `outrider data calibrate`");
+  verb->add_option("--reference-numerics", arguments->reference_numerics,
+                   "Compute as this ModelOpt release does: 0.47 or 0.42");
+  verb->add_option("--seed", arguments->seed, "Seed of the draft's initial values")
+      ->capture_default_str();
+  verb->add_option("--dtype", arguments->dtype,
+                   "float32, bfloat16 or float16 (default: as stored)");
+  verb->add_flag("--replace", arguments->replace, "Replace an existing --out");
+  verb->callback([arguments, &global] { convert(*arguments, global); });
+}
+
+}  // namespace outrider::cli

@@ -1,0 +1,40 @@
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "cli/app.h"
+#include "outrider/host/checkpoint.h"
+#include "outrider/host/exporter.h"
+
+namespace outrider::cli {
+namespace {
+
+struct ExportArguments {
+  std::string model, mode, format = "hf";
+  std::filesystem::path out;
+};
+
+void export_model(const ExportArguments& arguments, const GlobalOptions& global) {
+  use_plugins(global);
+  const auto model = from_pretrained(arguments.model);
+  export_draft(*model, arguments.mode, arguments.format, arguments.out);
+  if (global.json) {
+    return print_json({{"out", arguments.out.string()}, {"format", arguments.format}});
+  }
+  fmt::print("exported as {} to {}\n", arguments.format, arguments.out.string());
+}
+
+}  // namespace
+
+void add_export_verb(CLI::App& app, const GlobalOptions& global) {
+  auto arguments = std::make_shared<ExportArguments>();
+  auto* verb = add_verb(app, "export", "Write a draft in another project's format",
+                        "outrider export SmolLM2-eagle3 --format hf --out exported");
+  verb->add_option("DIR", arguments->model, "Converted model folder")->required();
+  verb->add_option("--out", arguments->out, "Folder to write")->required();
+  verb->add_option("--format", arguments->format, "Format name")->capture_default_str();
+  verb->add_option("--mode", arguments->mode, "Which draft, when there are several");
+  verb->callback([arguments, &global] { export_model(*arguments, global); });
+}
+
+}  // namespace outrider::cli

@@ -1,0 +1,127 @@
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "cli/app.h"
+#include "outrider/error.h"
+#include "outrider/host/checkpoint.h"
+
+namespace outrider::cli {
+namespace {
+
+struct ForwardArguments {
+  std::string model, dtype, device = "cpu";
+  std::filesystem::path batch, out, weights;
+  bool train = false, gradients = false, hidden_states = false;
+};
+
+ForwardInput read_batch(const std::filesystem::path& path, at::Device device) {
+  const auto tensors = read_tensors(path);
+  const auto find = [&](const char* name) {
+    const auto found = tensors.find(name);
+    return found == tensors.end() ? at::Tensor() : found->second.to(device, at::kLong);
+  };
+  ForwardInput input;
+  input.input_ids = find("input_ids");
+  if (!input.input_ids.defined()) {
+    throw Error(ErrorCode::kInvalidFile, fmt::format("{}: no tensor 'input_ids'", path.string()),
+                "the batch needs input_ids [B,S]; attention_mask, position_ids, loss_mask and labels "
+                "are optional");
+  }
+  input.attention_mask = find("attention_mask");
+  input.position_ids = find("position_ids");
+  input.loss_mask = find("loss_mask");
+  input.labels = find("labels");
+  return input;
+}
+
+void check_token_ids(const CausalLM& model, const at::Tensor& ids) {
+  if (ids.numel() > 0 && (ids.min().item<int64_t>() < 0 ||
+                          ids.max().item<int64_t>() >= model.config().vocab_size)) {
+    throw Error(ErrorCode::kInvalidData,
+                fmt::format("input_ids has ids outside the vocabulary of {} tokens",
+                            model.config().vocab_size));
+  }
+}
+
+void collect_losses(const ForwardOutput& output, const CausalLM& model, TensorMap& results) {
+  if (output.loss.defined()) results["loss"] = output.loss;
+  if (output.lm_loss.defined()) results["loss.base"] = output.lm_loss;
+  for (size_t d = 0; d < output.draft_losses.size(); ++d) {
+    const auto& mode = model.speculative_state()[d].state.mode;
+    results[mode + "_loss"] = output.draft_losses[d].total;
+    for (const auto& step : output.draft_losses[d].steps) {
+      results["loss." + step.name] = step.loss;
+      results["train_acc." + step.name] = step.accuracy;
+      results["overlap." + step.name] = step.overlap;
+    }
+  }
+}
+
+void collect_gradients(const CausalLM& model, TensorMap& results) {
+  for (const auto& item : model.named_parameters()) {
+    if (item.value().grad().defined()) results["grad." + item.key()] = item.value().grad();
+  }
+}
+
+// Unconverted models report the plain names, converted ones tell the base's results from the draft's.
+TensorRecorder recorder_into(TensorMap& results, bool converted, bool hidden_states) {
+  return [&results, converted, hidden_states](const std::string& name, const at::Tensor& tensor) {
+    const bool is_hidden = name.starts_with("hidden_states.");
+    if (is_hidden && !hidden_states) return;
+    const bool plain = !converted && name == "base.logits";
+    results[plain ? "logits" : name] = tensor.detach();
+  };
+}
+
+void forward(const ForwardArguments& arguments, const GlobalOptions& global) {
+  use_plugins(global);
+  LoadOptions load;
+  load.device = parse_device(arguments.device);
+  if (!arguments.dtype.empty()) load.dtype = parse_dtype(arguments.dtype);
+  const auto model = from_pretrained(arguments.model, load);
+  if (!arguments.weights.empty()) load_weights(*model, arguments.weights);
+  auto input = read_batch(arguments.batch, load.device);
+  check_token_ids(*model, input.input_ids);
+  for (const auto& attached : model->speculative_state()) attached.draft->train(arguments.train);
+  TensorMap results;
+  const bool converted = !model->speculative_state().empty();
+  input.recorder = recorder_into(results, converted, arguments.hidden_states);
+  input.want_lm_loss = input.labels.defined() || input.loss_mask.defined();
+  const at::AutoGradMode mode(arguments.gradients);
+  const auto output = model->forward(input);
+  collect_losses(output, *model, results);
+  if (arguments.gradients && output.loss.defined()) {
+    output.loss.backward();
+    collect_gradients(*model, results);
+  }
+  write_tensors(arguments.out, results);
+  Json json = {{"out", arguments.out.string()}, {"tensors", results.size()}};
+  if (output.loss.defined()) json["loss"] = output.loss.item<double>();
+  if (global.json) return print_json(json);
+  if (output.loss.defined()) fmt::print("loss {:.6f}\n", output.loss.item<double>());
+  fmt::print("{} tensors written to {}\n", results.size(), arguments.out.string());
+}
+
+}  // namespace
+
+void add_forward_verb(CLI::App& app, const GlobalOptions& global) {
+  auto arguments = std::make_shared<ForwardArguments>();
+  auto* verb = add_verb(app, "forward", "Run one batch and write every result as tensors",
+                        "outrider forward DIR --batch in.safetensors --out out.safetensors --train "
+                        "--gradients");
+  verb->add_option("DIR", arguments->model, "Model folder, converted or not")->required();
+  verb->add_option("--batch", arguments->batch, "Safetensors file with input_ids [B,S], …")
+      ->required();
+  verb->add_option("--out", arguments->out, "Safetensors file to write")->required();
+  verb->add_flag("--train", arguments->train, "Drafts in training mode (all steps)");
+  verb->add_flag("--gradients", arguments->gradients, "Also write grad.NAME for trained parameters");
+  verb->add_flag("--hidden-states", arguments->hidden_states, "Also write hidden_states.0 … .L");
+  verb->add_option("--weights", arguments->weights, "Replace parameters and buffers by name first");
+  verb->add_option("--dtype", arguments->dtype, "float32, float64, bfloat16, float16");
+  verb->add_option("--device", arguments->device, "cpu, cuda or cuda:N")->capture_default_str();
+  verb->callback([arguments, &global] { forward(*arguments, global); });
+}
+
+}  // namespace outrider::cli

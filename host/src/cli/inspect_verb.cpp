@@ -1,0 +1,143 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <memory>
+
+#include "cli/app.h"
+#include "outrider/checkpoint/metadata.h"
+#include "outrider/checkpoint/safetensors.h"
+#include "outrider/error.h"
+#include "outrider/host/plugin_loader.h"
+#include "outrider/model/model_config.h"
+
+namespace outrider::cli {
+namespace fs = std::filesystem;
+namespace {
+
+struct InspectArguments {
+  fs::path folder;
+  bool tensors = false;
+};
+
+int64_t element_count(const TensorView& view) {
+  int64_t count = 1;
+  for (const int64_t size : view.shape) count *= size;
+  return count;
+}
+
+// Parameters per part of the model: "model", "lm_head", "eagle_module", …
+Json parameters_by_part(const SafetensorsFolder& stored) {
+  Json parts = Json::object();
+  for (const auto& [name, entry] : stored.tensors()) {
+    const auto part = name.substr(0, name.find('.'));
+    parts[part] = parts.value(part, int64_t{0}) + element_count(*entry.view);
+  }
+  return parts;
+}
+
+Json tensor_list(const SafetensorsFolder& stored) {
+  Json tensors = Json::object();
+  for (const auto& [name, entry] : stored.tensors()) {
+    tensors[name] = {{"dtype", entry.view->dtype}, {"shape", entry.view->shape}};
+  }
+  return tensors;
+}
+
+// The plugin that would restore a mode here, or why none would.
+Json restoring_plugin(const ModeState& state) {
+  try {
+    const auto plugin =
+        plugin_loader().resolve({state.plugin.name, state.plugin.range, state.plugin.sha256});
+    return {{"version", plugin.version.to_string()},
+            {"path", plugin.path.string()},
+            {"is_the_writer", plugin.sha256 == state.plugin.sha256}};
+  } catch (const Error& error) {
+    return {{"problem", error.what()}, {"hint", error.hint()}};
+  }
+}
+
+Json mode_list(const fs::path& folder) {
+  Json modes = Json::array();
+  if (!fs::exists(folder / CheckpointMetadata::kFileName)) return modes;
+  for (const auto& state : CheckpointMetadata::read(folder).modes) {
+    modes.push_back({{"mode", state.mode},
+                     {"plugin",
+                      {{"name", state.plugin.name},
+                       {"version", state.plugin.version},
+                       {"range", state.plugin.range},
+                       {"sha256", state.plugin.sha256}}},
+                     {"config", state.config},
+                     {"metadata", state.metadata},
+                     {"restored_by", restoring_plugin(state)}});
+  }
+  return modes;
+}
+
+Json describe(const InspectArguments& arguments) {
+  const auto config = ModelConfig::read(arguments.folder);
+  const auto stored = SafetensorsFolder::open(arguments.folder);
+  Json json = {{"folder", arguments.folder.string()},
+               {"base_model",
+                {{"architecture", config.architecture},
+                 {"hidden_size", config.hidden_size},
+                 {"num_hidden_layers", config.num_hidden_layers},
+                 {"vocab_size", config.vocab_size},
+                 {"dtype", std::string(at::toString(config.dtype))}}},
+               {"parameters", parameters_by_part(stored)},
+               {"modes", mode_list(arguments.folder)}};
+  if (arguments.tensors) json["tensors"] = tensor_list(stored);
+  return json;
+}
+
+void print_mode(const Json& mode) {
+  fmt::print("mode {}: written by plugin {} {} (sha256 {:.12}…)\n", mode["mode"].get<std::string>(),
+             mode["plugin"]["name"].get<std::string>(),
+             mode["plugin"]["version"].get<std::string>(),
+             mode["plugin"]["sha256"].get<std::string>());
+  const auto& restored = mode["restored_by"];
+  if (restored.contains("problem")) {
+    fmt::print("  cannot be restored here: {}\n  {}\n", restored["problem"].get<std::string>(),
+               restored["hint"].get<std::string>());
+  } else {
+    fmt::print("  would be restored by version {}{}: {}\n", restored["version"].get<std::string>(),
+               restored["is_the_writer"].get<bool>() ? ", the writer itself" : "",
+               restored["path"].get<std::string>());
+  }
+  fmt::print("  metadata {}\n", mode["metadata"].dump());
+}
+
+void print_description(const Json& json) {
+  const auto& base = json["base_model"];
+  fmt::print("{}: {}, {} layers, hidden size {}, {} tokens, {}\n",
+             json["folder"].get<std::string>(), base["architecture"].get<std::string>(),
+             base["num_hidden_layers"].dump(), base["hidden_size"].dump(),
+             base["vocab_size"].dump(), base["dtype"].get<std::string>());
+  Table table({"PART", "PARAMETERS"});
+  for (const auto& [part, count] : json["parameters"].items()) table.add({part, count.dump()});
+  table.print();
+  for (const auto& mode : json["modes"]) print_mode(mode);
+  if (json["modes"].empty()) fmt::print("not converted\n");
+  if (!json.contains("tensors")) return;
+  Table tensors({"TENSOR", "DTYPE", "SHAPE"});
+  for (const auto& [name, tensor] : json["tensors"].items()) {
+    tensors.add({name, tensor["dtype"].get<std::string>(), tensor["shape"].dump()});
+  }
+  tensors.print();
+}
+
+}  // namespace
+
+void add_inspect_verb(CLI::App& app, const GlobalOptions& global) {
+  auto arguments = std::make_shared<InspectArguments>();
+  auto* verb = add_verb(app, "inspect", "Show what a model folder holds and which plugin restores it",
+                        "outrider inspect SmolLM2-eagle3 --json");
+  verb->add_option("DIR", arguments->folder, "Model folder")->required();
+  verb->add_flag("--tensors", arguments->tensors, "List every tensor");
+  verb->callback([arguments, &global] {
+    use_plugins(global);
+    const auto json = describe(*arguments);
+    global.json ? print_json(json) : print_description(json);
+  });
+}
+
+}  // namespace outrider::cli

@@ -1,0 +1,144 @@
+#include <fmt/format.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cli/app.h"
+#include "outrider/host/checkpoint.h"
+#include "outrider/host/trainer.h"
+#include "trainer/progress.h"
+#include "trainer/schedule.h"
+#include "trainer/training_state.h"
+
+namespace outrider::cli {
+namespace {
+
+struct TrainArguments {
+  TrainOptions options;
+  std::string device = "cpu", dtype;
+};
+
+void add_run_options(CLI::App& verb, TrainArguments& a) {
+  auto& o = a.options;
+  verb.add_option("model", o.source, "Converted model folder")->required()->type_name("DIR");
+  verb.add_option("--data", o.data, "Token shards to train on")->required()->type_name("DIR");
+  verb.add_option("--out", o.output, "Folder of the run: metrics.jsonl, checkpoints, final")
+      ->required()
+      ->type_name("DIR");
+  verb.add_option("--eval-data", o.eval_data, "Held-out token shards")->type_name("DIR");
+  verb.add_flag("--resume", o.resume, "Continue from the newest checkpoint in --out");
+  verb.add_option("--device", a.device, "cpu, cuda or cuda:N")->capture_default_str();
+  verb.add_option("--dtype", a.dtype, "Train in float32, bfloat16, …  (default: as stored)");
+  verb.add_option("--seed", o.seed, "Decides data order and random draws")->capture_default_str();
+}
+
+void add_length_options(CLI::App& verb, TrainOptions& o) {
+  verb.add_option("--max-steps", o.max_steps, "Optimizer steps (0: --num-train-epochs decides)")
+      ->capture_default_str();
+  verb.add_option("--num-train-epochs", o.num_train_epochs, "Passes over the data")
+      ->capture_default_str();
+  verb.add_option("--max-seconds", o.max_seconds,
+                  "End the run and its schedule after this time, whatever the epochs (0: no limit)")
+      ->capture_default_str();
+  verb.add_option("--per-device-train-batch-size", o.per_device_train_batch_size,
+                  "Conversations per forward pass")
+      ->capture_default_str();
+  verb.add_option("--gradient-accumulation-steps", o.gradient_accumulation_steps,
+                  "Forward passes per optimizer step")
+      ->capture_default_str();
+  verb.add_option("--max-length", o.max_length, "Tokens at which conversations are cut")
+      ->capture_default_str();
+}
+
+void add_optimizer_options(CLI::App& verb, TrainOptions& o) {
+  verb.add_option("--learning-rate", o.learning_rate, "Peak learning rate of AdamW")
+      ->capture_default_str();
+  verb.add_option("--lr-scheduler-type", o.lr_scheduler_type, "linear, cosine or constant")
+      ->capture_default_str();
+  verb.add_option("--warmup-ratio", o.warmup_ratio, "Share of the run that warms up")
+      ->capture_default_str();
+  verb.add_option("--warmup-steps", o.warmup_steps, "Steps that warm up; wins over the ratio")
+      ->capture_default_str();
+  verb.add_option("--weight-decay", o.weight_decay, "Of matrices; norms and biases have none")
+      ->capture_default_str();
+  verb.add_option("--adam-beta1", o.adam_beta1, "Decay of the first moments")
+      ->capture_default_str();
+  verb.add_option("--adam-beta2", o.adam_beta2, "Decay of the second moments")
+      ->capture_default_str();
+  verb.add_option("--adam-epsilon", o.adam_epsilon, "Added to the denominator")
+      ->capture_default_str();
+  verb.add_option("--max-grad-norm", o.max_grad_norm, "Clip gradients to this norm (0: never)")
+      ->capture_default_str();
+}
+
+void add_report_options(CLI::App& verb, TrainOptions& o) {
+  verb.add_option("--logging-steps", o.logging_steps, "Steps between lines of metrics.jsonl")
+      ->capture_default_str();
+  verb.add_option("--save-steps", o.save_steps, "Steps between checkpoints (0: none but the final)")
+      ->capture_default_str();
+  verb.add_option("--save-total-limit", o.save_total_limit, "Checkpoints to keep (0: all)")
+      ->capture_default_str();
+  verb.add_option("--eval-steps", o.eval_steps,
+                  "Steps between evaluations on --eval-data (0: only at the end)")
+      ->capture_default_str();
+}
+
+std::string decimals(const Json& number, int digits) {
+  return number.is_number() ? fmt::format("{:.{}f}", number.get<double>(), digits) : "-";
+}
+
+void add_rows(Table& table, const std::string& data, const Json& drafts) {
+  for (const auto& draft : drafts) {
+    const auto mode = draft["mode"].get<std::string>();
+    for (const auto& step : draft["steps"]) {
+      table.add({data, mode, step["name"].get<std::string>(), decimals(step["loss"], 4),
+                 decimals(step["accuracy"], 3), decimals(step["overlap"], 3)});
+    }
+    table.add({data, mode, "acceptance length", "",
+               decimals(draft["expected_acceptance_length"], 2),
+               decimals(draft["expected_acceptance_length_sampling"], 2)});
+  }
+}
+
+void print_summary(const Json& summary) {
+  fmt::print("{} steps ({} epochs) in {}; {} trained parameters\n", summary["steps"].dump(),
+             decimals(summary["epochs"], 2),
+             format_duration(summary["elapsed_seconds"].get<double>()),
+             format_count(summary["trained_parameters"].get<double>()));
+  fmt::print("written to {}\n", summary["final"].get<std::string>());
+  Table table({"data", "mode", "step", "loss", "accuracy", "overlap"});
+  if (summary["metrics"].is_object()) add_rows(table, "training", summary["metrics"]["drafts"]);
+  if (summary["eval"].is_object()) add_rows(table, "held out", summary["eval"]["drafts"]);
+  table.print();
+}
+
+void run_train(const TrainArguments& a, const GlobalOptions& global) {
+  LoadOptions load;
+  load.device = parse_device(a.device);
+  if (!a.dtype.empty()) load.dtype = parse_dtype(a.dtype);
+  use_plugins(global);
+  const auto folder = a.options.resume ? newest_checkpoint(a.options.output) : a.options.source;
+  const auto model = from_pretrained(folder, load);
+  const auto summary = train(*model, a.options);
+  global.json ? print_json(summary) : print_summary(summary);
+}
+
+}  // namespace
+
+void add_train_verb(CLI::App& app, const GlobalOptions& global) {
+  auto* verb =
+      add_verb(app, "train", "Train the attached drafts of a converted model",
+               "outrider train smol-eagle --data shards --eval-data held-out --out run \\\n"
+               "      --num-train-epochs 2 --learning-rate 5e-4 --save-steps 500");
+  const auto arguments = std::make_shared<TrainArguments>();
+  add_run_options(*verb, *arguments);
+  add_length_options(*verb, arguments->options);
+  add_optimizer_options(*verb, arguments->options);
+  add_report_options(*verb, arguments->options);
+  verb->callback([arguments, &global] { run_train(*arguments, global); });
+}
+
+}  // namespace outrider::cli

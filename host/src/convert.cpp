@@ -1,0 +1,135 @@
+#include "outrider/host/convert.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include "outrider/error.h"
+#include "outrider/text.h"
+
+namespace outrider {
+namespace {
+
+const char* const kAcceptedForms =
+    "accepted are a mode name, a list of names or [name, config] pairs, or {\"algorithm\": NAME, "
+    "\"config\": {…}}";
+
+ModeRequest::Item item_from_pair(const Json& pair) {
+  if (pair.is_string()) return {pair.get<std::string>()};
+  const bool fits = pair.is_array() && pair.size() == 2 && pair[0].is_string() &&
+                    (pair[1].is_object() || pair[1].is_null());
+  if (!fits) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("mode list: {} is no mode", printable(pair.dump())), kAcceptedForms);
+  }
+  return {pair[0].get<std::string>(), pair[1].is_null() ? Json::object() : pair[1]};
+}
+
+ModeRequest::Item item_from_preset(const Json& preset) {
+  if (!preset.contains("algorithm") || !preset.contains("config") ||
+      !preset["algorithm"].is_string() || !preset["config"].is_object()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "mode dictionary: 'algorithm' (a name) and 'config' (an object) are needed",
+                kAcceptedForms);
+  }
+  return {preset["algorithm"].get<std::string>(), preset["config"]};
+}
+
+// Initial values come from a generator state of their own, and the process's is left as it was.
+class SeededScope {
+ public:
+  explicit SeededScope(uint64_t seed)
+      : generator_(at::globalContext().defaultGenerator(at::kCPU)), state_(generator_.get_state()) {
+    generator_.set_current_seed(seed);
+  }
+  ~SeededScope() { generator_.set_state(state_); }
+
+ private:
+  at::Generator generator_;
+  at::Tensor state_;
+};
+
+void check_options_were_used(const Conversion& conversion, const std::string& mode,
+                             const ConvertOptions& options) {
+  if (options.draft_vocabulary.defined() && !conversion.metadata.contains("draft_vocab_size")) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("mode '{}' knows no draft vocabulary", mode), "leave --draft-vocab out");
+  }
+  if (options.reference_numerics && !conversion.metadata.contains("reference_numerics")) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("mode '{}' knows no reference numerics", mode),
+                "leave --reference-numerics out");
+  }
+}
+
+struct Prepared {
+  Conversion conversion;
+  ModeState state;
+};
+
+Prepared prepare(const CausalLM& model, const ModeRequest::Item& item,
+                 const ConvertOptions& options) {
+  const auto& mode = plugin_loader().load_mode(item.mode);
+  const auto config = mode.descriptor->config_schema().resolve(item.config);
+  auto base = model.base_info();
+  base.draft_vocabulary = options.draft_vocabulary;
+  base.reference_numerics = options.reference_numerics.value_or("");
+  const SeededScope seeded(options.seed);
+  auto conversion = mode.descriptor->convert(base, config);
+  check_options_were_used(conversion, item.mode, options);
+  conversion.metadata["seed"] = options.seed;
+  ModeState state{item.mode, mode.plugin.reference(), mode.descriptor->config_schema().version(),
+                  conversion.config, conversion.metadata};
+  return {std::move(conversion), std::move(state)};
+}
+
+void check_vocabulary(const CausalLM& model, const at::Tensor& ids) {
+  if (!ids.defined()) return;
+  const auto bad = at::logical_or(ids < 0, ids >= model.config().vocab_size).any().item<bool>();
+  const bool increasing = ids.numel() < 2 || ids.diff().gt(0).all().item<bool>();
+  if (bad || !increasing) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("the draft vocabulary must be strictly increasing token ids below {}",
+                            model.config().vocab_size));
+  }
+}
+
+}  // namespace
+
+ModeRequest::ModeRequest(const std::string& mode) {
+  if (!mode.empty()) items.push_back({mode});
+}
+
+ModeRequest ModeRequest::from_json(const Json& mode) {
+  if (mode.is_null()) return ModeRequest("");
+  if (mode.is_string()) return ModeRequest(mode.get<std::string>());
+  if (mode.is_object()) return ModeRequest(std::vector<Item>{item_from_preset(mode)});
+  if (!mode.is_array()) {
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("{} is no mode", printable(mode.dump())),
+                kAcceptedForms);
+  }
+  std::vector<Item> items;
+  for (const auto& entry : mode) items.push_back(item_from_pair(entry));
+  return ModeRequest(std::move(items));
+}
+
+namespace speculative {
+
+CausalLM& convert(CausalLM& model, const ModeRequest& mode, const ConvertOptions& options) {
+  check_vocabulary(model, options.draft_vocabulary);
+  std::vector<Prepared> prepared;
+  for (const auto& item : mode.items) prepared.push_back(prepare(model, item, options));
+  std::vector<const Conversion*> all;
+  for (const auto& one : prepared) all.push_back(&one.conversion);
+  model.check_attachable(all);
+  for (auto& one : prepared) {
+    for (const auto& note : one.conversion.notes) {
+      if (options.on_note) options.on_note(note);
+    }
+    one.conversion.draft->initialize(model.head());
+    model.attach(std::move(one.conversion), std::move(one.state));
+  }
+  return model;
+}
+
+}  // namespace speculative
+}  // namespace outrider

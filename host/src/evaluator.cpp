@@ -1,0 +1,54 @@
+#include "outrider/host/evaluator.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "trainer/batches.h"
+#include "trainer/draft_meter.h"
+#include "trainer/random_state.h"
+
+namespace outrider {
+namespace {
+
+/// Longest first, so that little is padded and memory runs out at once or never.
+std::vector<std::vector<int64_t>> batches_by_length(const Selection& selection,
+                                                    int64_t batch_size) {
+  std::vector<int64_t> order(selection.conversations.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return selection.lengths[a] > selection.lengths[b];
+  });
+  std::vector<std::vector<int64_t>> batches;
+  for (size_t i = 0; i < order.size(); ++i) {
+    if (i % batch_size == 0) batches.emplace_back();
+    batches.back().push_back(selection.conversations[order[i]]);
+  }
+  return batches;
+}
+
+}  // namespace
+
+Json evaluate(CausalLM& model, const TokenShards& shards, int64_t batch_size, int64_t max_length) {
+  require_drafts(model);
+  const auto selection = select_conversations(shards, model, max_length);
+  const at::NoGradGuard no_grad;
+  const DraftTrainingScope training_mode(model);
+  const RandomStateScope same_draws_every_time(model.device(), /*seed=*/0);
+  DraftMeter meter(mode_names(model));
+  int64_t trained_tokens = 0;
+  for (const auto& conversations : batches_by_length(selection, batch_size)) {
+    const auto batch = shards.batch(conversations, max_length);
+    trained_tokens += count_tokens(batch).trained;
+    auto input = forward_input(batch, model.device());
+    input.measure_acceptance = true;
+    meter.add(model.forward(input).draft_losses);
+  }
+  return {{"conversations", selection.conversations.size()},
+          {"trained_tokens", trained_tokens},
+          {"drafts", meter.report()}};
+}
+
+}  // namespace outrider

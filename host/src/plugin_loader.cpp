@@ -1,0 +1,134 @@
+#include "outrider/host/plugin_loader.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "outrider/host/plugin_lock.h"
+#include "outrider/text.h"
+#include "plugins/compatibility.h"
+#include "plugins/plugin_choice.h"
+#include "plugins/plugin_entry.h"
+#include "plugins/plugin_title.h"
+#include "plugins/search_path.h"
+#include "plugins/unknown_mode.h"
+
+namespace outrider {
+namespace {
+
+[[noreturn]] void fail_lock(const PluginInfo& plugin, const std::string& what) {
+  throw Error(
+      ErrorCode::kPluginHashMismatch,
+      fmt::format("plugin {}: {}", printable(plugin.path.string()), what),
+      fmt::format("if you trust this file, `outrider plugin lock {}` locks the folder's plugins as "
+                  "they are now; --allow-unlocked-plugins is for plugin authors",
+                  printable(plugin.path.parent_path().string())));
+}
+
+void check_lock(const PluginInfo& plugin) {
+  const auto lock = PluginLock::read(plugin.path.parent_path());
+  const auto* entry = lock.find(plugin.path.filename().string());
+  if (entry == nullptr) {
+    fail_lock(plugin, fmt::format("{} of its folder does not list it", PluginLock::kFileName));
+  }
+  if (entry->sha256 != plugin.sha256) {
+    fail_lock(plugin,
+              fmt::format("its SHA-256 is {}, but {} has {}: it changed after it was locked",
+                          plugin.sha256, PluginLock::kFileName, entry->sha256));
+  }
+}
+
+}  // namespace
+
+PluginLoader::PluginLoader(PluginPolicy policy, SpeculativeDecodingModeRegistry& registry)
+    : policy_(std::move(policy)), registry_(registry) {}
+
+std::vector<PluginListing> PluginLoader::list() const {
+  std::vector<PluginListing> listings;
+  for (const auto& folder : policy_.search_path) {
+    for (const auto& path : plugin_files(folder)) listings.push_back(examine(path));
+  }
+  return listings;
+}
+
+PluginListing PluginLoader::examine(const std::filesystem::path& path) const {
+  PluginListing listing{.path = path, .info = {}, .problem = {}, .hint = {}};
+  try {
+    const auto file = PluginFile::open(path);
+    if (!file.info().name.empty()) listing.info = file.info();
+    vet(file);
+  } catch (const Error& e) {
+    listing.problem = e.what();
+    listing.hint = e.hint();
+    listing.problem_code = e.code();
+  }
+  return listing;
+}
+
+void PluginLoader::vet(const PluginFile& file) const {
+  if (policy_.require_lock) check_lock(file.info());
+  file.check();
+}
+
+PluginInfo PluginLoader::resolve(const PluginRequirement& requirement) const {
+  return choose_plugin(list(), requirement, policy_.search_path);
+}
+
+const PluginInfo& PluginLoader::load(const PluginRequirement& requirement) {
+  const std::lock_guard lock(mutex_);
+  const auto loaded = loaded_.find(requirement.name);
+  if (loaded != loaded_.end() && satisfies(loaded->second, requirement)) return loaded->second;
+  return load_file(resolve(requirement));
+}
+
+const RegisteredMode& PluginLoader::load_mode(const std::string& mode) {
+  const std::lock_guard lock(mutex_);
+  if (const auto* registered = registry_.find(mode)) return *registered;
+  const auto listings = list();
+  auto known = registry_.names();
+  for (const auto& listing : listings) {
+    if (listing.info) {
+      known.insert(known.end(), listing.info->modes.begin(), listing.info->modes.end());
+    }
+  }
+  const std::set<std::string> distinct(known.begin(), known.end());
+  if (!distinct.contains(mode)) throw_unknown_mode(mode, {distinct.begin(), distinct.end()});
+  load_file(choose_provider(listings, mode));
+  return registry_.get(mode);
+}
+
+const PluginInfo& PluginLoader::load_file(const PluginInfo& wanted) {
+  const auto loaded = loaded_.find(wanted.name);
+  if (loaded != loaded_.end()) {
+    if (loaded->second.sha256 == wanted.sha256) return loaded->second;
+    throw Error(ErrorCode::kPluginConflict,
+                fmt::format("plugin {} cannot be loaded: this process has loaded {}",
+                            plugin_title(wanted), plugin_title(loaded->second)),
+                "plugins are never unloaded: use the two versions in separate processes");
+  }
+  check_torch_runtime();
+  auto file = PluginFile::open(wanted.path);
+  if (file.info().sha256 != wanted.sha256) {
+    throw Error(ErrorCode::kPluginHashMismatch,
+                fmt::format("plugin {} changed while it was being loaded", plugin_title(wanted)),
+                "try again when nothing writes to it any more");
+  }
+  vet(file);
+  registry_.commit(file.info(), enter_plugin(file));
+  return loaded_.emplace(wanted.name, file.info()).first->second;
+}
+
+SpeculativeDecodingModeRegistry& mode_registry() {
+  static auto& registry = *new SpeculativeDecodingModeRegistry;
+  return registry;
+}
+
+PluginLoader& plugin_loader(const PluginPolicy* policy) {
+  static auto& loader =
+      *new PluginLoader(policy != nullptr ? *policy : PluginPolicy::standard(), mode_registry());
+  return loader;
+}
+
+}  // namespace outrider

@@ -1,0 +1,148 @@
+#include "outrider/host/plugin_lock.h"
+
+#include <fmt/format.h>
+#include <openssl/evp.h>
+
+#include <algorithm>
+#include <array>
+#include <fstream>
+#include <memory>
+
+#include "outrider/checkpoint/json_file.h"
+#include "outrider/error.h"
+#include "outrider/host/plugin_file.h"
+#include "outrider/json.h"
+#include "outrider/text.h"
+#include "plugins/search_path.h"
+
+namespace outrider {
+namespace {
+
+constexpr int kLockFormatVersion = 1;
+
+class Sha256 {
+ public:
+  Sha256() : context_(EVP_MD_CTX_new(), &EVP_MD_CTX_free) {
+    require(context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1);
+  }
+  void update(std::string_view bytes) {
+    require(EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size()) == 1);
+  }
+  std::string hexadecimal() {
+    std::array<unsigned char, EVP_MAX_MD_SIZE> digest;
+    unsigned int size = 0;
+    require(EVP_DigestFinal_ex(context_.get(), digest.data(), &size) == 1);
+    std::string text;
+    for (unsigned int i = 0; i < size; ++i) text += fmt::format("{:02x}", digest[i]);
+    return text;
+  }
+
+ private:
+  static void require(bool succeeded) {
+    if (!succeeded) throw Error(ErrorCode::kInternal, "OpenSSL cannot compute a SHA-256");
+  }
+
+  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
+};
+
+[[noreturn]] void fail(const std::filesystem::path& file, const std::string& what) {
+  throw Error(ErrorCode::kInvalidFile, fmt::format("{}: {}", printable(file.string()), what),
+              "`outrider plugin lock FOLDER` writes it anew, over every plugin in its folder");
+}
+
+bool is_sha256(const std::string& text) {
+  return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
+std::string text_at(const Json& entry, const char* key, const std::filesystem::path& file,
+                    size_t index) {
+  if (!entry.is_object() || !entry.contains(key) || !entry.at(key).is_string()) {
+    fail(file, fmt::format("/plugins/{}/{} is missing or no string", index, key));
+  }
+  return entry.at(key).get<std::string>();
+}
+
+PluginLock::Entry parse_entry(const Json& json, const std::filesystem::path& file, size_t index) {
+  PluginLock::Entry entry{text_at(json, "file", file, index), text_at(json, "name", file, index),
+                          text_at(json, "version", file, index),
+                          text_at(json, "sha256", file, index)};
+  if (!is_sha256(entry.sha256)) {
+    fail(file, fmt::format("/plugins/{}/sha256 is no SHA-256 in lower-case hexadecimal", index));
+  }
+  return entry;
+}
+
+}  // namespace
+
+PluginLock PluginLock::read(const std::filesystem::path& folder) {
+  PluginLock lock;
+  const auto file = folder / kFileName;
+  if (!std::filesystem::exists(file)) return lock;
+  const auto json = read_json_file(file);
+  if (!json.is_object() || json.value("format_version", Json()) != Json(kLockFormatVersion)) {
+    fail(file, fmt::format("format_version is not {}", kLockFormatVersion));
+  }
+  if (!json.contains("plugins") || !json.at("plugins").is_array()) fail(file, "no list 'plugins'");
+  for (const auto& entry : json.at("plugins")) {
+    lock.entries.push_back(parse_entry(entry, file, lock.entries.size()));
+  }
+  return lock;
+}
+
+void PluginLock::write(const std::filesystem::path& folder) const {
+  Json plugins = Json::array();
+  for (const auto& entry : entries) {
+    plugins.push_back({{"file", entry.file},
+                       {"name", entry.name},
+                       {"version", entry.version},
+                       {"sha256", entry.sha256}});
+  }
+  write_json_file(folder / kFileName,
+                  {{"format_version", kLockFormatVersion}, {"plugins", std::move(plugins)}});
+}
+
+const PluginLock::Entry* PluginLock::find(const std::string& file) const {
+  const auto found = std::find_if(entries.begin(), entries.end(),
+                                  [&](const Entry& entry) { return entry.file == file; });
+  return found == entries.end() ? nullptr : &*found;
+}
+
+PluginLock PluginLock::of_folder(const std::filesystem::path& folder) {
+  PluginLock lock;
+  for (const auto& path : plugin_files(folder)) {
+    const auto file = PluginFile::open(path);
+    file.check();
+    const auto& info = file.info();
+    lock.entries.push_back(
+        {path.filename().string(), info.name, info.version.to_string(), info.sha256});
+  }
+  return lock;
+}
+
+std::string sha256_of(std::string_view bytes) {
+  Sha256 hash;
+  hash.update(bytes);
+  return hash.hexadecimal();
+}
+
+std::string sha256_of_file(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    throw Error(
+        std::filesystem::exists(path) ? ErrorCode::kFileUnreadable : ErrorCode::kFileNotFound,
+        fmt::format("{}: cannot be opened", printable(path.string())));
+  }
+  Sha256 hash;
+  std::vector<char> buffer(1 << 20);
+  do {
+    file.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
+    hash.update({buffer.data(), static_cast<size_t>(file.gcount())});
+  } while (file);
+  if (!file.eof()) {
+    throw Error(ErrorCode::kFileUnreadable,
+                fmt::format("{}: cannot be read to its end", printable(path.string())));
+  }
+  return hash.hexadecimal();
+}
+
+}  // namespace outrider

@@ -1,0 +1,113 @@
+#include "plugins/plugin_choice.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "outrider/text.h"
+#include "outrider/version.h"
+#include "plugins/plugin_title.h"
+#include "plugins/search_path.h"
+
+namespace outrider {
+namespace {
+
+/// Throws the problems of the unusable listings among which the wanted one would have been.
+[[noreturn]] void fail_unusable(const std::vector<const PluginListing*>& listings) {
+  std::vector<std::string> problems;
+  for (const auto* listing : listings) problems.push_back(listing->problem);
+  throw Error(listings.front()->problem_code, join(problems, "\n"), listings.front()->hint);
+}
+
+/// The highest version; among equal ones all bytes must be the same.
+PluginInfo highest(const std::vector<PluginInfo>& plugins) {
+  const auto& best = *std::max_element(
+      plugins.begin(), plugins.end(),
+      [](const PluginInfo& a, const PluginInfo& b) { return a.version < b.version; });
+  for (const auto& other : plugins) {
+    if (other.version != best.version || other.sha256 == best.sha256) continue;
+    throw Error(ErrorCode::kPluginAmbiguous,
+                fmt::format("two different files are plugin {} {}: {} and {}", best.name,
+                            best.version.to_string(), printable(best.path.string()),
+                            printable(other.path.string())),
+                "remove one of them, or take its folder out of the search path");
+  }
+  return best;
+}
+
+[[noreturn]] void fail_not_found(const std::vector<PluginListing>& listings,
+                                 const PluginRequirement& requirement,
+                                 const std::vector<std::filesystem::path>& search_path) {
+  std::vector<std::string> installed, folders;
+  for (const auto& listing : listings) {
+    if (listing.is_usable()) installed.push_back(plugin_title(*listing.info));
+  }
+  for (const auto& folder : search_path) folders.push_back(printable(folder.string()));
+  throw Error(
+      ErrorCode::kPluginNotFound,
+      fmt::format("no plugin '{}' in range {} is installed; {}", printable(requirement.name),
+                  printable(requirement.range),
+                  installed.empty() ? "no plugin is" : "installed are " + join(installed, ", ")),
+      fmt::format("build it, copy it into one of the folders {} and run `outrider plugin lock "
+                  "FOLDER`; or give its folder with --plugin-dir",
+                  join(folders, ", ")));
+}
+
+bool may_be(const PluginListing& listing, const std::string& name) {
+  return listing.info ? listing.info->name == name
+                      : listing.path.filename().string() == name + kPluginSuffix;
+}
+
+}  // namespace
+
+bool satisfies(const PluginInfo& plugin, const PluginRequirement& requirement) {
+  const auto range = VersionRange::parse(requirement.range);
+  return plugin.sha256 == requirement.sha256 || range.contains(plugin.version);
+}
+
+PluginInfo choose_plugin(const std::vector<PluginListing>& listings,
+                         const PluginRequirement& requirement,
+                         const std::vector<std::filesystem::path>& search_path) {
+  std::vector<PluginInfo> candidates;
+  std::vector<const PluginListing*> unusable;
+  for (const auto& listing : listings) {
+    if (!may_be(listing, requirement.name)) continue;
+    if (listing.info && !satisfies(*listing.info, requirement)) continue;
+    if (!listing.is_usable()) {
+      unusable.push_back(&listing);
+    } else if (listing.info->sha256 == requirement.sha256) {
+      return *listing.info;
+    } else {
+      candidates.push_back(*listing.info);
+    }
+  }
+  if (!candidates.empty()) return highest(candidates);
+  if (!unusable.empty()) fail_unusable(unusable);
+  fail_not_found(listings, requirement, search_path);
+}
+
+PluginInfo choose_provider(const std::vector<PluginListing>& listings, const std::string& mode) {
+  std::map<std::string, std::vector<PluginInfo>> providers;
+  std::vector<const PluginListing*> unusable;
+  for (const auto& listing : listings) {
+    if (!listing.info || std::ranges::count(listing.info->modes, mode) == 0) continue;
+    if (listing.is_usable()) {
+      providers[listing.info->name].push_back(*listing.info);
+    } else {
+      unusable.push_back(&listing);
+    }
+  }
+  if (providers.empty()) fail_unusable(unusable);
+  if (providers.size() == 1) return highest(providers.begin()->second);
+  std::vector<std::string> titles;
+  for (const auto& [name, plugins] : providers) titles.push_back(plugin_title(highest(plugins)));
+  throw Error(ErrorCode::kPluginAmbiguous,
+              fmt::format("mode '{}' is provided by several plugins: {}", printable(mode),
+                          join(titles, ", ")),
+              "remove all but one of them, or take their folders out of the search path");
+}
+
+}  // namespace outrider

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "outrider/host/plugin_loader.h"
+
+namespace outrider {
+
+/// Whether a plugin of the right name is the exact file or in the range.
+/// Throws kInvalidArgument for a range that is none.
+bool satisfies(const PluginInfo& plugin, const PluginRequirement& requirement);
+
+/// The exact file if it is there and usable, else the highest usable version in range, whatever the
+/// order of `listings`. Throws kPluginAmbiguous; where only unusable files would do, what is wrong
+/// with them; else kPluginNotFound. `search_path` is for the message.
+PluginInfo choose_plugin(const std::vector<PluginListing>& listings,
+                         const PluginRequirement& requirement,
+                         const std::vector<std::filesystem::path>& search_path);
+
+/// The highest usable version of the one plugin whose stamp names `mode`, which some listing does.
+/// Throws kPluginAmbiguous if several plugins do, and what is wrong with them if none is usable.
+PluginInfo choose_provider(const std::vector<PluginListing>& listings, const std::string& mode);
+
+}  // namespace outrider

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "outrider/sdk/stamp.h"
+
+namespace outrider {
+
+/// The content of a stamp note, checked: magic, size, every text terminated and well-formed.
+/// A newer, longer stamp is read as far as it is known here. Throws kPluginBadStamp.
+PluginStamp parse_stamp(std::span<const std::byte> content, const std::string& origin);
+
+/// The names between the commas of PluginStamp::modes.
+std::vector<std::string> split_modes(std::string_view modes);
+
+}  // namespace outrider

@@ -1,0 +1,37 @@
+#include "trainer/finite_watch.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cmath>
+#include <utility>
+
+#include "outrider/error.h"
+#include "outrider/text.h"
+
+namespace outrider {
+
+void FiniteWatch::remember(Step step) { steps_.push_back(std::move(step)); }
+
+void FiniteWatch::check() {
+  std::vector<at::Tensor> values;
+  for (const auto& step : steps_) {
+    values.insert(values.end(), {step.loss.to(at::kFloat), step.gradient_norm});
+  }
+  if (values.empty()) return;
+  const auto on_host = at::stack(values).cpu();
+  const auto* value = on_host.const_data_ptr<float>();
+  for (const auto& step : std::exchange(steps_, {})) {
+    const float loss = *value++, norm = *value++;
+    if (std::isfinite(loss) && std::isfinite(norm)) continue;
+    const auto conversations = fmt::format("{}", fmt::join(step.conversations, ", "));
+    throw Error(ErrorCode::kNonFinite,
+                fmt::format("step {}: loss {}, gradient norm {}; the batch held conversations {}",
+                            step.number, loss, norm, printable(conversations, 1000)),
+                "lower --learning-rate or --max-grad-norm and continue with --resume from the last "
+                "checkpoint, or look at the conversations with outrider data inspect");
+  }
+}
+
+}  // namespace outrider

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+#include "outrider/api.h"
+#include "outrider/checkpoint/tensor_io.h"
+
+namespace outrider {
+
+struct AdamWOptions {
+  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0.0;
+  double max_grad_norm = 0.0;  // 0: gradients are not clipped
+};
+
+/// AdamW as torch.optim.AdamW computes it ("Decoupled Weight Decay Regularization",
+/// arXiv:1711.05101), all of it in float32: parameters of a lower precision have a float32 master
+/// that is updated and then rounded into them. Weight decay spares vectors (norms and biases), as
+/// the Hugging Face Trainer's does. Nothing here reads a tensor's value on the host.
+class OUTRIDER_API AdamW {
+ public:
+  struct Parameter {
+    std::string name;
+    at::Tensor tensor;
+  };
+  AdamW(const std::vector<Parameter>& parameters, AdamWOptions options);
+
+  /// Takes the parameters' gradients, adding to what earlier calls since the last step took. Call
+  /// after each backward pass.
+  void collect_gradients();
+
+  /// One update by the collected gradients, which are then forgotten. Parameters without a gradient
+  /// stay as they are. Returns the gradients' total norm before clipping, a 0-dim float32 tensor.
+  at::Tensor step(double learning_rate);
+
+  /// The state under "master.NAME" (low-precision parameters only), "exp_avg.NAME",
+  /// "exp_avg_sq.NAME" and "step.NAME"; shares storage with the optimizer.
+  TensorMap state() const;
+  /// Throws kIncompatibleCheckpoint, listing every missing or mis-shaped tensor.
+  void load_state(const TensorMap& state);
+
+ private:
+  struct Slot {
+    std::string name;
+    at::Tensor parameter, master, exp_avg, exp_avg_sq, step, gradient;
+    bool decays;
+  };
+  std::vector<at::Tensor> gather(at::Tensor Slot::*member, bool decays) const;
+  std::vector<at::Tensor> gradients() const;
+  at::Tensor clip_gradients() const;
+  void update(double learning_rate, bool decays);
+  void round_masters() const;
+
+  std::vector<Slot> slots_;
+  AdamWOptions options_;
+};
+
+}  // namespace outrider

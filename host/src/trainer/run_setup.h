@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+#include "outrider/host/trainer.h"
+#include "trainer/optimizer.h"
+#include "trainer/training_state.h"
+
+namespace outrider {
+
+/// What gets gradients, each tensor once. Throws kNotConverted where that is nothing.
+std::vector<AdamW::Parameter> trainable_parameters(const CausalLM& model);
+
+/// Whether a parameter that belongs to no draft is among them.
+bool includes_base(const std::vector<AdamW::Parameter>& parameters, const CausalLM& model);
+
+/// What a resumed run must share with the run it continues.
+Json fixed_options(const TrainOptions& options, int64_t total_steps, const CausalLM& model);
+
+/// What decides whether a resumed run gives the same bits.
+Json environment(at::Device device);
+
+/// Makes an empty run folder. Throws kFileExists where there is something already.
+void create_run_folder(const std::filesystem::path& folder);
+
+/// Throws kInvalidArgument naming each difference.
+void require_same_options(const Json& now, const TrainingState& saved,
+                          const std::filesystem::path& checkpoint);
+
+/// Loads all tensors of a checkpoint folder into the model.
+void restore_weights(CausalLM& model, const std::filesystem::path& checkpoint);
+
+/// The most memory this process ever had in use.
+double peak_memory_mib();
+
+}  // namespace outrider

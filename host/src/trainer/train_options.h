@@ -1,0 +1,14 @@
+#pragma once
+
+#include "outrider/api.h"
+#include "outrider/host/trainer.h"
+
+namespace outrider {
+
+/// Throws kInvalidArgument that names every option with an impossible value.
+OUTRIDER_API void check_options(const TrainOptions& options);
+
+/// Optimizer steps of a run over `batches_per_epoch` batches; 0 when only time ends it.
+OUTRIDER_API int64_t planned_steps(const TrainOptions& options, int64_t batches_per_epoch);
+
+}  // namespace outrider

@@ -1,0 +1,277 @@
+#include "trainer/trainer.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <iostream>
+#include <utility>
+
+#include "outrider/checkpoint/atomic_file.h"
+#include "outrider/error.h"
+#include "outrider/host/checkpoint.h"
+#include "outrider/host/evaluator.h"
+#include "outrider/text.h"
+#include "trainer/interrupt.h"
+#include "trainer/random_state.h"
+#include "trainer/run_setup.h"
+#include "trainer/train_options.h"
+
+namespace outrider {
+namespace {
+
+namespace fs = std::filesystem;
+
+const TrainOptions& checked(const TrainOptions& options) {
+  check_options(options);
+  return options;
+}
+
+std::optional<TokenShards> open_if_given(const fs::path& folder) {
+  if (folder.empty()) return std::nullopt;
+  return TokenShards::open(folder);
+}
+
+AdamWOptions optimizer_options(const TrainOptions& options) {
+  return {options.adam_beta1, options.adam_beta2, options.adam_epsilon, options.weight_decay,
+          options.max_grad_norm};
+}
+
+std::vector<int64_t> flattened(const std::vector<std::vector<int64_t>>& batches) {
+  std::vector<int64_t> all;
+  for (const auto& batch : batches) all.insert(all.end(), batch.begin(), batch.end());
+  return all;
+}
+
+}  // namespace
+
+Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback on_metrics)
+    : model_(model),
+      options_(checked(options)),
+      on_metrics_(std::move(on_metrics)),
+      parameters_(trainable_parameters(model)),
+      trains_base_(includes_base(parameters_, model)),
+      data_(TokenShards::open(options.data)),
+      eval_data_(open_if_given(options.eval_data)),
+      selection_(select_conversations(data_, model, options.max_length)),
+      order_(selection_.conversations, selection_.lengths, options.per_device_train_batch_size,
+             options.seed),
+      cursor_(order_, {}),
+      schedule_{options.lr_scheduler_type, options.warmup_steps,
+                planned_steps(options, order_.batches_per_epoch()), options.warmup_ratio,
+                options.max_seconds},
+      optimizer_(parameters_, optimizer_options(options)),
+      interval_(mode_names(model)) {
+  if (eval_data_) select_conversations(*eval_data_, model, options.max_length);
+  if (options.progress) progress_.emplace(std::cerr, terminal_width(STDERR_FILENO));
+}
+
+Json Trainer::run() {
+  const InterruptScope interrupt;
+  const DraftTrainingScope training_mode(model_);
+  start();
+  for (bool is_last = finished(); !is_last;) {
+    take_step();
+    is_last = finished();
+    after_step(is_last);
+    if (interrupt.requested()) stop_interrupted();
+  }
+  return finish();
+}
+
+void Trainer::start() {
+  seed_generators(model_.device(), options_.seed);
+  if (options_.resume) {
+    resume(newest_checkpoint(options_.output));
+  } else {
+    create_run_folder(options_.output);
+  }
+  log_.emplace(options_.output, step_);
+  if (selection_.skipped > 0) {
+    say(fmt::format("note: {} of {} conversations have no training target in their first {} tokens",
+                    selection_.skipped, data_.size(), options_.max_length));
+  }
+  started_ = Clock::now();
+  share_before_ = share_done();
+  interval_.restart_clock();
+}
+
+void Trainer::resume(const fs::path& checkpoint) {
+  const auto saved = TrainingState::read(checkpoint);
+  require_same_options(fixed_options(options_, schedule_.total_steps, model_), saved, checkpoint);
+  for (const auto& difference : differences(environment(model_.device()), saved.environment)) {
+    say(fmt::format("note: {}: results may differ in their last bits", difference));
+  }
+  restore_weights(model_, checkpoint);
+  optimizer_.load_state(saved.tensors);
+  interval_.load_state(saved.tensors, model_.device());
+  set_random_state(model_.device(), saved.tensors);
+  cursor_ = BatchCursor(order_, saved.position);
+  step_ = saved_step_ = saved.step;
+  elapsed_before_ = saved.elapsed_seconds;
+  say(fmt::format("resuming from {}", in_quotes(checkpoint.string())));
+}
+
+bool Trainer::finished() const {
+  const bool out_of_time = options_.max_seconds > 0 && elapsed_seconds() >= options_.max_seconds;
+  return out_of_time || (schedule_.total_steps > 0 && step_ >= schedule_.total_steps);
+}
+
+ForwardOutput Trainer::forward(const std::vector<int64_t>& conversations) {
+  const auto batch = data_.batch(conversations, options_.max_length);
+  auto input = forward_input(batch, model_.device());
+  input.want_lm_loss = trains_base_;
+  auto output = model_.forward(input);
+  interval_.add(output, count_tokens(batch));
+  return output;
+}
+
+at::Tensor Trainer::learn_from(const std::vector<std::vector<int64_t>>& batches) {
+  at::Tensor mean;
+  for (const auto& conversations : batches) {
+    const auto loss = forward(conversations).loss / static_cast<double>(batches.size());
+    loss.backward();
+    optimizer_.collect_gradients();
+    mean = mean.defined() ? mean + loss.detach() : loss.detach();
+  }
+  return mean;
+}
+
+void Trainer::take_step() {
+  const auto batches = cursor_.next(options_.gradient_accumulation_steps);
+  const auto loss = learn_from(batches);
+  learning_rate_ = options_.learning_rate * schedule_.factor(step_, elapsed_seconds());
+  gradient_norm_ = optimizer_.step(learning_rate_);
+  ++step_;
+  watch_.remember({step_, flattened(batches), loss, gradient_norm_});
+}
+
+void Trainer::after_step(bool is_last) {
+  const bool logs = is_last || every(options_.logging_steps);
+  // Elsewhere than on the CPU a look at each step would wait for it.
+  if (logs || model_.device().is_cpu()) watch_.check();
+  if (logs) log_step();
+  if (progress_ && !logs) progress_->update(progress_report());
+  const auto paused = IntervalMetrics::Clock::now();
+  if (!is_last && every(options_.eval_steps)) evaluate_and_log();
+  if (!is_last && every(options_.save_steps)) save_checkpoint();
+  interval_.leave_out(IntervalMetrics::Clock::now() - paused);
+}
+
+void Trainer::log_step() {
+  metrics_ = interval_.report();
+  metrics_["epoch"] = cursor_.epochs();
+  metrics_["learning_rate"] = learning_rate_;
+  metrics_["grad_norm"] = gradient_norm_.item<double>();
+  metrics_["peak_memory_mib"] = peak_memory_mib();
+  interval_.restart();
+  record(metrics_);
+  if (progress_) progress_->logged(progress_report());
+}
+
+void Trainer::evaluate_and_log() {
+  evaluation_ =
+      evaluate(model_, *eval_data_, options_.per_device_train_batch_size, options_.max_length);
+  record({{"epoch", cursor_.epochs()}, {"eval", evaluation_}});
+  for (const auto& draft : evaluation_["drafts"]) {
+    say(fmt::format("eval at step {}: {} loss {:.4f}, expected acceptance length {:.2f}", step_,
+                    draft["mode"].get<std::string>(), draft["loss"].get<double>(),
+                    draft["expected_acceptance_length"].get<double>()));
+  }
+}
+
+void Trainer::record(Json line) {
+  line["step"] = step_;
+  line["elapsed_seconds"] = elapsed_seconds();
+  log_->append(line);
+  if (on_metrics_) on_metrics_(line);
+}
+
+void Trainer::say(const std::string& text) {
+  if (progress_) progress_->note(text);
+}
+
+TrainingState Trainer::state() const {
+  auto tensors = optimizer_.state();
+  tensors.merge(interval_.state());
+  tensors.merge(random_state(model_.device()));
+  return {step_,
+          cursor_.position(),
+          elapsed_seconds(),
+          fixed_options(options_, schedule_.total_steps, model_),
+          environment(model_.device()),
+          std::move(tensors)};
+}
+
+void Trainer::save_checkpoint() {
+  if (saved_step_ == step_) return;
+  watch_.check();
+  AtomicDirectory checkpoint(checkpoint_path(options_.output, step_), /*replace=*/true);
+  save_pretrained(model_, checkpoint.staging(), {.source = options_.source, .replace = false});
+  state().write(checkpoint.staging());
+  checkpoint.commit();
+  saved_step_ = step_;
+  remove_old_checkpoints(options_.output, options_.save_total_limit);
+}
+
+void Trainer::stop_interrupted() {
+  save_checkpoint();
+  throw Error(ErrorCode::kInterrupted,
+              fmt::format("interrupted after step {}; {} holds everything so far", step_,
+                          in_quotes(checkpoint_path(options_.output, step_).string())),
+              "continue with the same command and --resume");
+}
+
+Json Trainer::finish() {
+  save_pretrained(model_, options_.output / "final",
+                  {.source = options_.source, .replace = options_.resume});
+  if (eval_data_) evaluate_and_log();
+  return summary();
+}
+
+Json Trainer::summary() const {
+  int64_t trained = 0;
+  for (const auto& parameter : parameters_) trained += parameter.tensor.numel();
+  return {{"final", (options_.output / "final").string()},
+          {"steps", step_},
+          {"epochs", cursor_.epochs()},
+          {"elapsed_seconds", elapsed_seconds()},
+          {"trained_parameters", trained},
+          {"conversations", selection_.conversations.size()},
+          {"skipped_conversations", selection_.skipped},
+          {"metrics", metrics_},
+          {"eval", evaluation_}};
+}
+
+double Trainer::elapsed_seconds() const {
+  return elapsed_before_ + std::chrono::duration<double>(Clock::now() - started_).count();
+}
+
+double Trainer::share_done() const {
+  const auto total = static_cast<double>(schedule_.total_steps);
+  const double by_steps = total > 0 ? static_cast<double>(step_) / total : 0;
+  const double by_time = options_.max_seconds > 0 ? elapsed_seconds() / options_.max_seconds : 0;
+  return std::min(1.0, std::max(by_steps, by_time));
+}
+
+ProgressReport Trainer::progress_report() const {
+  ProgressReport report;
+  report.step = step_;
+  report.total_steps = schedule_.total_steps;
+  report.share = share_done();
+  const double rate = (report.share - share_before_) / (elapsed_seconds() - elapsed_before_);
+  if (rate > 0) report.eta_seconds = (1 - report.share) / rate;
+  if (!metrics_.contains("loss")) return report;
+  report.loss = metrics_["loss"].get<double>();
+  report.tokens_per_second = metrics_["tokens_per_second"].get<double>();
+  const auto& steps = metrics_["drafts"].at(0)["steps"];
+  if (!steps.empty()) report.accuracy = steps[0]["accuracy"].get<double>();
+  return report;
+}
+
+Json train(CausalLM& model, const TrainOptions& options, const MetricsCallback& on_metrics) {
+  return Trainer(model, options, on_metrics).run();
+}
+
+}  // namespace outrider

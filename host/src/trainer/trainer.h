@@ -1,0 +1,81 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "outrider/host/token_shards.h"
+#include "outrider/host/trainer.h"
+#include "trainer/batch_order.h"
+#include "trainer/batches.h"
+#include "trainer/finite_watch.h"
+#include "trainer/interval_metrics.h"
+#include "trainer/metrics_log.h"
+#include "trainer/optimizer.h"
+#include "trainer/progress.h"
+#include "trainer/schedule.h"
+#include "trainer/training_state.h"
+
+namespace outrider {
+
+/// One run, from its first step or a checkpoint to its end.
+class Trainer {
+ public:
+  /// Opens and checks everything; writes nothing yet. `options` must outlive the trainer.
+  Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback on_metrics);
+
+  Json run();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void start();
+  void resume(const std::filesystem::path& checkpoint);
+  bool finished() const;
+  void take_step();
+  at::Tensor learn_from(const std::vector<std::vector<int64_t>>& batches);
+  ForwardOutput forward(const std::vector<int64_t>& conversations);
+  void after_step(bool is_last);
+  void log_step();
+  void evaluate_and_log();
+  void save_checkpoint();
+  [[noreturn]] void stop_interrupted();
+  Json finish();
+  Json summary() const;
+
+  void record(Json line);
+  void say(const std::string& text);
+  TrainingState state() const;
+  ProgressReport progress_report() const;
+  double elapsed_seconds() const;
+  double share_done() const;
+  bool every(int64_t steps) const { return steps > 0 && step_ % steps == 0; }
+
+  CausalLM& model_;
+  const TrainOptions& options_;
+  MetricsCallback on_metrics_;
+  std::vector<AdamW::Parameter> parameters_;
+  bool trains_base_;
+  TokenShards data_;
+  std::optional<TokenShards> eval_data_;
+  Selection selection_;
+  BatchOrder order_;
+  BatchCursor cursor_;
+  LrSchedule schedule_;
+  AdamW optimizer_;
+  IntervalMetrics interval_;
+  FiniteWatch watch_;
+  std::optional<ProgressLine> progress_;
+  std::optional<MetricsLog> log_;
+
+  int64_t step_ = 0, saved_step_ = -1;
+  double learning_rate_ = 0, elapsed_before_ = 0, share_before_ = 0;
+  at::Tensor gradient_norm_;
+  Json metrics_, evaluation_;  // the latest
+  Clock::time_point started_ = Clock::now();
+};
+
+}  // namespace outrider

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "outrider/api.h"
+#include "outrider/checkpoint/tensor_io.h"
+#include "outrider/json.h"
+#include "trainer/batch_order.h"
+
+namespace outrider {
+
+/// Everything besides the model that a run continues from: `training_state.json` and
+/// `training_state.safetensors` in a checkpoint folder.
+struct OUTRIDER_API TrainingState {
+  int64_t step = 0;
+  DataPosition position;
+  double elapsed_seconds = 0;
+  Json options = Json::object();      // must be the same on resuming
+  Json environment = Json::object();  // decides whether results are bit-identical
+  TensorMap tensors;                  // optimizer, random generators, running metrics
+
+  void write(const std::filesystem::path& folder) const;
+  /// Throws kFileNotFound, kInvalidFile (naming the key), kIncompatibleCheckpoint for a newer
+  /// format.
+  static TrainingState read(const std::filesystem::path& folder);
+};
+
+/// One text per key that differs: "seed is 1, was 42".
+OUTRIDER_API std::vector<std::string> differences(const Json& now, const Json& before);
+
+/// `run`/checkpoint-STEP.
+OUTRIDER_API std::filesystem::path checkpoint_path(const std::filesystem::path& run, int64_t step);
+
+/// The complete checkpoints of a run, oldest first.
+OUTRIDER_API std::vector<std::filesystem::path> checkpoints(const std::filesystem::path& run);
+
+/// Throws kFileNotFound if there is none.
+OUTRIDER_API std::filesystem::path newest_checkpoint(const std::filesystem::path& run);
+
+/// Deletes all but the newest `keep` checkpoints; 0 keeps all.
+OUTRIDER_API void remove_old_checkpoints(const std::filesystem::path& run, int64_t keep);
+
+}  // namespace outrider

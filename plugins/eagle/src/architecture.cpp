@@ -1,0 +1,120 @@
+#include "architecture.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <set>
+
+#include "outrider/error.h"
+#include "outrider/text.h"
+
+namespace outrider::eagle {
+namespace {
+
+std::vector<std::string> known_keys() {
+  std::vector<std::string> names;
+  for (const auto& field : architecture_schema().fields()) names.push_back(field.name);
+  return names;
+}
+
+// What a draft takes from the base when it is sized like the base's own layers.
+Json sizes_of(const ModelConfig& base) {
+  Json rope = base.rope.parameters;
+  rope["rope_type"] = base.rope.type;
+  rope["rope_theta"] = base.rope.theta;
+  return {{"intermediate_size", base.intermediate_size},
+          {"num_attention_heads", base.num_attention_heads},
+          {"num_key_value_heads", base.num_key_value_heads},
+          {"head_dim", base.head_dim},
+          {"rms_norm_eps", base.rms_norm_eps},
+          {"rope_scaling", std::move(rope)},
+          {"rope_theta", base.rope.theta}};
+}
+
+void note_unknown_keys(const Json& user, std::vector<std::string>& notes) {
+  const auto known = known_keys();
+  for (const auto& [key, value] : user.items()) {
+    if (std::find(known.begin(), known.end(), key) == known.end()) {
+      notes.push_back(fmt::format("eagle_architecture_config.{} is not read; {}", printable(key),
+                                  suggestion(key, known)));
+    }
+  }
+}
+
+void set_draft_vocabulary_size(Json& architecture, const BaseInfo& base) {
+  if (!base.draft_vocabulary.defined()) {
+    if (!architecture.contains("draft_vocab_size")) {
+      architecture["draft_vocab_size"] = base.vocab_size;
+    }
+    return;
+  }
+  const int64_t size = base.draft_vocabulary.size(0);
+  if (architecture.value("draft_vocab_size", size) != size) {
+    throw Error(ErrorCode::kInvalidConfig,
+                fmt::format("eagle_architecture_config.draft_vocab_size is {}, but the draft "
+                            "vocabulary that was given has {} tokens",
+                            architecture["draft_vocab_size"].dump(), size),
+                "leave draft_vocab_size out");
+  }
+  architecture["draft_vocab_size"] = size;
+}
+
+std::vector<int64_t> default_aux_layer_ids(int64_t num_layers) {
+  return {1, std::max<int64_t>(0, num_layers / 2 - 1), std::max<int64_t>(0, num_layers - 4)};
+}
+
+}  // namespace
+
+Json resolve_architecture(const BaseInfo& base, const EagleConfig& config,
+                          std::vector<std::string>& notes) {
+  const auto& user = config.eagle_architecture_config;
+  note_unknown_keys(user, notes);
+  Json architecture = eagle3_architecture();
+  const bool like_base = config.eagle_reuse_base_decoder && base.reference_numerics.empty();
+  if (like_base) architecture.update(sizes_of(base.config));
+  architecture.update(user);
+  architecture["hidden_size"] = base.hidden_size;
+  architecture["vocab_size"] = base.vocab_size;
+  architecture["max_position_embeddings"] = base.config.max_position_embeddings;
+  set_draft_vocabulary_size(architecture, base);
+  auto& rope = architecture["rope_scaling"];
+  if (rope.is_null()) rope = Json::object();
+  if (rope.is_object()) rope.emplace("rope_theta", architecture.value("rope_theta", Json(10000)));
+  return architecture;
+}
+
+Architecture typed_architecture(const Json& architecture) {
+  Json known = Json::object();
+  for (const auto& name : known_keys()) {
+    if (architecture.contains(name)) known[name] = architecture[name];
+  }
+  auto typed = architecture_schema().parse(known);
+  if (typed.num_attention_heads % typed.num_key_value_heads != 0 || typed.head_dim % 2 != 0) {
+    throw Error(ErrorCode::kInvalidConfig,
+                fmt::format("eagle_architecture_config: num_attention_heads ({}) must be a multiple "
+                            "of num_key_value_heads ({}), and head_dim ({}) even",
+                            typed.num_attention_heads, typed.num_key_value_heads, typed.head_dim));
+  }
+  if (typed.draft_vocab_size > typed.vocab_size) {
+    throw Error(ErrorCode::kInvalidConfig,
+                fmt::format("eagle_architecture_config.draft_vocab_size is {}, more than the base's {}",
+                            typed.draft_vocab_size, typed.vocab_size));
+  }
+  return typed;
+}
+
+std::vector<int64_t> aux_layer_ids(const Architecture& architecture, int64_t num_layers) {
+  const auto& chosen = architecture.eagle_aux_hidden_state_layer_ids;
+  const auto ids = chosen.empty() ? default_aux_layer_ids(num_layers) : chosen;
+  const std::set<int64_t> ordered(ids.begin(), ids.end());
+  if (*ordered.begin() < 0 || *ordered.rbegin() >= num_layers) {
+    throw Error(ErrorCode::kInvalidConfig,
+                fmt::format("eagle reads the layers {}, but the base has {} layers (0 to {})", ids,
+                            num_layers, num_layers - 1),
+                "set eagle_architecture_config.eagle_aux_hidden_state_layer_ids");
+  }
+  return {ordered.begin(), ordered.end()};
+}
+
+}  // namespace outrider::eagle

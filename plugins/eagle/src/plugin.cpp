@@ -1,0 +1,9 @@
+#include "outrider/sdk/plugin.h"
+
+#include "double_norm_concat.h"
+#include "eagle_mode.h"
+
+OUTRIDER_PLUGIN(registrar) {
+  outrider::eagle::register_double_norm_concat();
+  registrar.add(std::make_unique<outrider::eagle::EagleMode>());
+}

@@ -1,0 +1,69 @@
+#include "step_losses.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+namespace outrider::eagle {
+namespace {
+
+// By the position of the token that the mask entry belongs to, [B,S].
+at::Tensor token_mask(const TrainBatch& batch, const Numerics& numerics) {
+  TrainBatch seen = batch;
+  if (numerics.ignores_labels) seen.labels = at::Tensor();
+  if (numerics.ignores_attention_mask ||
+      (numerics.mask_gates_successor && batch.loss_mask.defined())) {
+    seen.attention_mask = at::Tensor();
+  }
+  return token_targets(seen).mask;
+}
+
+// Row q is gated by the mask of the token it predicts, q+2, or in the reference by that of q+1.
+at::Tensor row_weights(const TrainBatch& batch, const Numerics& numerics) {
+  const auto mask = token_mask(batch, numerics);
+  if (numerics.mask_gates_successor) return mask.slice(1, 1);
+  const auto last = at::zeros({mask.size(0), 1}, mask.options());
+  return at::cat({mask.slice(1, 2), last}, 1).slice(1, 0, mask.size(1) - 1);
+}
+
+}  // namespace
+
+TrainedRows trained_rows(const TrainBatch& batch, const Numerics& numerics) {
+  const auto weights = row_weights(batch, numerics);
+  const int64_t per_sequence = weights.size(1);
+  const auto flat = weights.flatten();
+  const auto index = flat.is_cpu() ? flat.nonzero().flatten()
+                                   : at::arange(flat.size(0), flat.options().dtype(at::kLong));
+  return {at::floor_divide(index, per_sequence), at::remainder(index, per_sequence),
+          flat.index_select(0, index)};
+}
+
+at::Tensor step_weights(const TrainedRows& rows, int64_t steps) {
+  const auto step = at::arange(steps, rows.position.options()).unsqueeze(1);
+  return rows.weight.unsqueeze(0) * rows.position.unsqueeze(0).ge(step);
+}
+
+at::Tensor gather_rows(const std::vector<at::Tensor>& steps, const TrainedRows& rows) {
+  std::vector<at::Tensor> gathered;
+  for (size_t k = 0; k < steps.size(); ++k) {
+    const int64_t size = steps[k].size(1);
+    const auto offset = (rows.position - static_cast<int64_t>(k)).clamp_min(0);
+    gathered.push_back(steps[k].flatten(0, 1).index_select(0, rows.sequence * size + offset));
+  }
+  return at::stack(gathered);
+}
+
+std::vector<StepMetrics> step_metrics(const at::Tensor& loss, const at::Tensor& correct,
+                                      const at::Tensor& overlap, const at::Tensor& weights) {
+  const auto count = weights.sum(1);
+  const auto losses = (loss * weights).sum(1) / (count + 1e-5);
+  const auto accuracies = (correct * weights).sum(1) / count.clamp_min(1.0);
+  const auto overlaps = (overlap * weights).sum(1) / count.clamp_min(1.0);
+  std::vector<StepMetrics> metrics;
+  for (int64_t k = 0; k < weights.size(0); ++k) {
+    metrics.push_back({fmt::format("parallel_0_step_{}", k), losses[k], accuracies[k], overlaps[k],
+                       count[k]});
+  }
+  return metrics;
+}
+
+}  // namespace outrider::eagle

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "outrider/medusa/medusa_config.h"
+#include "outrider/model/base_info.h"
+#include "outrider/model/draft.h"
+#include "outrider/nn/linear.h"
+
+namespace outrider::medusa {
+
+/// One head: residual blocks, then a projection to the vocabulary.
+class MedusaHead : public torch::nn::Module {
+ public:
+  MedusaHead(const BaseInfo& base, int64_t num_layers);
+
+  /// rows [...,h] → [...,h], what the projection reads.
+  at::Tensor forward(const at::Tensor& rows) const;
+  const at::Tensor& projection() const { return projection_->weight; }  // [V,h]
+
+ private:
+  std::vector<std::shared_ptr<nn::Linear>> blocks_;
+  std::shared_ptr<nn::Linear> projection_;
+};
+
+/// Medusa (arXiv 2401.10774): head i predicts the token i+2 positions after the base's hidden state.
+class MedusaDraft : public Draft {
+ public:
+  MedusaDraft(const BaseInfo& base, const MedusaConfig& config);
+
+  HiddenStateRequest hidden_states_needed() const override;
+  DraftLoss loss(const BaseOutputs& base, const TrainBatch& batch) override;
+
+ private:
+  MedusaConfig config_;
+  std::vector<std::shared_ptr<MedusaHead>> heads_;
+};
+
+}  // namespace outrider::medusa

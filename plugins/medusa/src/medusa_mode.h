@@ -1,0 +1,18 @@
+#pragma once
+
+#include "medusa_draft.h"
+#include "outrider/sdk/simple_mode.h"
+
+namespace outrider::medusa {
+
+class MedusaMode : public SimpleMode<MedusaDraft, MedusaConfig> {
+ public:
+  MedusaMode();
+
+  Conversion convert(const BaseInfo& base, const Json& config) const override;
+
+ protected:
+  std::vector<BaseEdit> base_edits(const MedusaConfig& config) const override;
+};
+
+}  // namespace outrider::medusa

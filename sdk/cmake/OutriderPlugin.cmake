@@ -1,0 +1,127 @@
+# outrider_add_plugin(NAME name VERSION 1.2.3 MODES mode… SOURCES file.cpp…
+#                     [CUDA file.cu… STUB no_file.cpp…] [INCLUDE dir] [OUTPUT_DIRECTORY dir])
+#
+# Builds NAME.outrider.so (target outrider_plugin_NAME) and, for tests that link the plugin's code
+# directly, an object library of the same sources (outrider_plugin_NAME_objects).
+#   MODES             what the plugin's entry function registers, exactly
+#   CUDA, STUB        kernels, and a source with the same symbols for builds without CUDA
+#   INCLUDE           folder of the plugin's public headers
+#   OUTPUT_DIRECTORY  default: lib/outrider/plugins of the build tree, whose lock file the build writes
+
+# Must match what the host's stamp reader accepts.
+function(_outrider_check_plugin_arguments)
+  if(ARG_UNPARSED_ARGUMENTS)
+    list(JOIN ARG_UNPARSED_ARGUMENTS " " unknown)
+    message(FATAL_ERROR "outrider_add_plugin: unknown arguments: ${unknown}")
+  endif()
+  foreach(required NAME VERSION MODES SOURCES)
+    if(NOT ARG_${required})
+      message(FATAL_ERROR "outrider_add_plugin: ${required} is missing")
+    endif()
+  endforeach()
+  foreach(name ${ARG_NAME} ${ARG_MODES})
+    string(LENGTH ${name} length)
+    if(NOT name MATCHES "^[a-z][a-z0-9_]*$" OR length GREATER 63)
+      message(FATAL_ERROR "outrider_add_plugin: '${name}' is no valid name for a plugin or mode: "
+                          "accepted are lower-case letters, digits and '_', a letter first, at most 63")
+    endif()
+  endforeach()
+  string(LENGTH ${ARG_VERSION} length)
+  set(number "(0|[1-9][0-9]*)")
+  if(NOT ARG_VERSION MATCHES "^${number}\\.${number}\\.${number}(-[0-9A-Za-z.-]+)?$" OR length GREATER 31)
+    message(FATAL_ERROR "outrider_add_plugin: VERSION ${ARG_VERSION} of plugin ${ARG_NAME} is no "
+                        "semantic version such as 1.2.3 or 1.2.3-rc.1")
+  endif()
+  list(LENGTH ARG_MODES given)
+  list(REMOVE_DUPLICATES ARG_MODES)
+  list(LENGTH ARG_MODES distinct)
+  if(NOT given EQUAL distinct)
+    message(FATAL_ERROR "outrider_add_plugin: plugin ${ARG_NAME} names a mode twice")
+  endif()
+  if((ARG_CUDA AND NOT ARG_STUB) OR (ARG_STUB AND NOT ARG_CUDA))
+    message(FATAL_ERROR "outrider_add_plugin: plugin ${ARG_NAME} must give both CUDA and STUB, or "
+                        "neither: the stub replaces the kernels in builds without CUDA")
+  endif()
+endfunction()
+
+function(_outrider_add_plugin_objects objects)
+  add_library(${objects} OBJECT ${ARG_SOURCES})
+  set_target_properties(${objects} PROPERTIES
+    CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF POSITION_INDEPENDENT_CODE ON
+    CXX_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+  target_link_libraries(${objects} PUBLIC outrider::sdk LibTorch::cpu)
+  if(ARG_INCLUDE)
+    target_include_directories(${objects} PUBLIC ${ARG_INCLUDE})
+  endif()
+  if(ARG_CUDA)
+    outrider_target_backend(${objects} CUDA ${ARG_CUDA} STUB ${ARG_STUB})
+  endif()
+  if(COMMAND outrider_use_pch)
+    outrider_use_pch(${objects})
+  endif()
+endfunction()
+
+# Sets `result` in the caller to the path of the plugin's stamp source.
+function(_outrider_write_stamp objects result)
+  list(JOIN ARG_MODES "," modes)
+  set(cuda_version 0)
+  set(cuda_archs "")
+  if(ARG_CUDA AND OUTRIDER_WITH_CUDA)
+    math(EXPR cuda_version "${CUDAToolkit_VERSION_MAJOR} * 1000 + ${CUDAToolkit_VERSION_MINOR} * 10")
+    get_target_property(cuda_archs ${objects} CUDA_ARCHITECTURES)
+  endif()
+  set(source ${CMAKE_CURRENT_BINARY_DIR}/${ARG_NAME}_stamp.cpp)
+  configure_file(${CMAKE_CURRENT_FUNCTION_LIST_DIR}/plugin_stamp.cpp.in ${source} @ONLY)
+  set(${result} ${source} PARENT_SCOPE)
+endfunction()
+
+function(_outrider_set_plugin_link_options target)
+  set(map ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/plugin.map)
+  set_target_properties(${target} PROPERTIES LINK_DEPENDS ${map} LINKER_LANGUAGE CXX
+    SKIP_BUILD_RPATH ON INSTALL_RPATH "" INSTALL_RPATH_USE_LINK_PATH OFF)
+  target_link_options(${target} PRIVATE
+    LINKER:--version-script=${map} LINKER:--require-defined=outrider_plugin_register_v1
+    LINKER:-z,nodelete LINKER:-z,now LINKER:-z,relro LINKER:-z,noexecstack LINKER:-z,defs)
+endfunction()
+
+function(_outrider_write_plugin_lock directory)
+  if(TARGET outrider)
+    get_property(plugins GLOBAL PROPERTY OUTRIDER_LOCKED_PLUGINS)
+    add_custom_command(OUTPUT ${directory}/plugins.lock.json
+      COMMAND $<TARGET_FILE:outrider> plugin lock ${directory}
+      DEPENDS outrider ${plugins} VERBATIM)
+    add_custom_target(outrider_plugin_lock ALL DEPENDS ${directory}/plugins.lock.json)
+  endif()
+endfunction()
+
+# The lock needs every plugin, so it is added when the whole project has been read.
+function(_outrider_lock_plugin target directory)
+  get_property(plugins GLOBAL PROPERTY OUTRIDER_LOCKED_PLUGINS)
+  if(NOT plugins)
+    cmake_language(EVAL CODE "cmake_language(DEFER DIRECTORY [[${CMAKE_SOURCE_DIR}]]
+      CALL _outrider_write_plugin_lock [[${directory}]])")
+  endif()
+  set_property(GLOBAL APPEND PROPERTY OUTRIDER_LOCKED_PLUGINS ${target})
+endfunction()
+
+function(outrider_add_plugin)
+  cmake_parse_arguments(PARSE_ARGV 0 ARG "" "NAME;VERSION;INCLUDE;OUTPUT_DIRECTORY"
+                        "MODES;SOURCES;CUDA;STUB")
+  _outrider_check_plugin_arguments()
+  set(target outrider_plugin_${ARG_NAME})
+  set(directory ${CMAKE_BINARY_DIR}/lib/outrider/plugins)
+  if(ARG_OUTPUT_DIRECTORY)
+    set(directory ${ARG_OUTPUT_DIRECTORY})
+  else()
+    _outrider_lock_plugin(${target} ${directory})
+  endif()
+
+  _outrider_add_plugin_objects(${target}_objects)
+  _outrider_write_stamp(${target}_objects stamp_source)
+  add_library(${target} MODULE ${stamp_source})
+  set_target_properties(${target} PROPERTIES
+    CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF CXX_VISIBILITY_PRESET hidden
+    PREFIX "" OUTPUT_NAME ${ARG_NAME} SUFFIX .outrider.so LIBRARY_OUTPUT_DIRECTORY ${directory})
+  target_link_libraries(${target} PRIVATE ${target}_objects outrider::sdk LibTorch::cpu)
+  _outrider_set_plugin_link_options(${target})
+endfunction()

@@ -1,0 +1,179 @@
+#include "outrider/checkpoint/safetensors.h"
+#include "support.h"
+
+namespace outrider {
+namespace {
+
+namespace fs = std::filesystem;
+using test::check_error;
+using test::put;
+using test::TemporaryFolder;
+
+constexpr const char* kIndex = "model.safetensors.index.json";
+constexpr const char* kFirst = "model-00001-of-00002.safetensors";
+constexpr const char* kSecond = "model-00002-of-00002.safetensors";
+
+void put_tensors(const fs::path& path, const std::vector<std::string>& names) {
+  std::map<std::string, TensorView> tensors;
+  for (const auto& name : names) {
+    tensors[name] = {"U8", {static_cast<int64_t>(name.size())}, std::as_bytes(std::span(name))};
+  }
+  write_safetensors(path, tensors);
+}
+
+std::string index_of(const std::string& weight_map) {
+  return R"({"metadata":{"total_size":6},"weight_map":)" + weight_map + "}";
+}
+
+/// Two shards, the first with a and b, the second with c, and an index that says so.
+class ShardedFolder : public TemporaryFolder {
+ public:
+  ShardedFolder() {
+    put_tensors(*this / kFirst, {"a", "b"});
+    put_tensors(*this / kSecond, {"c"});
+    put_index(R"({"a":")" + std::string(kFirst) + R"(","b":")" + kFirst + R"(","c":")" + kSecond +
+              R"("})");
+  }
+  void put_index(const std::string& weight_map) { put(*this / kIndex, index_of(weight_map)); }
+};
+
+std::string text_of(const SafetensorsFolder::Entry& entry) {
+  return {reinterpret_cast<const char*>(entry.view->bytes.data()), entry.view->bytes.size()};
+}
+
+TEST_CASE("a folder with one file gives its tensors") {
+  const TemporaryFolder folder;
+  put_tensors(folder / "model.safetensors", {"a", "b"});
+  const auto opened = SafetensorsFolder::open(folder.path());
+  REQUIRE(opened.tensors().size() == 2);
+  CHECK(text_of(opened.tensors().at("b")) == "b");
+}
+
+TEST_CASE("a single file wins over an index") {
+  ShardedFolder folder;
+  put_tensors(folder / "model.safetensors", {"x"});
+  CHECK(SafetensorsFolder::open(folder.path()).tensors().contains("x"));
+}
+
+TEST_CASE("shards give their tensors together") {
+  const ShardedFolder folder;
+  const auto opened = SafetensorsFolder::open(folder.path());
+  REQUIRE(opened.tensors().size() == 3);
+  CHECK(opened.tensors().at("a").file->path() == folder / kFirst);
+  CHECK(opened.tensors().at("c").file->path() == folder / kSecond);
+  CHECK(text_of(opened.tensors().at("c")) == "c");
+}
+
+TEST_CASE("a folder of links is read, as a hub cache is one") {
+  const ShardedFolder blobs;
+  const TemporaryFolder folder;
+  for (const char* name : {kIndex, kFirst, kSecond}) {
+    fs::create_symlink(blobs / name, folder / name);
+  }
+  CHECK(SafetensorsFolder::open(folder.path()).tensors().size() == 3);
+}
+
+TEST_CASE("a link without its target is named") {
+  const TemporaryFolder folder;
+  fs::create_symlink("../blobs/gone", folder / "model.safetensors");
+  check_error(ErrorCode::kFileNotFound, "/model.safetensors' does not exist",
+              [&] { SafetensorsFolder::open(folder.path()); });
+}
+
+TEST_CASE("an index may not point outside of its folder") {
+  for (const char* shard : {"../x.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "..", "",
+                            ".x.safetensors", "x.bin", "./x.safetensors", "x.safetensors/",
+                            "../../\\u0000.safetensors", "x\\u0000.safetensors"}) {
+    CAPTURE(shard);
+    ShardedFolder folder;
+    folder.put_index(R"({"a":")" + std::string(shard) + "\"}");
+    check_error(ErrorCode::kInvalidFile, "tensor 'a' is placed in \"",
+                [&] { SafetensorsFolder::open(folder.path()); });
+  }
+}
+
+TEST_CASE("an index of another form is refused") {
+  const std::pair<std::string, const char*> rows[] = {
+      {"[]", "no weight_map object"},
+      {"{}", "no weight_map object"},
+      {index_of("[]"), "no weight_map object"},
+      {index_of(R"({"a":1})"), "tensor 'a' is placed in 1"},
+      {index_of(R"({"a":"x.safetensors","a":"y.safetensors"})"), "the key 'a' occurs twice"},
+      {"{", "line 1"},
+  };
+  for (const auto& [text, part] : rows) {
+    const TemporaryFolder folder;
+    put(folder / kIndex, text);
+    const auto message =
+        check_error(ErrorCode::kInvalidFile, part, [&] { SafetensorsFolder::open(folder.path()); });
+    CHECK(message.find(kIndex) != message.npos);
+  }
+}
+
+TEST_CASE("every disagreement of an index with its shards is reported") {
+  ShardedFolder folder;
+  folder.put_index(R"({"a":")" + std::string(kSecond) + R"(","b":")" + kFirst + R"(","d":")" +
+                   kSecond + R"("})");
+  const auto message = check_error(ErrorCode::kInvalidFile, "disagrees with its shards:", [&] {
+    SafetensorsFolder::open(folder.path());
+  });
+  const std::string first = std::string("'") + kFirst + "'",
+                    second = std::string("'") + kSecond + "'";
+  CHECK(message.ends_with("\n  " + first + " holds 'a', which the index does not place there" +
+                          "\n  " + second + " lacks 'a'" + "\n  " + second + " lacks 'd'" + "\n  " +
+                          second + " holds 'c', which the index does not place there"));
+}
+
+TEST_CASE("every missing shard is named") {
+  ShardedFolder folder;
+  fs::remove(folder / kFirst);
+  fs::remove(folder / kSecond);
+  const auto message = check_error(ErrorCode::kFileNotFound, "lacks 2 of the 2 files",
+                                   [&] { SafetensorsFolder::open(folder.path()); });
+  CHECK(message.ends_with(":\n  '" + std::string(kFirst) + "'\n  '" + kSecond + "'"));
+}
+
+TEST_CASE("a damaged shard is named") {
+  const ShardedFolder folder;
+  put(folder / kSecond, "short");
+  check_error(ErrorCode::kInvalidFile, std::string(kSecond) + "': too short",
+              [&] { SafetensorsFolder::open(folder.path()); });
+}
+
+std::string hint_for(const fs::path& folder) {
+  try {
+    SafetensorsFolder::open(folder);
+  } catch (const Error& error) {
+    CHECK(error.code() == ErrorCode::kFileNotFound);
+    return error.hint();
+  }
+  FAIL("opened");
+  return {};
+}
+
+TEST_CASE("a folder without tensors says what was looked for and what to do") {
+  const TemporaryFolder folder;
+  check_error(ErrorCode::kFileNotFound,
+              "has neither model.safetensors nor model.safetensors.index.json",
+              [&] { SafetensorsFolder::open(folder.path()); });
+  CHECK(hint_for(folder.path()) ==
+        "name the folder of a Hugging Face checkpoint in safetensors format");
+  put(folder / "pytorch_model-00001-of-00002.bin", "");
+  CHECK(hint_for(folder.path()).starts_with("'pytorch_model-00001-of-00002.bin' is not read"));
+  put(folder / "Q4.gguf", "");
+  const auto hint = hint_for(folder.path());
+  CHECK(hint.starts_with("'Q4.gguf' is not read; convert it"));
+  CHECK(hint.find("gguf_file='Q4.gguf'") != hint.npos);
+}
+
+TEST_CASE("what is no folder is refused") {
+  const TemporaryFolder folder;
+  put(folder / "file", "");
+  for (const char* name : {"none", "file"}) {
+    check_error(ErrorCode::kFileNotFound, std::string(name) + "' is not a folder",
+                [&] { SafetensorsFolder::open(folder / name); });
+  }
+}
+
+}  // namespace
+}  // namespace outrider

@@ -1,0 +1,133 @@
+#include <ATen/ATen.h>
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include "device.h"
+#include "outrider/ops/attention.h"
+
+namespace outrider::testing {
+namespace {
+
+struct Case {
+  int64_t heads, kv_heads, length, head_dim;
+  int diagonals;
+  bool masked;
+};
+
+struct AttentionInputs {
+  std::vector<at::Tensor> tensors;  // query, prefix key and value, then per diagonal key and value
+  at::Tensor key_mask;
+  std::vector<at::Tensor> diagonal_masks;
+  at::Tensor grad;
+
+  AttentionInputs to(at::Device device, at::ScalarType type) const {
+    AttentionInputs moved;
+    for (const auto& tensor : tensors) {
+      moved.tensors.push_back(tensor.to(device, type).requires_grad_());
+    }
+    moved.key_mask = key_mask.defined() ? key_mask.to(device) : key_mask;
+    for (const auto& mask : diagonal_masks) moved.diagonal_masks.push_back(mask.to(device));
+    moved.grad = grad.to(device, type);
+    return moved;
+  }
+};
+
+AttentionInputs random_inputs(const Case& c, at::ScalarType type) {
+  constexpr int64_t kBatch = 2;
+  AttentionInputs inputs;
+  const auto add = [&](int64_t heads) {
+    inputs.tensors.push_back(at::randn({kBatch, heads, c.length, c.head_dim}).to(type));
+  };
+  add(c.heads);
+  for (int i = 0; i < 2 + 2 * c.diagonals; ++i) add(c.kv_heads);
+  if (c.masked) {  // holes, and the first key of the second sequence: its first query has no prefix
+    inputs.key_mask = at::rand({kBatch, c.length}) > 0.3;
+    inputs.key_mask[1][0] = false;
+    for (int d = 0; d < c.diagonals; ++d) {
+      inputs.diagonal_masks.push_back(at::rand({kBatch, c.length}) > 0.3);
+    }
+  }
+  inputs.grad = at::randn({kBatch, c.heads, c.length, c.head_dim}).to(type);
+  return inputs;
+}
+
+// The output and the gradients of all inputs.
+std::vector<at::Tensor> run(const AttentionInputs& in) {
+  std::vector<ops::DiagonalKeys> diagonals;
+  for (size_t i = 3; i < in.tensors.size(); i += 2) {
+    diagonals.push_back({in.tensors[i], in.tensors[i + 1]});
+  }
+  const auto output = ops::prefix_diagonal_attention(in.tensors[0], in.tensors[1], in.tensors[2],
+                                                     diagonals, in.key_mask, in.diagonal_masks);
+  auto results = torch::autograd::grad({output}, in.tensors, {in.grad});
+  results.insert(results.begin(), output.detach());
+  return results;
+}
+
+void check_case(const Case& c, at::ScalarType type) {
+  const auto inputs = random_inputs(c, type);
+  const auto actual = run(inputs.to(at::kCUDA, type));
+  const auto expected = run(inputs.to(at::kCPU, at::kDouble));
+  const double limit = type == at::kFloat ? 2e-4 : 3e-2;
+  for (size_t i = 0; i < actual.size(); ++i) {
+    CAPTURE(fmt::format("{} of {} heads, {} kv, S {}, D {}, {} diagonals, masked {}: result {}",
+                        c10::toString(type), c.heads, c.kv_heads, c.length, c.head_dim, c.diagonals,
+                        c.masked, i));
+    CHECK(type_name(actual[i]) == c10::toString(type));
+    CHECK(difference(actual[i], expected[i], 1) < limit);
+  }
+}
+
+void check_heads(int64_t heads, int64_t kv_heads) {
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    for (const int64_t head_dim : {64, 80, 128}) {
+      for (const int64_t length : {1, 33, 200}) {
+        for (const int diagonals : {0, 1, 3}) {
+          for (const bool masked : {false, true}) {
+            check_case({heads, kv_heads, length, head_dim, diagonals, masked}, type);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("prefix and diagonal attention on the device agrees with float64 on the cpu") {
+  if (skip_without_device()) return;
+  at::manual_seed(5);
+  check_heads(4, 4);
+}
+
+TEST_CASE("prefix and diagonal attention shares keys between the queries of a group") {
+  if (skip_without_device()) return;
+  at::manual_seed(6);
+  check_heads(6, 2);
+}
+
+TEST_CASE("attention works on slices, as the lag of training-time test makes them") {
+  if (skip_without_device()) return;
+  at::manual_seed(7);
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    const auto inputs = random_inputs({4, 2, 70, 64, 1, false}, type);
+    const auto lagged = [](const AttentionInputs& in) {
+      auto sliced = in;
+      for (size_t i = 0; i < in.tensors.size(); ++i) {
+        const bool is_prefix = i == 1 || i == 2;
+        sliced.tensors[i] = is_prefix ? in.tensors[i].slice(2, 0, 67) : in.tensors[i].slice(2, 3);
+      }
+      sliced.grad = in.grad.slice(2, 3);
+      return run(sliced);
+    };
+    const auto actual = lagged(inputs.to(at::kCUDA, type));
+    const auto expected = lagged(inputs.to(at::kCPU, at::kDouble));
+    for (size_t i = 0; i < actual.size(); ++i) {
+      CAPTURE(i);
+      CHECK(difference(actual[i], expected[i], 1) < (type == at::kFloat ? 2e-4 : 3e-2));
+    }
+  }
+}
+
+}  // namespace outrider::testing

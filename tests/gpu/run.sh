@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Checks a bundle on a machine with a CUDA device: gpu_tests, then a model from conversion to training.
+#
+#   run.sh WORK_FOLDER [BASE SHARDS]
+#
+# Lies in the bundle's share/outrider/gpu (elsewhere: BUNDLE=FOLDER run.sh …). Without a base model and
+# its token shards it makes a small random one. Needs the Python packages torch, numpy and safetensors.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+bundle=$(cd "${BUNDLE:-$here/../../..}" && pwd)
+outrider=$bundle/bin/outrider
+python=${OUTRIDER_PYTHON:-python3}
+
+if (($# != 1 && $# != 3)); then
+  sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+fi
+mkdir -p "$1"
+work=$(cd "$1" && pwd)
+base=${2:-$work/base}
+shards=${3:-$work/shards}
+
+say() { printf '\n== %s\n' "$*"; }
+check() { PYTHONPATH=$bundle/lib/outrider/python "$python" "$here/gpu_check.py" "$@"; }
+
+# compare_devices FOLDER: loss and every gradient, CUDA against the CPU, both in float32.
+compare_devices() {
+  local device
+  for device in cpu cuda; do
+    "$outrider" forward "$1" --batch "$work/batch.safetensors" --out "$1.$device.safetensors" \
+      --train --gradients --device "$device" --dtype float32
+  done
+  check compare "$1.cuda.safetensors" "$1.cpu.safetensors"
+}
+
+# try_mode NAME CONVERT_ARGUMENT…
+try_mode() {
+  local mode=$1
+  local folder=$work/$mode
+  say "$mode: convert"
+  rm -rf "$folder" "$folder.run"
+  "$outrider" convert "$base" "${@:2}" --out "$folder"
+  say "$mode: CUDA against the CPU"
+  compare_devices "$folder"
+  say "$mode: 30 steps in bfloat16"
+  "$outrider" train "$folder" --data "$shards" --out "$folder.run" --device cuda --dtype bfloat16 \
+    --max-steps 30 --logging-steps 1 --learning-rate 1e-3 --lr-scheduler-type constant
+  check losses "$folder.run/metrics.jsonl"
+}
+
+say "machine"
+nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
+"$outrider" --version
+
+say "gpu_tests"
+"$bundle/bin/gpu_tests"
+
+if (($# == 1)); then check base "$work"; fi
+check batch "$base" "$work/batch.safetensors"
+try_mode eagle --mode eagle --preset eagle3
+try_mode medusa --mode medusa
+say "everything agrees"

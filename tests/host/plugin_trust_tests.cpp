@@ -1,0 +1,142 @@
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "outrider/host/plugin_file.h"
+#include "outrider/host/plugin_lock.h"
+#include "plugin_fixtures.h"
+
+namespace outrider {
+namespace {
+
+using namespace testing;
+using std::filesystem::path;
+using std::filesystem::perms;
+
+path copy_probe(const path& folder) {
+  const auto copy = folder / "probe.outrider.so";
+  write_bytes(copy, read_bytes(built_plugin("probe")));
+  return copy;
+}
+
+void check_untrusted(const path& file, const std::string& part) {
+  check_error(ErrorCode::kPluginUntrusted, part, [&] { PluginFile::open(file); });
+}
+
+TEST_CASE("a plugin in a private folder below the sticky temporary folder is trusted") {
+  TemporaryFolder folder;
+  const auto copy = copy_probe(folder.path());
+  const auto file = PluginFile::open(copy);
+  file.check();
+  CHECK(file.info().name == "probe");
+  CHECK(file.info().version == SemVer::parse("0.1.0"));
+  CHECK(file.info().modes == std::vector<std::string>{"probe"});
+  CHECK(file.info().sha256 == sha256_of_file(copy));
+  CHECK(file.info().torch_build == "2.11.0");
+  CHECK(sha256_of_file(file.descriptor_path()) == file.info().sha256);
+}
+
+TEST_CASE("a file that others can write to is not trusted") {
+  TemporaryFolder folder;
+  const auto copy = copy_probe(folder.path());
+  std::filesystem::permissions(copy, perms{0664});
+  check_untrusted(copy, "probe.outrider.so can be written to by its group");
+  std::filesystem::permissions(copy, perms{0646});
+  check_untrusted(copy, "probe.outrider.so can be written to by everyone");
+}
+
+TEST_CASE("a folder above the file that others can write to is not trusted") {
+  TemporaryFolder folder;
+  std::filesystem::create_directories(folder / "shared" / "own");
+  const auto copy = copy_probe(folder / "shared" / "own");
+  std::filesystem::permissions(folder / "shared", perms{0775});
+  check_untrusted(copy, "/shared can be written to by its group");
+  std::filesystem::permissions(folder / "shared", perms{0777});
+  check_untrusted(copy, "/shared can be written to by everyone");
+  std::filesystem::permissions(folder / "shared", perms{0755});
+  CHECK_NOTHROW(PluginFile::open(copy));
+}
+
+TEST_CASE("all reasons for distrust come at once") {
+  TemporaryFolder folder;
+  const auto copy = copy_probe(folder.path());
+  std::filesystem::permissions(copy, perms{0666});
+  std::filesystem::permissions(folder.path(), perms{0770});
+  check_untrusted(copy,
+                  "by everyone; " + folder.path().string() + " can be written to by its group");
+}
+
+TEST_CASE("a symbolic link is not followed to a plugin, but in the folders above it") {
+  TemporaryFolder folder;
+  std::filesystem::create_directory(folder / "real");
+  const auto copy = copy_probe(folder / "real");
+  std::filesystem::create_symlink(copy, folder / "link.outrider.so");
+  check_untrusted(folder / "link.outrider.so", "it is a symbolic link");
+  std::filesystem::create_directory_symlink(folder / "real", folder / "alias");
+  CHECK_NOTHROW(PluginFile::open(folder / "alias" / "probe.outrider.so"));
+  std::filesystem::permissions(folder / "real", perms{0777});
+  check_untrusted(folder / "alias" / "probe.outrider.so", "/real can be written to by everyone");
+}
+
+TEST_CASE("what is no regular file is not trusted, and a pipe does not block") {
+  TemporaryFolder folder;
+  std::filesystem::create_directory(folder / "folder.outrider.so");
+  check_untrusted(folder / "folder.outrider.so", "it is no regular file");
+  const auto pipe = folder / "pipe.outrider.so";
+  REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
+  check_untrusted(pipe, "it is no regular file");
+}
+
+TEST_CASE("another user's file is not trusted") {
+  if (geteuid() != 0) return;  // only root can give a file away
+  TemporaryFolder folder;
+  const auto copy = copy_probe(folder.path());
+  REQUIRE(chown(copy.c_str(), 12345, 0) == 0);
+  check_untrusted(copy, "belongs to user 12345");
+}
+
+TEST_CASE("a missing plugin file or folder is named") {
+  TemporaryFolder folder;
+  check_error(ErrorCode::kPluginNotFound, "none.outrider.so: No such file",
+              [&] { PluginFile::open(folder / "none.outrider.so"); });
+  check_error(ErrorCode::kPluginNotFound, "none/x.outrider.so: No such file",
+              [&] { PluginFile::open(folder / "none" / "x.outrider.so"); });
+}
+
+TEST_CASE("a file over 1 GiB is not read") {
+  TemporaryFolder folder;
+  const auto copy = copy_probe(folder.path());
+  std::filesystem::resize_file(copy, (1ull << 30) + 1);
+  check_untrusted(copy, "it has 1073741825 bytes");
+}
+
+TEST_CASE("a shared library without one stamp is no plugin") {
+  TemporaryFolder folder;
+  const auto copy = copy_probe(folder.path());
+  auto bytes = read_bytes(copy);
+  edit_segments(bytes, [](Elf64_Phdr& segment) {
+    if (segment.p_type == PT_NOTE) segment.p_type = PT_NULL;
+  });
+  write_bytes(copy, bytes);
+  const auto without = PluginFile::open(copy);
+  check_error(ErrorCode::kPluginNoStamp, "it has no stamp", [&] { without.check(); });
+}
+
+TEST_CASE("a file with two stamps is refused") {
+  TemporaryFolder folder;
+  const auto copy = copy_probe(folder.path());
+  auto bytes = read_bytes(copy);
+  Elf64_Phdr note{};
+  edit_segments(bytes, [&](Elf64_Phdr& segment) {
+    if (segment.p_type == PT_NOTE) note = segment;
+  });
+  edit_segments(bytes, [&](Elf64_Phdr& segment) {
+    if (segment.p_type == PT_GNU_STACK) segment = note;
+  });
+  write_bytes(copy, bytes);
+  const auto twice = PluginFile::open(copy);
+  check_error(ErrorCode::kPluginBadStamp, "it has 2 stamps instead of one", [&] { twice.check(); });
+}
+
+}  // namespace
+}  // namespace outrider

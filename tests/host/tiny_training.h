@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "outrider/error.h"
+#include "outrider/model/causal_lm.h"
+
+namespace outrider::testing {
+
+/// A folder that is removed with the object.
+class TemporaryFolder {
+ public:
+  TemporaryFolder();
+  ~TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+inline constexpr int64_t kTinyVocabulary = 16;
+
+/// The message and hint of the error of this code that `action` ends in.
+std::string failure(ErrorCode code, const std::function<void()>& action);
+
+/// A one-layer Llama with a draft of two steps that draws random numbers in its loss. Always the
+/// same weights.
+std::shared_ptr<CausalLM> tiny_model();
+
+/// Shards of `count` conversations of 5 to 12 tokens, the last two thirds of each trained on.
+void write_tiny_shards(const std::filesystem::path& folder, int64_t count);
+
+/// Makes the tiny draft's losses infinite from its `call`-th loss on (from 1).
+void spoil_tiny_losses_from(CausalLM& model, int64_t call);
+
+}  // namespace outrider::testing
+
+#define CHECK_CONTAINS(text, part) \
+  CHECK_MESSAGE(std::string(text).find(part) != std::string::npos, text)

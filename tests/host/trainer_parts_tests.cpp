@@ -1,0 +1,260 @@
+#include <ATen/ATen.h>
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "outrider/checkpoint/json_file.h"
+#include "tiny_training.h"
+#include "trainer/batch_order.h"
+#include "trainer/finite_watch.h"
+#include "trainer/metrics_log.h"
+#include "trainer/progress.h"
+#include "trainer/schedule.h"
+#include "trainer/train_options.h"
+#include "trainer/training_state.h"
+
+namespace outrider {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::failure;
+using testing::TemporaryFolder;
+
+TEST_CASE("learning rates are those of transformers' get_scheduler") {
+  using List = std::vector<double>;
+  const auto factors = [](const char* type, int64_t warmup, int64_t total) {
+    List list;
+    for (int64_t step = 0; step < total + 2; ++step) {
+      list.push_back(lr_factor(type, step, warmup, total));
+    }
+    return list;
+  };
+  const double third = 0.3333333333333333, two_thirds = 0.6666666666666666;
+  CHECK(factors("linear", 0, 5) == List{1.0, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0});
+  CHECK(factors("linear", 3, 8) == List{0.0, third, two_thirds, 1.0, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0});
+  CHECK(factors("cosine", 3, 8) == List{0.0, third, two_thirds, 1.0, 0.9045084971874737,
+                                        0.6545084971874737, 0.34549150281252633,
+                                        0.09549150281252633, 0.0, 0.09549150281252622});
+  CHECK(factors("constant", 3, 5) == List{0.0, third, two_thirds, 1.0, 1.0, 1.0, 1.0});
+}
+
+TEST_CASE("a schedule warms up by ratio and ends with the time, whichever limit is nearer") {
+  const LrSchedule by_ratio{"linear", 0, 10, 0.25, 0};  // 3 warm-up steps, rounded up
+  CHECK(by_ratio.factor(1, 1e9) == lr_factor("linear", 1, 3, 10));
+  CHECK(by_ratio.factor(7, 0) == lr_factor("linear", 7, 3, 10));
+  const LrSchedule by_time{"linear", 0, 0, 0.1, 200};
+  CHECK(by_time.factor(3, 10) == doctest::Approx(0.5));
+  CHECK(by_time.factor(3, 50) == doctest::Approx(0.75));
+  CHECK(by_time.factor(3, 210) == 0.0);
+  const LrSchedule counted{"cosine", 4, 0, 0, 200};
+  CHECK(counted.factor(1, 1) == doctest::Approx(0.25));
+  CHECK(counted.factor(9, 100) == doctest::Approx(0.5));
+  const LrSchedule both{"linear", 0, 10, 0, 200};
+  CHECK(both.factor(5, 20) == doctest::Approx(0.5));
+  CHECK(both.factor(5, 180) == doctest::Approx(0.1));
+}
+
+TEST_CASE("the planned steps are those of the Hugging Face trainer") {
+  TrainOptions options;
+  options.gradient_accumulation_steps = 4;
+  options.num_train_epochs = 2.5;
+  CHECK(planned_steps(options, 9) == 8);  // 3 updates per epoch, 7.5 rounded up
+  options.max_seconds = 10;
+  CHECK(planned_steps(options, 9) == 0);
+  options.max_steps = 5;
+  CHECK(planned_steps(options, 9) == 5);
+}
+
+TEST_CASE("impossible options are named together") {
+  TrainOptions options;
+  options.output = "run";
+  check_options(options);
+  options.per_device_train_batch_size = 0;
+  options.adam_beta2 = 1.0;
+  options.lr_scheduler_type = "cosin";
+  options.eval_steps = 5;
+  const auto text = failure(ErrorCode::kInvalidArgument, [&] { check_options(options); });
+  CHECK_CONTAINS(text, "per_device_train_batch_size is 0, accepted is 1 or more");
+  CHECK_CONTAINS(text, "adam_beta2 is 1, accepted is at least 0 and below 1");
+  CHECK_CONTAINS(text, "lr_scheduler_type 'cosin' is unknown, did you mean 'cosine'");
+  CHECK_CONTAINS(text, "eval_steps needs eval_data");
+}
+
+BatchOrder tiny_order(int64_t count, int64_t batch_size, uint64_t seed) {
+  std::vector<int64_t> conversations(count), lengths(count);
+  for (int64_t i = 0; i < count; ++i) {
+    conversations[i] = 100 + i;
+    lengths[i] = i * 37 % 101;
+  }
+  return BatchOrder(conversations, lengths, batch_size, seed);
+}
+
+TEST_CASE("an epoch has every conversation once, similar lengths together") {
+  const auto order = tiny_order(1003, 4, 1);
+  const auto batches = order.epoch(0);
+  CHECK(static_cast<int64_t>(batches.size()) == order.batches_per_epoch());
+  std::set<int64_t> seen;
+  int64_t spread = 0;
+  for (const auto& batch : batches) {
+    seen.insert(batch.begin(), batch.end());
+    int64_t low = 101, high = 0;
+    for (const auto i : batch) {
+      low = std::min(low, (i - 100) * 37 % 101);
+      high = std::max(high, (i - 100) * 37 % 101);
+    }
+    spread += high - low;
+  }
+  CHECK(seen.size() == 1003);
+  CHECK(*seen.begin() == 100);
+  CHECK(*seen.rbegin() == 1102);
+  // Four random lengths of 0 to 100 are 60 apart on average.
+  CHECK(static_cast<double>(spread) / static_cast<double>(batches.size()) < 4.0);
+}
+
+TEST_CASE("the order is fixed by seed and epoch, on every platform") {
+  CHECK(tiny_order(64, 8, 5).epoch(3) == tiny_order(64, 8, 5).epoch(3));
+  CHECK(tiny_order(64, 8, 5).epoch(3) != tiny_order(64, 8, 6).epoch(3));
+  CHECK(tiny_order(64, 8, 5).epoch(3) != tiny_order(64, 8, 5).epoch(4));
+  // From an independent implementation of the engine, the shuffle and the cut.
+  CHECK(tiny_order(7, 3, 42).epoch(0) ==
+        std::vector<std::vector<int64_t>>{{100}, {101, 106, 103}, {105, 102, 104}});
+  CHECK(tiny_order(1003, 4, 7).epoch(2).front() == std::vector<int64_t>{815, 138, 542, 269});
+}
+
+TEST_CASE("a cursor continues from any position and stops at the end of an epoch") {
+  const auto order = tiny_order(10, 2, 3);  // 5 batches per epoch
+  BatchCursor whole(order, {});
+  std::vector<std::vector<std::vector<int64_t>>> steps;
+  std::vector<DataPosition> positions;
+  for (int i = 0; i < 7; ++i) {
+    positions.push_back(whole.position());
+    steps.push_back(whole.next(2));
+  }
+  CHECK(steps[2].size() == 1);
+  CHECK(positions[3] == DataPosition{1, 0});
+  const auto second_epoch = order.epoch(1);
+  CHECK(steps[3] == std::vector(second_epoch.begin(), second_epoch.begin() + 2));
+  CHECK(whole.epochs() == doctest::Approx(2.4));
+  for (size_t i = 0; i < positions.size(); ++i) {
+    BatchCursor resumed(order, positions[i]);
+    for (size_t k = i; k < steps.size(); ++k) CHECK(resumed.next(2) == steps[k]);
+  }
+}
+
+TEST_CASE("a value that is not finite is reported with its step and conversations") {
+  FiniteWatch watch;
+  const auto one = at::ones({}), infinite = one / 0.0;
+  watch.remember({4, {1, 2}, one, one});
+  watch.check();
+  watch.remember({5, {3, 4}, one, one});
+  watch.remember({6, {5, 9}, one, infinite});
+  watch.remember({7, {6, 8}, infinite, infinite});
+  const auto text = failure(ErrorCode::kNonFinite, [&] { watch.check(); });
+  CHECK_CONTAINS(text, "step 6: loss 1, gradient norm inf; the batch held conversations 5, 9");
+  watch.check();
+}
+
+TEST_CASE("a training state is read as it was written") {
+  const TemporaryFolder folder;
+  const TrainingState state{12,
+                            {3, 45},
+                            6.5,
+                            {{"seed", 18446744073709551615u}, {"learning_rate", 1e-4}},
+                            {{"threads", 2}},
+                            {{"exp_avg.w", at::arange(6, at::kFloat)}}};
+  state.write(folder.path());
+  const auto read = TrainingState::read(folder.path());
+  CHECK(read.step == 12);
+  CHECK(read.position == DataPosition{3, 45});
+  CHECK(read.elapsed_seconds == 6.5);
+  CHECK(differences(read.options, state.options).empty());
+  CHECK(read.environment == state.environment);
+  CHECK(at::equal(read.tensors.at("exp_avg.w"), at::arange(6, at::kFloat)));
+}
+
+TEST_CASE("a damaged training state is refused") {
+  const TemporaryFolder folder;
+  TrainingState().write(folder.path());
+  const auto file = folder.path() / "training_state.json";
+  const auto good = read_json_file(file);
+  const auto refusal = [&](ErrorCode code, const char* key, const Json& value) {
+    auto bad = good;
+    bad[key] = value;
+    write_json_file(file, bad);
+    return failure(code, [&] { TrainingState::read(folder.path()); });
+  };
+  CHECK_CONTAINS(refusal(ErrorCode::kInvalidFile, "step", -1), "'step' is missing or of a wrong");
+  CHECK_CONTAINS(refusal(ErrorCode::kInvalidFile, "position", 3), "'position' is missing or");
+  CHECK_CONTAINS(refusal(ErrorCode::kIncompatibleCheckpoint, "format_version", 2),
+                 "format_version 2, this program reads 1");
+}
+
+TEST_CASE("differences name what changed") {
+  CHECK(differences({{"seed", 1}, {"lr", 0.5}}, {{"seed", 42}, {"lr", 0.5}, {"extra", "x"}}) ==
+        std::vector<std::string>{"extra is not given, was \"x\"", "seed is 1, was 42"});
+}
+
+TEST_CASE("only complete checkpoints count, and the oldest are deleted") {
+  const TemporaryFolder run;
+  CHECK_CONTAINS(failure(ErrorCode::kFileNotFound, [&] { newest_checkpoint(run.path()); }),
+                 "holds no checkpoint");
+  for (const int64_t step : {9, 10, 100}) {
+    fs::create_directory(checkpoint_path(run.path(), step));
+    TrainingState().write(checkpoint_path(run.path(), step));
+  }
+  fs::create_directory(run.path() / "checkpoint-999");
+  fs::create_directory(run.path() / "checkpoint-12x");
+  TrainingState().write(run.path() / "checkpoint-12x");
+  CHECK(newest_checkpoint(run.path()) == run.path() / "checkpoint-100");
+  CHECK(checkpoints(run.path()).size() == 3);
+  remove_old_checkpoints(run.path(), 0);
+  CHECK(checkpoints(run.path()).size() == 3);
+  remove_old_checkpoints(run.path(), 2);
+  CHECK(checkpoints(run.path()) ==
+        std::vector<fs::path>{run.path() / "checkpoint-10", run.path() / "checkpoint-100"});
+  CHECK_FALSE(fs::exists(run.path() / "checkpoint-9"));
+  CHECK(fs::exists(run.path() / "checkpoint-999"));
+}
+
+TEST_CASE("metrics are cut back to the step that a run resumes at") {
+  const TemporaryFolder run;
+  const auto file = run.path() / MetricsLog::kFileName;
+  std::ofstream(file) << "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"step\":2,\"ev";
+  MetricsLog(run.path(), 2).append({{"step", 4}});
+  std::stringstream content;
+  content << std::ifstream(file).rdbuf();
+  CHECK(content.str() == "{\"step\":1}\n{\"step\":2}\n{\"step\":4}\n");
+}
+
+TEST_CASE("progress is a line per logged step, or one line redrawn on a terminal") {
+  ProgressReport report;
+  report.step = 120;
+  report.total_steps = 1000;
+  report.share = 0.12;
+  report.loss = 2.34567;
+  report.tokens_per_second = 12345;
+  report.eta_seconds = 3607;
+  const std::string line = "step 120/1000  12%  loss 2.3457  12.3k tokens/s  ETA 1:00:07";
+  CHECK(format_progress(report) == line);
+
+  std::stringstream plain, terminal, narrow;
+  ProgressLine on_file(plain, 0), on_terminal(terminal, 80), on_narrow(narrow, 20);
+  on_file.update(report);
+  CHECK(plain.str().empty());
+  on_file.logged(report);
+  CHECK(plain.str() == line + "\n");
+  on_terminal.logged(report);
+  on_terminal.note("x");
+  CHECK(terminal.str() == "\r\x1b[K[#...............] " + line + "\r\x1b[Kx\n");
+  on_narrow.logged(report);
+  CHECK(narrow.str() == "\r\x1b[K" + line.substr(0, 19));
+  CHECK(format_duration(187) == "3:07");
+  CHECK(format_count(950) == "950");
+  CHECK(format_count(2.5e6) == "2.5M");
+}
+
+}  // namespace
+}  // namespace outrider

@@ -1,0 +1,222 @@
+#include <ATen/ATen.h>
+#include <doctest/doctest.h>
+#include <signal.h>
+
+#include <cmath>
+#include <fstream>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "outrider/host/evaluator.h"
+#include "outrider/host/token_shards.h"
+#include "outrider/host/trainer.h"
+#include "tiny_training.h"
+
+namespace outrider {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::tiny_model;
+
+/// Tiny data and the options of a run over it.
+struct Run {
+  Run() {
+    testing::write_tiny_shards(folder.path() / "data", 22);
+    options.data = folder.path() / "data";
+    options.output = folder.path() / "run";
+    options.max_steps = 12;
+    options.per_device_train_batch_size = 2;
+    options.gradient_accumulation_steps = 2;
+    options.learning_rate = 0.1;
+    options.weight_decay = 0.01;
+    options.warmup_steps = 2;
+    options.logging_steps = 3;
+    options.progress = false;
+  }
+
+  /// The message and hint of what train() throws.
+  std::string failure(ErrorCode code, CausalLM& model,
+                      const MetricsCallback& on_metrics = {}) const {
+    return testing::failure(code, [&] { train(model, options, on_metrics); });
+  }
+
+  testing::TemporaryFolder folder;
+  TrainOptions options;
+};
+
+/// The lines of metrics.jsonl without what depends on time and memory.
+std::vector<Json> metrics(const fs::path& run) {
+  std::vector<Json> lines;
+  std::ifstream file(run / "metrics.jsonl");
+  for (std::string line; std::getline(file, line);) {
+    auto json = Json::parse(line);
+    for (const auto* key :
+         {"elapsed_seconds", "tokens_per_second", "trained_tokens_per_second", "peak_memory_mib"}) {
+      CHECK((json.contains("eval") || json.erase(key) == 1));
+      json.erase(key);
+    }
+    lines.push_back(std::move(json));
+  }
+  return lines;
+}
+
+void check_same_weights(const CausalLM& a, const CausalLM& b) {
+  const auto left = a.named_parameters(), right = b.named_parameters();
+  REQUIRE(left.size() == right.size());
+  for (const auto& item : left) CHECK(at::equal(item.value(), right[item.key()]));
+}
+
+TEST_CASE("training lowers the loss, writes metrics and a final folder") {
+  Run run;
+  run.options.eval_data = run.options.data;
+  run.options.eval_steps = 6;
+  const auto model = tiny_model();
+  const auto base = model->head().weight().clone();
+  std::vector<Json> watched;
+  const auto summary =
+      train(*model, run.options, [&](const Json& line) { watched.push_back(line); });
+
+  CHECK(at::equal(model->head().weight(), base));
+  CHECK(summary["steps"] == 12);
+  CHECK(summary["trained_parameters"] == 8 * 8 * 2 + 8);
+  CHECK(fs::exists(run.options.output / "final" / "config.json"));
+  const auto lines = metrics(run.options.output);
+  REQUIRE(lines.size() == 6);
+  CHECK(watched.size() == 6);
+  CHECK(lines[0]["step"] == 3);
+  CHECK(lines[0]["epoch"].get<double>() == doctest::Approx(6.0 / 11));
+  CHECK(lines[0]["learning_rate"].get<double>() == doctest::Approx(0.1));
+  CHECK(lines[1]["learning_rate"].get<double>() == doctest::Approx(0.1 * 7 / 10));
+  CHECK(lines[4]["loss"].get<double>() < 0.9 * lines[0]["loss"].get<double>());
+  const auto& draft = lines[0]["drafts"][0];
+  CHECK(draft["mode"] == "tiny_trained");
+  CHECK(draft["steps"][1]["name"] == "step_1");
+  CHECK(lines[2]["eval"]["conversations"] == 22);
+  CHECK(lines[5]["eval"] == summary["eval"]);
+}
+
+TEST_CASE("a resumed run gives the bits of one that was never stopped") {
+  Run whole, half;
+  whole.options.save_steps = half.options.save_steps = 5;  // within a logging interval
+  const auto straight = tiny_model();
+  train(*straight, whole.options);
+
+  const auto stopped = tiny_model();
+  const auto error = half.failure(ErrorCode::kInterrupted, *stopped, [](const Json& line) {
+    if (line["step"] == 6) raise(SIGINT);
+  });
+  CHECK_CONTAINS(error, "interrupted after step 6");
+  CHECK_CONTAINS(error, "--resume");
+  CHECK(fs::exists(half.options.output / "checkpoint-6" / "training_state.json"));
+  // As if it had been killed later: continue from step 5.
+  fs::remove_all(half.options.output / "checkpoint-6");
+
+  half.options.resume = true;
+  const auto resumed = tiny_model();
+  train(*resumed, half.options);
+  check_same_weights(*straight, *resumed);
+  CHECK(metrics(half.options.output) == metrics(whole.options.output));
+  CHECK(fs::exists(half.options.output / "final" / "config.json"));
+}
+
+TEST_CASE("signals have their old effect after a run") {
+  Run run;
+  run.options.max_steps = 1;
+  struct sigaction before = {}, after = {};
+  sigaction(SIGTERM, nullptr, &before);
+  train(*tiny_model(), run.options);
+  sigaction(SIGTERM, nullptr, &after);
+  CHECK((before.sa_handler == after.sa_handler));
+}
+
+TEST_CASE("a run is resumed with the options it was started with, or not at all") {
+  Run run;
+  run.options.save_steps = 6;
+  train(*tiny_model(), run.options);
+  run.options.resume = true;
+  run.options.seed = 1;
+  run.options.learning_rate = 0.5;
+  const auto error = run.failure(ErrorCode::kInvalidArgument, *tiny_model());
+  CHECK_CONTAINS(error, "learning_rate is 0.5, was 0.1; seed is 1, was 42");
+
+  run.options.output = run.folder.path() / "elsewhere";
+  CHECK_CONTAINS(run.failure(ErrorCode::kFileNotFound, *tiny_model()), "no checkpoint");
+}
+
+TEST_CASE("a run does not start in a folder with something in it") {
+  Run run;
+  fs::create_directory(run.options.output);
+  std::ofstream(run.options.output / "notes") << "mine";
+  const auto error = run.failure(ErrorCode::kFileExists, *tiny_model());
+  CHECK_CONTAINS(error, "exists and is not an empty folder");
+  CHECK_CONTAINS(error, "--resume");
+}
+
+TEST_CASE("a loss that is not finite ends the run before it is saved") {
+  Run run;
+  run.options.save_steps = 2;
+  const auto model = tiny_model();
+  testing::spoil_tiny_losses_from(*model, 6);  // two losses per step: in step 3
+  const auto error = run.failure(ErrorCode::kNonFinite, *model);
+  CHECK_CONTAINS(error, "step 3: loss inf");
+  CHECK_CONTAINS(error, "the batch held conversations ");
+  CHECK(fs::exists(run.options.output / "checkpoint-2"));
+  CHECK_FALSE(fs::exists(run.options.output / "checkpoint-4"));
+}
+
+TEST_CASE("a time limit ends a run and its schedule") {
+  Run run;
+  run.options.max_steps = 0;
+  run.options.max_seconds = 0.2;
+  run.options.warmup_steps = 0;
+  const auto summary = train(*tiny_model(), run.options);
+  CHECK(summary["elapsed_seconds"].get<double>() >= 0.2);
+  CHECK(summary["steps"] >= 1);
+  CHECK(summary["metrics"]["learning_rate"].get<double>() < 0.1);
+}
+
+TEST_CASE("conversations without a target before the cut are left out") {
+  Run run;
+  run.options.max_length = 3;  // targets begin at a third: within 3 tokens up to length 8
+  const auto summary = train(*tiny_model(), run.options);
+  CHECK(summary["conversations"].get<int>() + summary["skipped_conversations"].get<int>() == 22);
+  CHECK(summary["skipped_conversations"] > 0);
+  run.options.max_length = 2;
+  run.options.output = run.folder.path() / "again";
+  const auto error = run.failure(ErrorCode::kInvalidData, *tiny_model());
+  CHECK_CONTAINS(error, "none of the 22 conversations has a training target in its first 2");
+}
+
+TEST_CASE("evaluation weighs batches by their trained positions and leaves no trace") {
+  Run run;
+  const auto model = tiny_model();
+  const auto shards = TokenShards::open(run.options.data);
+  auto& draft = *model->speculative_state().front().draft;
+  draft.eval();
+  const auto before = at::rand({1});
+  const auto together = evaluate(*model, shards, 22, 64);
+  CHECK(evaluate(*model, shards, 22, 64) == together);
+  CHECK_FALSE(draft.is_training());
+  CHECK_FALSE(draft.parameters().front().grad().defined());
+  CHECK(before.item<float>() != at::rand({1}).item<float>());
+  CHECK(together["trained_tokens"] == shards.trained_token_count());
+
+  const auto apart = evaluate(*model, shards, 5, 64);
+  for (size_t step = 0; step < 2; ++step) {
+    const auto& a = together["drafts"][0]["steps"][step];
+    const auto& b = apart["drafts"][0]["steps"][step];
+    CHECK(a["count"] == b["count"]);
+    CHECK(a["loss"].get<double>() == doctest::Approx(b["loss"].get<double>()).epsilon(0.01));
+  }
+  const auto& steps = apart["drafts"][0]["steps"];
+  const double first = steps[0]["accuracy"], second = steps[1]["accuracy"];
+  CHECK(apart["drafts"][0]["expected_acceptance_length"].get<double>() ==
+        doctest::Approx(1 + first + first * second));
+  const double p = steps[0]["overlap"], q = steps[1]["overlap"];
+  CHECK(apart["drafts"][0]["expected_acceptance_length_sampling"].get<double>() ==
+        doctest::Approx(1 + p + p * q));
+}
+
+}  // namespace
+}  // namespace outrider
