@@ -12,7 +12,7 @@ using std::filesystem::path;
 
 /// A plugin folder, and a loader that searches it and trusts what it holds.
 struct Store {
-  TemporaryFolder folder;
+  PrivateFolder folder;
   SpeculativeDecodingModeRegistry registry;
 
   path add(const std::string& file, const std::string& name, const std::string& version,

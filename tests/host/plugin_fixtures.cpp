@@ -19,13 +19,13 @@ void edit_at(Bytes& file, size_t offset, const std::function<void(T&)>& edit) {
 
 }  // namespace
 
-TemporaryFolder::TemporaryFolder() {
+PrivateFolder::PrivateFolder() {
   auto pattern = (std::filesystem::temp_directory_path() / "outrider-test-XXXXXX").string();
   REQUIRE(mkdtemp(pattern.data()) != nullptr);
   path_ = std::filesystem::canonical(pattern);
 }
 
-TemporaryFolder::~TemporaryFolder() {
+PrivateFolder::~PrivateFolder() {
   std::error_code ignored;
   std::filesystem::remove_all(path_, ignored);
 }

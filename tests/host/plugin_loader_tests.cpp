@@ -43,7 +43,7 @@ struct Probe {
     CHECK(registry.names().empty());
   }
 
-  TemporaryFolder folder;
+  PrivateFolder folder;
   SpeculativeDecodingModeRegistry registry;
   PluginLoader loader{{.search_path = {folder.path()}, .require_lock = true}, registry};
 };
@@ -55,7 +55,7 @@ struct Tiny {
     PluginLock::of_folder(folder.path()).write(folder.path());
   }
 
-  TemporaryFolder folder;
+  PrivateFolder folder;
   SpeculativeDecodingModeRegistry registry;
   PluginLoader loader{{.search_path = {folder / "none", folder.path()}, .require_lock = true},
                       registry};

@@ -13,7 +13,7 @@ using namespace testing;
 const std::string kAbc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
 void check_malformed(const std::string& content, const std::string& part) {
-  TemporaryFolder folder;
+  PrivateFolder folder;
   write_bytes(folder / PluginLock::kFileName, as_bytes(content));
   check_error(ErrorCode::kInvalidFile, part, [&] { PluginLock::read(folder.path()); });
 }
@@ -21,7 +21,7 @@ void check_malformed(const std::string& content, const std::string& part) {
 TEST_CASE("SHA-256 equals the standard's example for text and file") {
   CHECK(sha256_of("abc") == kAbc);
   CHECK(sha256_of("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-  TemporaryFolder folder;
+  PrivateFolder folder;
   write_bytes(folder / "abc", as_bytes("abc"));
   CHECK(sha256_of_file(folder / "abc") == kAbc);
   write_bytes(folder / "long", Bytes(3'000'001, std::byte{'x'}));
@@ -29,7 +29,7 @@ TEST_CASE("SHA-256 equals the standard's example for text and file") {
 }
 
 TEST_CASE("hashing a file that cannot be read names it") {
-  TemporaryFolder folder;
+  PrivateFolder folder;
   check_error(ErrorCode::kFileNotFound, "none: cannot be opened",
               [&] { sha256_of_file(folder / "none"); });
   check_error(ErrorCode::kFileUnreadable, folder.path().string(),
@@ -37,7 +37,7 @@ TEST_CASE("hashing a file that cannot be read names it") {
 }
 
 TEST_CASE("a lock comes back as it was written") {
-  TemporaryFolder folder;
+  PrivateFolder folder;
   PluginLock lock;
   lock.entries = {{"eagle.outrider.so", "eagle", "0.1.0", kAbc},
                   {"medusa.outrider.so", "medusa", "1.0.0-rc.1", sha256_of("")}};
@@ -53,7 +53,7 @@ TEST_CASE("a lock comes back as it was written") {
 }
 
 TEST_CASE("a folder without a lock has an empty one") {
-  TemporaryFolder folder;
+  PrivateFolder folder;
   CHECK(PluginLock::read(folder.path()).entries.empty());
 }
 
@@ -73,7 +73,7 @@ TEST_CASE("malformed locks are refused with the place") {
 }
 
 TEST_CASE("a lock over a folder lists its plugins by file name") {
-  TemporaryFolder folder;
+  PrivateFolder folder;
   const auto probe = read_bytes(built_plugin("probe"));
   write_bytes(folder / "z.outrider.so", probe);
   write_bytes(folder / "a.outrider.so", renamed(probe, "other", "2.0.0"));
@@ -88,7 +88,7 @@ TEST_CASE("a lock over a folder lists its plugins by file name") {
 }
 
 TEST_CASE("a lock is not written over a file that is no plugin") {
-  TemporaryFolder folder;
+  PrivateFolder folder;
   write_bytes(folder / "text.outrider.so", as_bytes("no plugin"));
   check_error(ErrorCode::kPluginNotElf, "text.outrider.so",
               [&] { PluginLock::of_folder(folder.path()); });

@@ -19,12 +19,19 @@ path copy_probe(const path& folder) {
   return copy;
 }
 
+/// Whatever the umask.
+path make_folder(const path& folder) {
+  std::filesystem::create_directory(folder);
+  std::filesystem::permissions(folder, perms{0755});
+  return folder;
+}
+
 void check_untrusted(const path& file, const std::string& part) {
   check_error(ErrorCode::kPluginUntrusted, part, [&] { PluginFile::open(file); });
 }
 
 TEST_CASE("a plugin in a private folder below the sticky temporary folder is trusted") {
-  TemporaryFolder folder;
+  PrivateFolder folder;
   const auto copy = copy_probe(folder.path());
   const auto file = PluginFile::open(copy);
   file.check();
@@ -37,7 +44,7 @@ TEST_CASE("a plugin in a private folder below the sticky temporary folder is tru
 }
 
 TEST_CASE("a file that others can write to is not trusted") {
-  TemporaryFolder folder;
+  PrivateFolder folder;
   const auto copy = copy_probe(folder.path());
   std::filesystem::permissions(copy, perms{0664});
   check_untrusted(copy, "probe.outrider.so can be written to by its group");
@@ -46,9 +53,8 @@ TEST_CASE("a file that others can write to is not trusted") {
 }
 
 TEST_CASE("a folder above the file that others can write to is not trusted") {
-  TemporaryFolder folder;
-  std::filesystem::create_directories(folder / "shared" / "own");
-  const auto copy = copy_probe(folder / "shared" / "own");
+  PrivateFolder folder;
+  const auto copy = copy_probe(make_folder(make_folder(folder / "shared") / "own"));
   std::filesystem::permissions(folder / "shared", perms{0775});
   check_untrusted(copy, "/shared can be written to by its group");
   std::filesystem::permissions(folder / "shared", perms{0777});
@@ -58,7 +64,7 @@ TEST_CASE("a folder above the file that others can write to is not trusted") {
 }
 
 TEST_CASE("all reasons for distrust come at once") {
-  TemporaryFolder folder;
+  PrivateFolder folder;
   const auto copy = copy_probe(folder.path());
   std::filesystem::permissions(copy, perms{0666});
   std::filesystem::permissions(folder.path(), perms{0770});
@@ -67,9 +73,8 @@ TEST_CASE("all reasons for distrust come at once") {
 }
 
 TEST_CASE("a symbolic link is not followed to a plugin, but in the folders above it") {
-  TemporaryFolder folder;
-  std::filesystem::create_directory(folder / "real");
-  const auto copy = copy_probe(folder / "real");
+  PrivateFolder folder;
+  const auto copy = copy_probe(make_folder(folder / "real"));
   std::filesystem::create_symlink(copy, folder / "link.outrider.so");
   check_untrusted(folder / "link.outrider.so", "it is a symbolic link");
   std::filesystem::create_directory_symlink(folder / "real", folder / "alias");
@@ -79,8 +84,8 @@ TEST_CASE("a symbolic link is not followed to a plugin, but in the folders above
 }
 
 TEST_CASE("what is no regular file is not trusted, and a pipe does not block") {
-  TemporaryFolder folder;
-  std::filesystem::create_directory(folder / "folder.outrider.so");
+  PrivateFolder folder;
+  make_folder(folder / "folder.outrider.so");
   check_untrusted(folder / "folder.outrider.so", "it is no regular file");
   const auto pipe = folder / "pipe.outrider.so";
   REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
@@ -89,14 +94,14 @@ TEST_CASE("what is no regular file is not trusted, and a pipe does not block") {
 
 TEST_CASE("another user's file is not trusted") {
   if (geteuid() != 0) return;  // only root can give a file away
-  TemporaryFolder folder;
+  PrivateFolder folder;
   const auto copy = copy_probe(folder.path());
   REQUIRE(chown(copy.c_str(), 12345, 0) == 0);
   check_untrusted(copy, "belongs to user 12345");
 }
 
 TEST_CASE("a missing plugin file or folder is named") {
-  TemporaryFolder folder;
+  PrivateFolder folder;
   check_error(ErrorCode::kPluginNotFound, "none.outrider.so: No such file",
               [&] { PluginFile::open(folder / "none.outrider.so"); });
   check_error(ErrorCode::kPluginNotFound, "none/x.outrider.so: No such file",
@@ -104,14 +109,14 @@ TEST_CASE("a missing plugin file or folder is named") {
 }
 
 TEST_CASE("a file over 1 GiB is not read") {
-  TemporaryFolder folder;
+  PrivateFolder folder;
   const auto copy = copy_probe(folder.path());
   std::filesystem::resize_file(copy, (1ull << 30) + 1);
   check_untrusted(copy, "it has 1073741825 bytes");
 }
 
 TEST_CASE("a shared library without one stamp is no plugin") {
-  TemporaryFolder folder;
+  PrivateFolder folder;
   const auto copy = copy_probe(folder.path());
   auto bytes = read_bytes(copy);
   edit_segments(bytes, [](Elf64_Phdr& segment) {
@@ -123,7 +128,7 @@ TEST_CASE("a shared library without one stamp is no plugin") {
 }
 
 TEST_CASE("a file with two stamps is refused") {
-  TemporaryFolder folder;
+  PrivateFolder folder;
   const auto copy = copy_probe(folder.path());
   auto bytes = read_bytes(copy);
   Elf64_Phdr note{};

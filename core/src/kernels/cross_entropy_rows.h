@@ -4,7 +4,7 @@
 
 namespace outrider::kernels {
 
-/// Per row of logits [R,V]: the log of Σ exp, and the first index of the maximum.
+/// Per row of finite logits [R,V]: the log of Σ exp, and the first index of the maximum.
 struct RowStatistics {
   at::Tensor log_sum_exp;  // [R] accumulation type: float32, float64 for float64 logits
   at::Tensor argmax;       // [R] int64

@@ -1,16 +1,12 @@
 #include <fmt/format.h>
 
 #include <memory>
-#include <optional>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include "cli/app.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/trainer.h"
 #include "trainer/progress.h"
-#include "trainer/schedule.h"
 #include "trainer/training_state.h"
 
 namespace outrider::cli {

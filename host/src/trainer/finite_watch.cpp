@@ -29,8 +29,8 @@ void FiniteWatch::check() {
     throw Error(ErrorCode::kNonFinite,
                 fmt::format("step {}: loss {}, gradient norm {}; the batch held conversations {}",
                             step.number, loss, norm, printable(conversations, 1000)),
-                "lower --learning-rate or --max-grad-norm and continue with --resume from the last "
-                "checkpoint, or look at the conversations with outrider data inspect");
+                "start a new run from the last checkpoint's folder with a lower --learning-rate or "
+                "--max-grad-norm, or look at the conversations with outrider data inspect");
   }
 }
 

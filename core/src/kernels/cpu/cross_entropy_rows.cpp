@@ -82,12 +82,12 @@ float logit_at(const at::Tensor& logits, int64_t r, int64_t v) {
              : static_cast<float>(logits.const_data_ptr<at::BFloat16>()[i]);
 }
 
-void add_to_logit(const at::Tensor& logits, int64_t r, int64_t v, float amount) {
+void set_logit(const at::Tensor& logits, int64_t r, int64_t v, float value) {
   const int64_t i = r * logits.size(1) + v;
   if (logits.scalar_type() == at::kFloat) {
-    logits.data_ptr<float>()[i] += amount;
+    logits.data_ptr<float>()[i] = value;
   } else {
-    logits.data_ptr<at::BFloat16>()[i] += amount;
+    logits.data_ptr<at::BFloat16>()[i] = value;
   }
 }
 
@@ -186,12 +186,13 @@ RowResults label_cross_entropy_rows(const at::Tensor& student, const at::Tensor&
     const bool valid = label[r] >= 0 && label[r] < student.size(1);
     const float logit = valid ? logit_at(student, r, label[r]) : 0.0f;
     results.loss.data_ptr<float>()[r] = valid ? own.log_sum_exp - logit : 0.0f;
-    results.overlap.data_ptr<float>()[r] = valid ? std::exp(logit - own.log_sum_exp) : 0.0f;
+    const float q = valid ? std::exp(logit - own.log_sum_exp) : 0.0f;
+    results.overlap.data_ptr<float>()[r] = q;
     results.correct.data_ptr<float>()[r] = own.argmax == label[r] ? 1.0f : 0.0f;
     if (!write_gradient) return;
     const float scale = valid ? weight[r] : 0.0f;
     fast_scaled_softmax(student, r, own.log_sum_exp, scale);
-    if (valid) add_to_logit(student, r, label[r], -scale);
+    if (valid) set_logit(student, r, label[r], scale * (q - 1.0f));
   });
   return results;
 }

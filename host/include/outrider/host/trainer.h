@@ -27,7 +27,9 @@ struct TrainOptions {
   double warmup_ratio = 0.0;
   int64_t warmup_steps = 0;  // wins over warmup_ratio when positive
   int64_t logging_steps = 10, save_steps = 0, eval_steps = 0, save_total_limit = 2;
-  double max_seconds = 0;  // stop (and finish the schedule) after this time; 0: no limit
+  /// Ends the run, and its schedule, after this time whatever the epochs; 0: no limit. Not
+  /// reproducible.
+  double max_seconds = 0;
   uint64_t seed = 42;
   bool resume = false;
   bool progress = true;  // shown on stderr
@@ -38,8 +40,11 @@ using MetricsCallback = std::function<void(const Json&)>;
 
 /// Trains the attached drafts on token shards. Writes `output`/metrics.jsonl, periodic
 /// `output`/checkpoint-N (a restorable folder with training state) and `output`/final.
-/// Throws kInvalidData, kNotConverted, kNonFinite (naming step and batch), kFileExists,
-/// kInterrupted (after leaving a resumable checkpoint).
+/// With `resume` the newest checkpoint in `output` is continued, its tensors replacing the model's;
+/// on the CPU the result has the bits of a run that never stopped. Throws kInvalidArgument
+/// (options, also where they differ from the resumed run's), kInvalidData, kNotConverted,
+/// kNonFinite (naming step and batch), kFileExists, kInterrupted (after leaving a resumable
+/// checkpoint).
 OUTRIDER_API Json train(CausalLM& model, const TrainOptions& options,
                         const MetricsCallback& on_metrics = {});
 
