@@ -36,10 +36,10 @@ class Mismatches {
       problems_.resize(kNamedTensors);
       problems_.push_back(fmt::format("and {} more", count - kNamedTensors));
     }
-    throw Error(ErrorCode::kTensorMismatch,
-                fmt::format("{}: tensors do not fit the model\n  {}", origin,
-                            join(problems_, "\n  ")),
-                hint);
+    throw Error(
+        ErrorCode::kTensorMismatch,
+        fmt::format("{}: tensors do not fit the model\n  {}", origin, join(problems_, "\n  ")),
+        hint);
   }
 
  private:
@@ -68,8 +68,27 @@ bool may_be_ignored(const CausalLM& model, const std::string& name) {
          name.ends_with(".rotary_emb.inv_freq");
 }
 
-void load_folder(CausalLM& model, const fs::path& folder) {
-  const auto stored = SafetensorsFolder::open(folder);
+// A config.json with wrong sizes must not take the machine's memory before its tensors are missed.
+void check_size(const ModelConfig& config, const SafetensorsFolder& stored,
+                const fs::path& folder) {
+  double described = 0, held = 0;
+  const auto shapes = BaseModelRegistry::instance().create(config, at::kMeta);
+  for (const auto& parameter : shapes->parameters()) {
+    described += static_cast<double>(parameter.numel());
+  }
+  for (const auto& [name, entry] : stored.tensors()) {
+    double count = 1;
+    for (const int64_t size : entry.view->shape) count *= static_cast<double>(size);
+    held += count;
+  }
+  if (described <= 2 * held) return;
+  throw Error(ErrorCode::kTensorMismatch,
+              fmt::format("{}: config.json describes {:.0f} parameters, the tensors hold {:.0f}",
+                          folder.string(), described, held),
+              "does the config.json belong to these tensors, and is the folder complete?");
+}
+
+void load_folder(CausalLM& model, const SafetensorsFolder& stored, const fs::path& folder) {
   Mismatches mismatches;
   const auto targets = checkpoint_tensors(model);
   for (const auto& [name, target] : targets) {
@@ -88,8 +107,8 @@ void load_folder(CausalLM& model, const fs::path& folder) {
 }
 
 void restore_mode(CausalLM& model, const ModeState& state) {
-  const auto& plugin = plugin_loader().load(
-      {state.plugin.name, state.plugin.range, state.plugin.sha256});
+  const auto& plugin =
+      plugin_loader().load({state.plugin.name, state.plugin.range, state.plugin.sha256});
   const auto& mode = mode_registry().get(state.mode);
   if (mode.plugin.name != plugin.name) {
     throw Error(ErrorCode::kIncompatibleCheckpoint,
@@ -142,8 +161,9 @@ CheckpointMetadata metadata_of(const CausalLM& model) {
   metadata.base_model = base_identity(model.config());
   for (const auto& attached : model.speculative_state()) {
     auto state = attached.state;
-    mode_registry().get(state.mode).descriptor->update_for_save(model, state.config,
-                                                                state.metadata);
+    mode_registry()
+        .get(state.mode)
+        .descriptor->update_for_save(model, state.config, state.metadata);
     metadata.modes.push_back(std::move(state));
   }
   return metadata;
@@ -151,10 +171,10 @@ CheckpointMetadata metadata_of(const CausalLM& model) {
 
 // The files of a Hugging Face folder that are not weights: tokenizer, templates, generation config.
 bool is_companion(const fs::path& path) {
-  static const std::set<std::string> extensions = {".json", ".txt", ".model", ".jinja", ".tiktoken"};
-  static const std::set<std::string> ours = {
-      "config.json", CheckpointMetadata::kFileName, "model.safetensors.index.json",
-      "training_state.json"};
+  static const std::set<std::string> extensions = {".json", ".txt", ".model", ".jinja",
+                                                   ".tiktoken"};
+  static const std::set<std::string> ours = {"config.json", CheckpointMetadata::kFileName,
+                                             "model.safetensors.index.json", "training_state.json"};
   const auto name = path.filename().string();
   return fs::is_regular_file(path) && extensions.contains(path.extension().string()) &&
          !ours.contains(name) && !name.starts_with(".");
@@ -175,9 +195,10 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOpti
                 "give the folder of a Hugging Face model, the one with config.json");
   }
   const auto config = ModelConfig::read(folder);
-  const auto tensor_options = at::TensorOptions()
-                                  .dtype(options.dtype.value_or(config.dtype))
-                                  .device(options.device);
+  const auto stored = SafetensorsFolder::open(folder);
+  check_size(config, stored, folder);
+  const auto tensor_options =
+      at::TensorOptions().dtype(options.dtype.value_or(config.dtype)).device(options.device);
   auto model = BaseModelRegistry::instance().create(config, tensor_options);
   model->eval();
   if (fs::exists(folder / CheckpointMetadata::kFileName)) {
@@ -185,7 +206,7 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOpti
     check_base(config, metadata.base_model, folder);
     for (const auto& state : metadata.modes) restore_mode(*model, state);
   }
-  load_folder(*model, folder);
+  load_folder(*model, stored, folder);
   return model;
 }
 

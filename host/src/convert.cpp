@@ -125,7 +125,7 @@ CausalLM& convert(CausalLM& model, const ModeRequest& mode, const ConvertOptions
     for (const auto& note : one.conversion.notes) {
       if (options.on_note) options.on_note(note);
     }
-    one.conversion.draft->initialize(model.head());
+    one.conversion.draft->initialize(model);
     model.attach(std::move(one.conversion), std::move(one.state));
   }
   return model;

@@ -4,7 +4,7 @@ namespace outrider {
 
 Draft::~Draft() = default;
 
-void Draft::initialize(const LmHead&) {}
+void Draft::initialize(const CausalLM&) {}
 
 double expected_acceptance_length(const std::vector<double>& accuracies) {
   double length = 1.0, reached = 1.0;

@@ -18,10 +18,10 @@ Attention::Attention(const AttentionShape& s, at::TensorOptions options) : shape
   const int64_t key_size = s.num_key_value_heads * s.head_dim;
   q_proj = register_module("q_proj",
                            std::make_shared<Linear>(s.input_size, query_size, s.bias, options));
-  k_proj = register_module("k_proj",
-                           std::make_shared<Linear>(s.input_size, key_size, s.bias, options));
-  v_proj = register_module("v_proj",
-                           std::make_shared<Linear>(s.input_size, key_size, s.bias, options));
+  k_proj =
+      register_module("k_proj", std::make_shared<Linear>(s.input_size, key_size, s.bias, options));
+  v_proj =
+      register_module("v_proj", std::make_shared<Linear>(s.input_size, key_size, s.bias, options));
   o_proj = register_module("o_proj",
                            std::make_shared<Linear>(query_size, s.hidden_size, s.bias, options));
 }
@@ -65,8 +65,7 @@ DecoderLayer::DecoderLayer(const DecoderLayerShape& s, at::TensorOptions options
 at::Tensor DecoderLayer::forward(const at::Tensor& x, const CosSin& rotary,
                                  const at::Tensor& key_mask) const {
   const auto qkv = self_attn->project(input_layernorm->forward(x), rotary);
-  const auto attended =
-      ops::prefix_diagonal_attention(qkv.query, qkv.key, qkv.value, {}, key_mask);
+  const auto attended = ops::prefix_diagonal_attention(qkv.query, qkv.key, qkv.value, {}, key_mask);
   const auto residual = x + self_attn->output(attended);
   return residual + mlp->forward(post_attention_layernorm->forward(residual));
 }

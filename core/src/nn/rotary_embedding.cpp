@@ -24,7 +24,8 @@ std::vector<double> base_frequencies(double theta, int64_t head_dim) {
   return frequencies;
 }
 
-// NTK by parts (Llama 3.1): long wavelengths are slowed by the factor, short ones kept, a ramp between.
+// NTK by parts (Llama 3.1): long wavelengths are slowed by the factor, short ones kept, a ramp
+// between.
 double llama3_frequency(double frequency, const RopeConfig& rope) {
   const double factor = parameter(rope, "factor", 1.0);
   const double low = parameter(rope, "low_freq_factor", 1.0);
@@ -43,9 +44,8 @@ double yarn_temperature(double scale, double mscale) {
 }
 
 double yarn_factor(const RopeConfig& rope) {
-  const double original =
-      parameter(rope, "original_max_position_embeddings",
-                static_cast<double>(rope.max_position_embeddings));
+  const double original = parameter(rope, "original_max_position_embeddings",
+                                    static_cast<double>(rope.max_position_embeddings));
   const double implied = static_cast<double>(rope.max_position_embeddings) / original;
   return parameter(rope, "factor", implied);
 }
@@ -54,20 +54,21 @@ double yarn_attention_factor(const RopeConfig& rope) {
   const double factor = yarn_factor(rope);
   const double mscale = parameter(rope, "mscale", 0.0);
   const double mscale_all_dim = parameter(rope, "mscale_all_dim", 0.0);
-  const double implied = mscale != 0.0 && mscale_all_dim != 0.0
-                             ? yarn_temperature(factor, mscale) /
-                                   yarn_temperature(factor, mscale_all_dim)
-                             : yarn_temperature(factor, 1.0);
+  const double implied =
+      mscale != 0.0 && mscale_all_dim != 0.0
+          ? yarn_temperature(factor, mscale) / yarn_temperature(factor, mscale_all_dim)
+          : yarn_temperature(factor, 1.0);
   return parameter(rope, "attention_factor", implied);
 }
 
-// arXiv 2309.00071, section 3.2: dimensions between `low` and `high` move from kept to interpolated.
+// arXiv 2309.00071, section 3.2: dimensions between `low` and `high` move from kept to
+// interpolated.
 std::pair<double, double> yarn_ramp(const RopeConfig& rope, int64_t head_dim) {
   const double length = parameter(rope, "original_max_position_embeddings",
                                   static_cast<double>(rope.max_position_embeddings));
   const auto dimension_of = [&](double rotations) {
-    return static_cast<double>(head_dim) *
-           std::log(length / (rotations * 2.0 * std::numbers::pi)) / (2.0 * std::log(rope.theta));
+    return static_cast<double>(head_dim) * std::log(length / (rotations * 2.0 * std::numbers::pi)) /
+           (2.0 * std::log(rope.theta));
   };
   double low = dimension_of(parameter(rope, "beta_fast", 32.0));
   double high = dimension_of(parameter(rope, "beta_slow", 1.0));
@@ -125,13 +126,20 @@ at::Tensor RotaryEmbedding::inverse_frequencies(int64_t sequence_length) const {
   return at::tensor(at::ArrayRef<double>(values), at::kDouble).to(at::kFloat);
 }
 
+const at::Tensor& RotaryEmbedding::frequencies_on(const at::Device& device) const {
+  if (inverse_frequencies_.device() != device) {
+    inverse_frequencies_ = inverse_frequencies_.to(device);
+  }
+  return inverse_frequencies_;
+}
+
 CosSin RotaryEmbedding::tables(const at::Tensor& position_ids, at::ScalarType dtype) const {
-  const auto frequencies = inverse_frequencies_.defined()
-                               ? inverse_frequencies_
-                               : inverse_frequencies(position_ids.max().item<int64_t>() + 1);
+  const auto frequencies =
+      inverse_frequencies_.defined()
+          ? frequencies_on(position_ids.device())
+          : inverse_frequencies(position_ids.max().item<int64_t>() + 1).to(position_ids.device());
   const auto type = dtype == at::kDouble ? at::kDouble : at::kFloat;
-  const auto angles =
-      position_ids.to(type).unsqueeze(-1) * frequencies.to(position_ids.device(), type);
+  const auto angles = position_ids.to(type).unsqueeze(-1) * frequencies.to(type);
   const auto both = at::cat({angles, angles}, -1).unsqueeze(1);
   return {(both.cos() * attention_factor_).to(dtype), (both.sin() * attention_factor_).to(dtype)};
 }

@@ -4,8 +4,11 @@
 #include <fmt/format.h>
 
 #include <new>
+#include <string_view>
+#include <vector>
 
 #include "outrider/error.h"
+#include "outrider/text.h"
 #include "outrider/version.h"
 
 namespace outrider::cli {
@@ -14,6 +17,12 @@ namespace {
 void report(const std::string& message, const std::string& hint) {
   note("error: " + message);
   if (!hint.empty()) note("hint: " + hint);
+}
+
+// "outrider data prepare"
+std::string full_name(const CLI::App& app) {
+  const auto* parent = app.get_parent();
+  return parent ? full_name(*parent) + " " + app.get_name() : app.get_name();
 }
 
 void add_global_options(CLI::App& app, GlobalOptions& options) {
@@ -36,21 +45,50 @@ void add_verbs(CLI::App& app, const GlobalOptions& options) {
   add_forward_verb(app, options);
 }
 
+// The first argument that no verb takes, as an unknown verb or option.
+int report_usage(const CLI::App& app, const CLI::ParseError& e) {
+  const auto* verb = &app;
+  while (!verb->get_subcommands().empty()) verb = verb->get_subcommands().front();
+  const auto rest = app.remaining(/*recurse=*/true);
+  if (rest.empty() || rest.front().starts_with('-')) {
+    report(e.what(), fmt::format("see `{} --help`", full_name(*verb)));
+  } else {
+    std::vector<std::string> known;
+    for (const auto* child : verb->get_subcommands(nullptr)) known.push_back(child->get_name());
+    report(fmt::format("{}: unknown argument {}", full_name(*verb), in_quotes(rest.front())),
+           known.empty() ? fmt::format("see `{} --help`", full_name(*verb))
+                         : suggestion(rest.front(), known));
+  }
+  return exit_status(ErrorCode::kInvalidArgument);
+}
+
+// LibTorch's CPU allocator has no error type of its own.
+bool is_out_of_memory(const c10::Error& e) {
+  return dynamic_cast<const c10::OutOfMemoryError*>(&e) != nullptr ||
+         std::string_view(e.what_without_backtrace()).find("can't allocate memory") !=
+             std::string_view::npos;
+}
+
+int report_out_of_memory() {
+  report("out of memory", "use a smaller batch, a shorter --max-length or --dtype bfloat16");
+  return exit_status(ErrorCode::kDeviceUnavailable);
+}
+
 int run_guarded(CLI::App& app, int argc, char** argv) {
   try {
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::ParseError& e) {
-    return e.get_exit_code() == 0 ? app.exit(e)
-                                  : (app.exit(e), exit_status(ErrorCode::kInvalidArgument));
+    return e.get_exit_code() == 0 ? app.exit(e) : report_usage(app, e);
   } catch (const Error& e) {
     report(e.what(), e.hint());
     return exit_status(e.code());
   } catch (const c10::Error& e) {
+    if (is_out_of_memory(e)) return report_out_of_memory();
     report(std::string("LibTorch: ") + e.what_without_backtrace(),
-           "this is a defect of Outrider, or the machine is out of memory");
+           "this is a defect of Outrider: please report it with the command");
   } catch (const std::bad_alloc&) {
-    report("out of memory", "use a smaller batch, a shorter --max-length or --dtype bfloat16");
+    return report_out_of_memory();
   } catch (const std::exception& e) {
     report(e.what(), "this is a defect of Outrider: please report it with the command");
   }
@@ -60,9 +98,10 @@ int run_guarded(CLI::App& app, int argc, char** argv) {
 }  // namespace
 
 int run(int argc, char** argv) {
-  CLI::App app("Turns large language models into speculative-decoding models: attach a draft, train "
-               "it, export it.",
-               "outrider");
+  CLI::App app(
+      "Turns large language models into speculative-decoding models: attach a draft, train "
+      "it, export it.",
+      "outrider");
   app.require_subcommand(1);
   app.get_formatter()->column_width(34);
   GlobalOptions options;

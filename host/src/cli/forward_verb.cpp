@@ -20,14 +20,22 @@ ForwardInput read_batch(const std::filesystem::path& path, at::Device device) {
   const auto tensors = read_tensors(path);
   const auto find = [&](const char* name) {
     const auto found = tensors.find(name);
-    return found == tensors.end() ? at::Tensor() : found->second.to(device, at::kLong);
+    if (found == tensors.end()) return at::Tensor();
+    const auto& tensor = found->second;
+    if (at::isIntegralType(tensor.scalar_type(), /*includeBool=*/true)) {
+      return tensor.to(device, at::kLong);
+    }
+    throw Error(ErrorCode::kInvalidFile,
+                fmt::format("{}: '{}' is {}, expected integers", path.string(), name,
+                            dtype_name(tensor.scalar_type())));
   };
   ForwardInput input;
   input.input_ids = find("input_ids");
   if (!input.input_ids.defined()) {
-    throw Error(ErrorCode::kInvalidFile, fmt::format("{}: no tensor 'input_ids'", path.string()),
-                "the batch needs input_ids [B,S]; attention_mask, position_ids, loss_mask and labels "
-                "are optional");
+    throw Error(
+        ErrorCode::kInvalidFile, fmt::format("{}: no tensor 'input_ids'", path.string()),
+        "the batch needs input_ids [B,S]; attention_mask, position_ids, loss_mask and labels "
+        "are optional");
   }
   input.attention_mask = find("attention_mask");
   input.position_ids = find("position_ids");
@@ -37,8 +45,8 @@ ForwardInput read_batch(const std::filesystem::path& path, at::Device device) {
 }
 
 void check_token_ids(const CausalLM& model, const at::Tensor& ids) {
-  if (ids.numel() > 0 && (ids.min().item<int64_t>() < 0 ||
-                          ids.max().item<int64_t>() >= model.config().vocab_size)) {
+  if (ids.numel() > 0 &&
+      (ids.min().item<int64_t>() < 0 || ids.max().item<int64_t>() >= model.config().vocab_size)) {
     throw Error(ErrorCode::kInvalidData,
                 fmt::format("input_ids has ids outside the vocabulary of {} tokens",
                             model.config().vocab_size));
@@ -65,7 +73,8 @@ void collect_gradients(const CausalLM& model, TensorMap& results) {
   }
 }
 
-// Unconverted models report the plain names, converted ones tell the base's results from the draft's.
+// Unconverted models report the plain names, converted ones tell the base's results from the
+// draft's.
 TensorRecorder recorder_into(TensorMap& results, bool converted, bool hidden_states) {
   return [&results, converted, hidden_states](const std::string& name, const at::Tensor& tensor) {
     const bool is_hidden = name.starts_with("hidden_states.");
@@ -116,7 +125,8 @@ void add_forward_verb(CLI::App& app, const GlobalOptions& global) {
       ->required();
   verb->add_option("--out", arguments->out, "Safetensors file to write")->required();
   verb->add_flag("--train", arguments->train, "Drafts in training mode (all steps)");
-  verb->add_flag("--gradients", arguments->gradients, "Also write grad.NAME for trained parameters");
+  verb->add_flag("--gradients", arguments->gradients,
+                 "Also write grad.NAME for trained parameters");
   verb->add_flag("--hidden-states", arguments->hidden_states, "Also write hidden_states.0 … .L");
   verb->add_option("--weights", arguments->weights, "Replace parameters and buffers by name first");
   verb->add_option("--dtype", arguments->dtype, "float32, float64, bfloat16, float16");

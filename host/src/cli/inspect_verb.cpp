@@ -6,6 +6,7 @@
 #include "cli/app.h"
 #include "outrider/checkpoint/metadata.h"
 #include "outrider/checkpoint/safetensors.h"
+#include "outrider/checkpoint/tensor_io.h"
 #include "outrider/error.h"
 #include "outrider/host/plugin_loader.h"
 #include "outrider/model/model_config.h"
@@ -82,7 +83,7 @@ Json describe(const InspectArguments& arguments) {
                  {"hidden_size", config.hidden_size},
                  {"num_hidden_layers", config.num_hidden_layers},
                  {"vocab_size", config.vocab_size},
-                 {"dtype", std::string(at::toString(config.dtype))}}},
+                 {"dtype", dtype_name(config.dtype)}}},
                {"parameters", parameters_by_part(stored)},
                {"modes", mode_list(arguments.folder)}};
   if (arguments.tensors) json["tensors"] = tensor_list(stored);
@@ -129,8 +130,9 @@ void print_description(const Json& json) {
 
 void add_inspect_verb(CLI::App& app, const GlobalOptions& global) {
   auto arguments = std::make_shared<InspectArguments>();
-  auto* verb = add_verb(app, "inspect", "Show what a model folder holds and which plugin restores it",
-                        "outrider inspect SmolLM2-eagle3 --json");
+  auto* verb =
+      add_verb(app, "inspect", "Show what a model folder holds and which plugin restores it",
+               "outrider inspect SmolLM2-eagle3 --json");
   verb->add_option("DIR", arguments->folder, "Model folder")->required();
   verb->add_flag("--tensors", arguments->tensors, "List every tensor");
   verb->callback([arguments, &global] {

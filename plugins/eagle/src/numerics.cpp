@@ -18,7 +18,8 @@ Numerics Numerics::parse(const std::string& reference) {
           .mask_gates_successor = true,
           .ignores_labels = true,
           .ignores_attention_mask = reference == "0.42",
-          .masks_padding_keys = false};
+          .masks_padding_keys = false,
+          .starts_at_random = true};
 }
 
 }  // namespace outrider::eagle

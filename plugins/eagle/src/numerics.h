@@ -12,6 +12,7 @@ struct Numerics {
   bool ignores_labels = false;          // without a loss_mask only attention_mask decides
   bool ignores_attention_mask = false;  // a given loss_mask stands alone; without one, all ones
   bool masks_padding_keys = true;       // in steps after the first
+  bool starts_at_random = false;        // initial values owe nothing to the base's
 
   /// "" (Outrider's own), "0.47" or "0.42". Throws kInvalidArgument.
   static Numerics parse(const std::string& reference);

@@ -11,6 +11,8 @@
 
 namespace outrider {
 
+class CausalLM;
+
 /// One draft step's results, 0-dimensional tensors on the model's device (reading one synchronises).
 struct StepMetrics {
   std::string name;     // "parallel_0_step_2", "head_1"
@@ -35,9 +37,9 @@ class OUTRIDER_API Draft : public torch::nn::Module {
   /// The training loss; in eval mode the same with what the algorithm's evaluation uses.
   virtual DraftLoss loss(const BaseOutputs& base, const TrainBatch& batch) = 0;
 
-  /// Called once after a conversion, before any training and never on restore: a draft may copy
-  /// what it likes from the base's matrices. Default: nothing.
-  virtual void initialize(const LmHead& head);
+  /// Called once after a conversion, before any training and never on restore: a draft may start
+  /// from copies of the base's parameters. Default: nothing.
+  virtual void initialize(const CausalLM& base);
 };
 
 /// 1 + Σ_k Π_{j≤k} accuracy_j: tokens emitted per base pass by greedy drafting, if the steps' hits

@@ -24,11 +24,14 @@ class OUTRIDER_API RotaryEmbedding {
 
  private:
   at::Tensor inverse_frequencies(int64_t sequence_length) const;
+  const at::Tensor& frequencies_on(const at::Device& device) const;
 
   RopeConfig config_;
   int64_t head_dim_;
   double attention_factor_ = 1.0;
-  at::Tensor inverse_frequencies_;  // [D/2] float32 on the CPU
+  // [D/2] float32, undefined where they depend on the sequence; on the device that asked last,
+  // since a copy to a device would wait for it in every step.
+  mutable at::Tensor inverse_frequencies_;
 };
 
 /// x [B,H,S,D] rotated: x·cos + rotate_half(x)·sin.
