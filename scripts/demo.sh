@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly out=demo examples=examples/data
-readonly seconds=170  # of training, half of it before the restart
+readonly seconds=200  # of training, half of it before the restart
 
 readonly outrider=build/bin/outrider
 
@@ -31,7 +31,7 @@ run $outrider convert "$model" --mode eagle --preset eagle3 --draft-vocab $out/d
   --out $out/converted
 
 training=($outrider train "$out/converted" --data "$out/train-data" --eval-data "$out/held-out"
-  --out "$out/run" --max-seconds "$seconds" --learning-rate 1e-3 --per-device-train-batch-size 4
+  --out "$out/run" --max-seconds "$seconds" --learning-rate 2e-3 --per-device-train-batch-size 4
   --max-length 256 --logging-steps 10 --save-steps 20 --save-total-limit 1)
 
 title "4. Train it, and stop half-way as Ctrl-C would"

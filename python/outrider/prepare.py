@@ -34,6 +34,8 @@ def _tokenize(lines, max_length):
             ids, mask = _chat.tokenize(parse(line), max_length)
             if ids and max(ids) >= _chat.vocab_size:
                 raise Problem(f"token id {max(ids)} is outside the model's vocabulary")
+            if ids and 0 not in mask:
+                raise Problem("every token would be trained on: the template renders no prompt")
             results.append((number, array("i", ids).tobytes(), mask, None))
         except Problem as problem:
             results.append((number, None, None, str(problem)))

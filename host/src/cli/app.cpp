@@ -27,7 +27,8 @@ std::string full_name(const CLI::App& app) {
 
 void add_global_options(CLI::App& app, GlobalOptions& options) {
   app.add_flag("--json", options.json, "Print results as JSON");
-  app.add_option("--plugin-dir", options.plugin_dirs, "Look for plugins here first (repeatable)");
+  app.add_option("--plugin-dir", options.plugin_dirs, "Look for plugins here first (repeatable)")
+      ->allow_extra_args(false);
   app.add_flag("--allow-unlocked-plugins", options.allow_unlocked_plugins,
                "Load plugins that no plugins.lock.json vouches for (for plugin authors)");
   app.set_version_flag("--version", "outrider " + std::string(version()));
@@ -85,7 +86,9 @@ int run_guarded(CLI::App& app, int argc, char** argv) {
     return exit_status(e.code());
   } catch (const c10::Error& e) {
     if (is_out_of_memory(e)) return report_out_of_memory();
-    report(std::string("LibTorch: ") + e.what_without_backtrace(),
+    // The rest of LibTorch's message lists every backend.
+    const std::string text = e.what_without_backtrace();
+    report("LibTorch: " + text.substr(0, text.find('\n')),
            "this is a defect of Outrider: please report it with the command");
   } catch (const std::bad_alloc&) {
     return report_out_of_memory();

@@ -124,7 +124,8 @@ void add_convert_verb(CLI::App& app, const GlobalOptions& global) {
   verb->add_option("--preset", arguments->preset, "Named settings; see `outrider mode show NAME`");
   verb->add_option("--config", arguments->config_file, "JSON file with the mode's config");
   verb->add_option("--set", arguments->settings,
-                   "key=value, dotted keys, JSON values (repeatable)");
+                   "key=value, dotted keys, JSON values (repeatable)")
+      ->allow_extra_args(false);
   verb->add_option("--weights", arguments->weights,
                    "Safetensors file that replaces parameters and buffers by name, strictly");
   verb->add_option("--draft-vocab", arguments->draft_vocabulary,

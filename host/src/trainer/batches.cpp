@@ -45,7 +45,7 @@ Selection select_conversations(const TokenShards& shards, const CausalLM& model,
                 fmt::format("none of the {} conversations has a training target in its first {} "
                             "tokens",
                             shards.size(), max_length),
-                "raise --max-length, or look at the loss mask with outrider data inspect");
+                "raise --max-length, or prepare data whose answers begin earlier");
   }
   return selection;
 }

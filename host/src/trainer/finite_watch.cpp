@@ -30,7 +30,7 @@ void FiniteWatch::check() {
                 fmt::format("step {}: loss {}, gradient norm {}; the batch held conversations {}",
                             step.number, loss, norm, printable(conversations, 1000)),
                 "start a new run from the last checkpoint's folder with a lower --learning-rate or "
-                "--max-grad-norm, or look at the conversations with outrider data inspect");
+                "--max-grad-norm, or without these conversations");
   }
 }
 

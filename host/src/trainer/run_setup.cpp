@@ -10,12 +10,14 @@
 #include <set>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/plugin_lock.h"
 #include "outrider/text.h"
 #include "trainer/batches.h"
+#include "trainer/metrics_log.h"
 
 namespace outrider {
 namespace fs = std::filesystem;
@@ -76,18 +78,25 @@ Json environment(at::Device device) {
           {"cpu_capability", at::get_cpu_capability()}};
 }
 
-void create_run_folder(const fs::path& folder) {
+NewRunFolder::NewRunFolder(fs::path folder) : folder_(std::move(folder)) {
   std::error_code error;
-  const bool exists = fs::exists(folder, error);
-  if (exists && !(fs::is_directory(folder, error) && fs::is_empty(folder, error))) {
+  const bool exists = fs::exists(folder_, error);
+  if (exists && !(fs::is_directory(folder_, error) && fs::is_empty(folder_, error))) {
     throw Error(ErrorCode::kFileExists,
-                in_quotes(folder.string()) + " exists and is not an empty folder",
+                in_quotes(folder_.string()) + " exists and is not an empty folder",
                 "continue the run in it with --resume, or choose another folder");
   }
-  fs::create_directories(folder, error);
+  fs::create_directories(folder_, error);
   if (!error) return;
   throw Error(ErrorCode::kWriteFailed,
-              fmt::format("cannot create {}: {}", in_quotes(folder.string()), error.message()));
+              fmt::format("cannot create {}: {}", in_quotes(folder_.string()), error.message()));
+}
+
+NewRunFolder::~NewRunFolder() {
+  if (kept_) return;
+  std::error_code ignored;
+  fs::remove(folder_ / MetricsLog::kFileName, ignored);
+  fs::remove(folder_, ignored);  // where it is empty
 }
 
 void require_same_options(const Json& now, const TrainingState& saved, const fs::path& checkpoint) {

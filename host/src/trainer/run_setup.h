@@ -22,8 +22,21 @@ Json fixed_options(const TrainOptions& options, int64_t total_steps, const Causa
 /// What decides whether a resumed run gives the same bits.
 Json environment(at::Device device);
 
-/// Makes an empty run folder. Throws kFileExists where there is something already.
-void create_run_folder(const std::filesystem::path& folder);
+/// The folder of a new run. Unless it is kept, it goes again, with its metrics file.
+class NewRunFolder {
+ public:
+  /// Makes it. Throws kFileExists where there is something already.
+  explicit NewRunFolder(std::filesystem::path folder);
+  ~NewRunFolder();
+  NewRunFolder(const NewRunFolder&) = delete;
+  NewRunFolder& operator=(const NewRunFolder&) = delete;
+
+  void keep() { kept_ = true; }
+
+ private:
+  std::filesystem::path folder_;
+  bool kept_ = false;
+};
 
 /// Throws kInvalidArgument naming each difference.
 void require_same_options(const Json& now, const TrainingState& saved,

@@ -85,7 +85,7 @@ void Trainer::start() {
   if (options_.resume) {
     resume(newest_checkpoint(options_.output));
   } else {
-    create_run_folder(options_.output);
+    new_folder_.emplace(options_.output);
   }
   log_.emplace(options_.output, step_);
   if (selection_.skipped > 0) {
@@ -185,7 +185,12 @@ void Trainer::record(Json line) {
   line["step"] = step_;
   line["elapsed_seconds"] = elapsed_seconds();
   log_->append(line);
+  keep_folder();
   if (on_metrics_) on_metrics_(line);
+}
+
+void Trainer::keep_folder() {
+  if (new_folder_) new_folder_->keep();
 }
 
 void Trainer::say(const std::string& text) {
@@ -211,6 +216,7 @@ void Trainer::save_checkpoint() {
   save_pretrained(model_, checkpoint.staging(), {.source = options_.source, .replace = false});
   state().write(checkpoint.staging());
   checkpoint.commit();
+  keep_folder();
   saved_step_ = step_;
   remove_old_checkpoints(options_.output, options_.save_total_limit);
 }
@@ -226,6 +232,7 @@ void Trainer::stop_interrupted() {
 Json Trainer::finish() {
   save_pretrained(model_, options_.output / "final",
                   {.source = options_.source, .replace = options_.resume});
+  keep_folder();
   if (eval_data_) evaluate_and_log();
   return summary();
 }

@@ -16,6 +16,7 @@
 #include "trainer/metrics_log.h"
 #include "trainer/optimizer.h"
 #include "trainer/progress.h"
+#include "trainer/run_setup.h"
 #include "trainer/schedule.h"
 #include "trainer/training_state.h"
 
@@ -47,6 +48,7 @@ class Trainer {
   Json summary() const;
 
   void record(Json line);
+  void keep_folder();
   void say(const std::string& text);
   TrainingState state() const;
   ProgressReport progress_report() const;
@@ -69,6 +71,7 @@ class Trainer {
   IntervalMetrics interval_;
   FiniteWatch watch_;
   std::optional<ProgressLine> progress_;
+  std::optional<NewRunFolder> new_folder_;  // goes again if the run fails with nothing to show
   std::optional<MetricsLog> log_;
 
   int64_t step_ = 0, saved_step_ = -1;

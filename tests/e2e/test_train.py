@@ -1,0 +1,299 @@
+"""outrider train: the loss falls, runs resume bit by bit, and what a run leaves behind."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from conftest import REFERENCE
+from safetensors.torch import load_file
+
+TIMES = {"elapsed_seconds", "tokens_per_second", "trained_tokens_per_second", "peak_memory_mib"}
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(run):
+    return [{key: value for key, value in line.items() if key not in TIMES}
+            for line in metrics(run)]
+
+
+def same_tensors(a, b):
+    a, b = (load_file(folder / "model.safetensors") for folder in (a, b))
+    return sorted(a) == sorted(b) and all(a[name].equal(b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def eagle(convert, tiny, draft_vocabulary):
+    """eagle(dtype)"""
+    done = {}
+
+    def make(dtype="float32"):
+        if dtype not in done:
+            done[dtype] = convert(tiny(dtype), "--mode", "eagle", "--preset", "eagle3",
+                                  "--draft-vocab", draft_vocabulary)
+        return done[dtype]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def train(outrider, shards):
+    """train(model, run, *options): its summary, or what it says when it fails."""
+
+    def run(model, out, *options, status=0, learning_rate=3e-3, data="train"):
+        done = outrider("train", model, "--data", shards / data, "--out", out, "--json",
+                        "--learning-rate", learning_rate, *options, status=status)
+        return done.json() if status == 0 else done.stderr
+
+    return run
+
+
+SHORT = ("--max-steps", 12, "--logging-steps", 2, "--save-steps", 6, "--save-total-limit", 0,
+         "--lr-scheduler-type", "cosine", "--warmup-steps", 3)
+
+
+@pytest.fixture(scope="module")
+def short_run(train, eagle, tmp_path_factory):
+    """Twelve steps without a break, a checkpoint half-way."""
+    out = tmp_path_factory.mktemp("short") / "run"
+    train(eagle(), out, *SHORT)
+    return out
+
+
+@pytest.fixture(scope="module")
+def long_run(train, eagle, shards, tmp_path_factory):
+    out = tmp_path_factory.mktemp("long") / "run"
+    return out, train(eagle(), out, "--max-steps", 30, "--logging-steps", 5,
+                      "--eval-data", shards / "held_out", "--eval-steps", 10)
+
+
+# --- learning ----------------------------------------------------------------------------------
+
+
+def check_falling(run, at_least):
+    losses = [line["loss"] for line in metrics(run) if "loss" in line]
+    assert len(losses) == 6
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0] - at_least
+    for step in range(len(metrics(run)[0]["drafts"][0]["steps"])):
+        first, last = (line["drafts"][0]["steps"][step]["loss"] for line in
+                       (metrics(run)[0], metrics(run)[5]))
+        assert last < first
+
+
+def test_the_loss_of_eagle_falls(train, eagle, tmp_path):
+    train(eagle(), tmp_path / "run", "--max-steps", 30, "--logging-steps", 5)
+    check_falling(tmp_path / "run", at_least=1.0)
+
+
+def test_the_loss_of_eagle_falls_in_bfloat16(train, eagle, tmp_path):
+    train(eagle("bfloat16"), tmp_path / "run", "--max-steps", 30, "--logging-steps", 5)
+    check_falling(tmp_path / "run", at_least=1.0)
+    tensors = load_file(tmp_path / "run/final/model.safetensors")
+    assert {str(t.dtype) for t in tensors.values()} == {"torch.bfloat16", "torch.int64"}
+
+
+def test_the_loss_of_medusa_falls(train, convert, tiny, tmp_path):
+    model = convert(tiny(), "--mode", "medusa", "--set", "medusa_num_heads=2")
+    train(model, tmp_path / "run", "--max-steps", 30, "--logging-steps", 5,
+          "--per-device-train-batch-size", 2)
+    check_falling(tmp_path / "run", at_least=0.05)
+
+
+def test_two_drafts_train_side_by_side(train, convert, eagle, tmp_path):
+    model = convert(eagle(), "--mode", "medusa", "--set", "medusa_num_heads=1")
+    train(model, tmp_path / "run", "--max-steps", 2, "--logging-steps", 1)
+    for line in metrics(tmp_path / "run"):
+        assert [draft["mode"] for draft in line["drafts"]] == ["eagle", "medusa"]
+        # One batch a line: the sum is exact, up to the weights of padded batches.
+        total = sum(draft["loss"] for draft in line["drafts"])
+        assert line["loss"] == pytest.approx(total, rel=1e-5)
+    before, after = (load_file(folder / "model.safetensors")
+                     for folder in (model, tmp_path / "run/final"))
+    for name in ("eagle_module.fc.weight", "medusa_heads.0.1.weight"):
+        assert not before[name].equal(after[name])
+
+
+def test_held_out_loss_falls_too(long_run):
+    run, summary = long_run
+    evals = [line for line in metrics(run) if "eval" in line]
+    assert [line["step"] for line in evals] == [10, 20, 30]
+    losses = [line["eval"]["drafts"][0]["loss"] for line in evals]
+    assert losses[2] < losses[0]
+    assert summary["eval"] == evals[-1]["eval"]
+    assert summary["eval"]["conversations"] == 151
+
+
+def test_the_base_is_not_touched(eagle, long_run, tiny):
+    before, after = (load_file(folder / "model.safetensors")
+                     for folder in (eagle(), long_run[0] / "final"))
+    base = load_file(tiny() / "model.safetensors")
+    assert sorted(before) == sorted(after)
+    assert all(after[name].equal(base[name]) for name in base)
+    assert after["eagle_module.d2t"].equal(before["eagle_module.d2t"])
+    trained = [n for n in after if n not in base and n != "eagle_module.d2t"]
+    assert len(trained) == 13 and not any(after[n].equal(before[n]) for n in trained)
+
+
+# --- what a run says ---------------------------------------------------------------------------
+
+
+def test_each_line_of_metrics_has_the_promised_fields(long_run):
+    lines = [line for line in metrics(long_run[0]) if "eval" not in line]
+    assert [line["step"] for line in lines] == [5, 10, 15, 20, 25, 30]
+    for line in lines:
+        assert set(line) == {"step", "epoch", "loss", "drafts", "learning_rate", "grad_norm",
+                             *TIMES}
+        assert all(line[key] > 0 for key in TIMES | {"grad_norm", "learning_rate", "loss"})
+        [draft] = line["drafts"]
+        assert set(draft) == {"mode", "loss", "steps", "expected_acceptance_length",
+                              "expected_acceptance_length_sampling"}
+        assert draft["mode"] == "eagle"
+        assert [step["name"] for step in draft["steps"]] == [
+            f"parallel_0_step_{k}" for k in range(3)]
+        hits = np.cumprod([step["accuracy"] for step in draft["steps"]])
+        assert draft["expected_acceptance_length"] == pytest.approx(1 + hits.sum(), rel=1e-6)
+        shared = np.cumprod([step["overlap"] for step in draft["steps"]])
+        assert draft["expected_acceptance_length_sampling"] == pytest.approx(
+            1 + shared.sum(), rel=1e-6)
+        for step in draft["steps"]:
+            assert set(step) == {"name", "loss", "accuracy", "overlap", "count"}
+            assert 0 <= step["accuracy"] <= 1 and 0 <= step["overlap"] <= 1
+            assert step["count"] > 0
+    epochs = [line["epoch"] for line in lines]
+    assert epochs == pytest.approx([line["step"] / 50 for line in lines])  # 200 in batches of 4
+
+
+def test_the_learning_rate_follows_its_schedule(short_run):
+    rates = {line["step"]: line["learning_rate"] for line in metrics(short_run)}
+    expected = {step: 3e-3 * (step - 1) / 3 if step - 1 < 3 else
+                3e-3 * 0.5 * (1 + np.cos(np.pi * (step - 1 - 3) / 9)) for step in rates}
+    assert rates == pytest.approx(expected)
+
+
+def test_the_summary_counts(long_run, eagle):
+    run, summary = long_run
+    tensors = load_file(eagle() / "model.safetensors")
+    trained = sum(t.numel() for n, t in tensors.items()
+                  if n.startswith("eagle_module.") and n != "eagle_module.d2t")
+    assert summary["steps"] == 30 and summary["trained_parameters"] == trained
+    assert summary["conversations"] == 200 and summary["skipped_conversations"] == 0
+    assert summary["final"] == str(run / "final")
+    assert sorted(path.name for path in run.iterdir()) == ["final", "metrics.jsonl"]
+
+
+def test_progress_goes_to_stderr(outrider, eagle, shards, tmp_path):
+    done = outrider("train", eagle(), "--data", shards / "train", "--out", tmp_path / "run",
+                    "--max-steps", 2, "--logging-steps", 1)
+    for text in ("step 1/2", "step 2/2", "100%", "loss", "tokens/s", "ETA"):
+        assert text in done.stderr
+        assert text not in done.stdout or text == "loss"  # a column of the table
+    assert f"written to {tmp_path}/run/final" in done.stdout
+
+
+# --- what a run leaves -------------------------------------------------------------------------
+
+
+def test_the_final_model_is_restored_and_exported(outrider, forward, eagle, long_run, tmp_path):
+    final = long_run[0] / "final"
+    [mode] = outrider("inspect", final, "--json").json()["modes"]
+    assert mode["restored_by"]["is_the_writer"] is True
+    batch = {"input_ids": [[1, 4093, 198, 504, 3575, 282, 253]]}
+    before, after = (forward(folder, batch, "--train") for folder in (eagle(), final))
+    assert np.array_equal(before["base.logits"], after["base.logits"])
+    assert not np.array_equal(before["logits.step_0"], after["logits.step_0"])
+    outrider("export", final, "--format", "hf", "--out", tmp_path / "export")
+    trained, exported = (load_file(folder / "model.safetensors")
+                         for folder in (final, tmp_path / "export"))
+    for name, tensor in exported.items():
+        assert tensor.equal(trained[f"eagle_module.{name}"]), name
+    assert (final / "tokenizer.json").read_bytes() == (eagle() / "tokenizer.json").read_bytes()
+
+
+def test_a_run_does_not_write_into_another(train, eagle, short_run):
+    before = sorted(short_run.rglob("*"))
+    text = train(eagle(), short_run, *SHORT, status=3)
+    assert f"'{short_run}' exists and is not an empty folder" in text
+    assert "--resume" in text
+    assert sorted(short_run.rglob("*")) == before
+
+
+def test_old_checkpoints_make_room(train, eagle, tmp_path):
+    train(eagle(), tmp_path / "run", "--max-steps", 5, "--save-steps", 1,
+          "--save-total-limit", 2)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "checkpoint-3", "checkpoint-4", "final", "metrics.jsonl"]
+
+
+# --- resuming ----------------------------------------------------------------------------------
+
+
+def half_of(run, folder):
+    """The run as it was after six steps, with metrics that were written later."""
+    folder.mkdir()
+    shutil.copytree(run / "checkpoint-6", folder / "checkpoint-6")
+    shutil.copy(run / "metrics.jsonl", folder)
+    return folder
+
+
+def test_two_halves_equal_one_whole_bit_by_bit(train, eagle, short_run, tmp_path):
+    resumed = half_of(short_run, tmp_path / "run")
+    train(eagle(), resumed, *SHORT, "--resume")
+    assert timeless(resumed) == timeless(short_run)
+    assert [line["step"] for line in metrics(resumed)] == [2, 4, 6, 8, 10, 12]
+    assert same_tensors(resumed / "final", short_run / "final")
+    assert not same_tensors(resumed / "checkpoint-6", short_run / "final")
+
+
+def test_the_seed_decides_the_run(train, eagle, short_run, tmp_path):
+    train(eagle(), tmp_path / "same", *SHORT)
+    train(eagle(), tmp_path / "other", *SHORT, "--seed", 7)
+    assert timeless(tmp_path / "same") == timeless(short_run)
+    assert same_tensors(tmp_path / "same/final", short_run / "final")
+    assert not same_tensors(tmp_path / "other/final", short_run / "final")
+
+
+def test_resuming_with_other_options_names_them(train, eagle, short_run, tmp_path):
+    half = half_of(short_run, tmp_path / "run")
+    before = sorted(half.rglob("*")), (half / "metrics.jsonl").read_bytes()
+    text = train(eagle(), half, *SHORT, "--resume", "--seed", 1, learning_rate=1e-4,
+                 data="held_out", status=2)
+    assert "checkpoint-6' is from a run with other options" in text
+    assert "learning_rate is 0.0001, was 0.003" in text
+    assert "seed is 1, was 42" in text
+    assert "data is " in text
+    assert "warmup" not in text
+    assert (sorted(half.rglob("*")), (half / "metrics.jsonl").read_bytes()) == before
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(program, train, eagle, shards, tmp_path):
+    options = ("--max-steps", 150, "--logging-steps", 1)
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [program, "train", eagle(), "--data", shards / "train", "--out", run,
+         "--learning-rate", "3e-3", *map(str, options)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if (run / "metrics.jsonl").exists() and len(metrics(run)) >= 5:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    [checkpoint] = run.glob("checkpoint-*")
+    step = int(checkpoint.name.split("-")[1])
+    assert 5 <= step < 150
+    assert f"error: interrupted after step {step}; '{checkpoint}' holds everything" in stderr
+    assert "--resume" in stderr and stdout == ""
+    assert sorted(p.name for p in run.iterdir()) == [checkpoint.name, "metrics.jsonl"]
+    train(eagle(), run, *options, "--resume")
+    train(eagle(), tmp_path / "whole", *options)
+    assert timeless(run) == timeless(tmp_path / "whole")
+    assert same_tensors(run / "final", tmp_path / "whole/final")
