@@ -10,7 +10,7 @@ export CCACHE_NOHASHDIR := 1
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_MAXSIZE ?= 5G
 
-.PHONY: setup configure build test demo bundle format clean help
+.PHONY: setup configure build test docs demo bundle format clean help
 
 setup:  ## Install what is missing: Debian packages, LibTorch and tools in .venv
 	@scripts/setup.sh
@@ -26,6 +26,9 @@ build: configure  ## build/bin/outrider and its plugins
 test: build  ## Build and run every test
 	@scripts/setup.sh --peers
 	@$(VENV)/ctest --test-dir build --output-on-failure
+
+docs: build  ## Write docs/cli.md and docs/errors.md again
+	@$(VENV)/python scripts/generate_docs.py build/bin/outrider
 
 demo: build  ## Convert, train, resume and export a small real model
 	@scripts/demo.sh
