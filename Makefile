@@ -21,9 +21,10 @@ configure: setup
 	  $(CMAKE_ARGS) --log-level=WARNING
 
 build: configure  ## build/bin/outrider and its plugins
-	@$(VENV)/cmake --build build --parallel $(JOBS)
+	@$(VENV)/cmake --build build --parallel $(JOBS) --target outrider outrider_plugin_lock
 
-test: build  ## Build and run every test
+test: configure  ## Build and run every test
+	@$(VENV)/cmake --build build --parallel $(JOBS)
 	@scripts/setup.sh --peers
 	@$(VENV)/ctest --test-dir build --output-on-failure
 
@@ -33,7 +34,8 @@ docs: build  ## Write docs/cli.md and docs/errors.md again
 demo: build  ## Convert, train, resume and export a small real model
 	@scripts/demo.sh
 
-bundle: build  ## Pack the build for other machines, in dist/
+bundle: configure  ## Pack the build for other machines, in dist/
+	@$(VENV)/cmake --build build --parallel $(JOBS)
 	@scripts/bundle.sh
 
 format:  ## clang-format every C++ and CUDA file
