@@ -1,9 +1,8 @@
-#include <stdlib.h>
-
 #include <filesystem>
 #include <limits>
 #include <string>
 
+#include "formats/support.h"
 #include "outrider/checkpoint/tensor_io.h"
 #include "outrider/ops/operator_library.h"
 #include "tensor_checks.h"
@@ -13,25 +12,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string pattern = (fs::temp_directory_path() / "outrider_core_XXXXXX").string();
-    REQUIRE(::mkdtemp(pattern.data()) != nullptr);
-    path_ = pattern;
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  fs::path operator/(const char* name) const { return path_ / name; }
-
- private:
-  fs::path path_;
-};
+using test::TemporaryFolder;
 
 constexpr at::ScalarType kTypes[] = {at::kFloat, at::kBFloat16, at::kHalf, at::kDouble, at::kLong,
                                      at::kInt,   at::kShort,    at::kChar, at::kByte,   at::kBool};

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/accumulation.h"
 #include "ops/prefix_attention.h"
 #include "outrider/error.h"
 
@@ -16,10 +17,6 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-
-at::ScalarType accumulation_type(const at::Tensor& tensor) {
-  return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
 
 // [B,H,...] as [B,Hkv,H/Hkv,...], so that keys broadcast over their group of queries.
 at::Tensor grouped(const at::Tensor& x, int64_t groups) {
@@ -53,8 +50,8 @@ Diagonals score_diagonals(const at::Tensor& query, const at::Tensor& key, const 
   Diagonals diagonals{key.to(type).unsqueeze(3), value.to(type).unsqueeze(3), {}};
   diagonals.scores = (query * diagonals.key).sum(-1) * scale;
   if (mask.defined()) {
-    diagonals.scores = diagonals.scores.masked_fill(
-        at::logical_not(mask).unsqueeze(2).unsqueeze(2), kMinusInfinity);
+    diagonals.scores = diagonals.scores.masked_fill(at::logical_not(mask).unsqueeze(2).unsqueeze(2),
+                                                    kMinusInfinity);
   }
   return diagonals;
 }

@@ -4,6 +4,8 @@
 
 #include <limits>
 
+#include "kernels/accumulation.h"
+
 namespace outrider::ops {
 namespace {
 
@@ -38,7 +40,8 @@ at::Tensor additive_mask(const at::Tensor& query, const PrefixMask& mask) {
       .masked_fill(at::logical_not(allowed), kMinusInfinity);
 }
 
-// The flash kernel gives a query without any key the log-sum-exp 0, which would take part in merging.
+// The flash kernel gives a query without any key the log-sum-exp 0, which would take part in
+// merging.
 void clear_rows_without_keys(PrefixResult& result, const PrefixMask& mask) {
   if (!mask.key_mask.defined()) return;
   const auto none = (mask.key_mask.to(at::kLong).cumsum(1) == 0).unsqueeze(1);
@@ -105,16 +108,14 @@ at::Tensor masked_scores(const at::Tensor& query, const at::Tensor& key, const P
       .masked_fill(at::logical_not(allowed_pairs(query, mask)), kMinusInfinity);
 }
 
-at::Tensor wide(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? x : x.to(at::kFloat); }
-
 PrefixResult composed(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                       const PrefixMask& mask, double scale) {
   const int64_t heads = query.size(1);
-  const auto scores = masked_scores(wide(query), wide(repeated(key, heads)), mask, scale);
+  const auto scores = masked_scores(widened(query), widened(repeated(key, heads)), mask, scale);
   const auto lse = at::logsumexp(scores, -1);
-  const auto weights = at::exp(scores - lse.clamp_min(std::numeric_limits<float>::lowest())
-                                            .unsqueeze(-1));
-  const auto output = at::matmul(weights, wide(repeated(value, heads)));
+  const auto weights =
+      at::exp(scores - lse.clamp_min(std::numeric_limits<float>::lowest()).unsqueeze(-1));
+  const auto output = at::matmul(weights, widened(repeated(value, heads)));
   return {output.to(query.scalar_type()), lse, {}, {}};
 }
 
@@ -123,11 +124,12 @@ Gradients composed_backward(const at::Tensor& grad, const at::Tensor& query, con
                             const PrefixMask& mask, double scale) {
   const int64_t heads = query.size(1);
   const auto type = query.scalar_type();
-  const auto q = wide(query), k = wide(repeated(key, heads)), v = wide(repeated(value, heads));
-  const auto d_out = wide(grad);
+  const auto q = widened(query), k = widened(repeated(key, heads)),
+             v = widened(repeated(value, heads));
+  const auto d_out = widened(grad);
   const auto lse = merged.log_sum_exp.clamp_min(std::numeric_limits<float>::lowest());
   const auto weights = at::exp(masked_scores(q, k, mask, scale) - lse.unsqueeze(-1));
-  const auto delta = (d_out * wide(merged.output)).sum(-1, true);
+  const auto delta = (d_out * widened(merged.output)).sum(-1, true);
   const auto d_scores = weights * (at::matmul(d_out, v.transpose(2, 3)) - delta) * scale;
   const auto d_key = at::matmul(d_scores.transpose(2, 3), q);
   const auto d_value = at::matmul(weights.transpose(2, 3), d_out);

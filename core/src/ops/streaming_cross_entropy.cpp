@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "kernels/accumulation.h"
 #include "kernels/cross_entropy_rows.h"
 #include "outrider/error.h"
 
@@ -27,10 +28,6 @@ struct Targets {
 struct Gradients {
   at::Tensor students, head;  // undefined where not wanted
 };
-
-at::ScalarType accumulation_type(const at::Tensor& tensor) {
-  return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
 
 int64_t rows_per_chunk(int64_t steps, const at::Tensor& head_weight) {
   const int64_t budget = head_weight.is_cuda() ? kChunkBytesCuda : kChunkBytesCpu;
@@ -142,9 +139,9 @@ StreamingLoss run(const at::Tensor& students, const at::Tensor& head_weight, con
   const auto weights = row_weights.detach().to(accumulation_type(students));
   const bool with_gradient = at::GradMode::is_enabled();
   StreamingLoss result;
-  result.total = StreamingCrossEntropy::apply(
-      students, head_weight, weights, targets, &result.rows,
-      with_gradient && head_weight.requires_grad(), with_gradient && students.requires_grad());
+  result.total = StreamingCrossEntropy::apply(students, head_weight, weights, targets, &result.rows,
+                                              with_gradient && head_weight.requires_grad(),
+                                              with_gradient && students.requires_grad());
   return result;
 }
 

@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "kernels/accumulation.h"
 #include "kernels/cpu/row_kernels.h"
 #include "outrider/error.h"
 
@@ -33,8 +34,7 @@ bool has_fast_kernel(const at::Tensor& logits) {
 }
 
 at::Tensor row_buffer(const at::Tensor& logits) {
-  const auto dtype = logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  return at::empty({logits.size(0)}, logits.options().dtype(dtype));
+  return at::empty({logits.size(0)}, logits.options().dtype(accumulation_type(logits)));
 }
 
 // Calls run(row pointer, row index) for every row, in parallel.
@@ -62,8 +62,8 @@ SoftRowResult fast_soft(const at::Tensor& student, const at::Tensor& teacher, in
   return student.scalar_type() == at::kFloat
              ? row_kernels().soft_float(student.data_ptr<float>() + r * size,
                                         teacher.data_ptr<float>() + r * size, size, row)
-             : row_kernels().soft_bfloat16(bits(student) + r * size, bits(teacher) + r * size,
-                                           size, row);
+             : row_kernels().soft_bfloat16(bits(student) + r * size, bits(teacher) + r * size, size,
+                                           row);
 }
 
 void fast_scaled_softmax(const at::Tensor& logits, int64_t r, float lse, float weight) {
@@ -89,10 +89,6 @@ void set_logit(const at::Tensor& logits, int64_t r, int64_t v, float value) {
   } else {
     logits.data_ptr<at::BFloat16>()[i] = value;
   }
-}
-
-at::Tensor widened(const at::Tensor& logits) {
-  return logits.scalar_type() == at::kDouble ? logits : logits.to(at::kFloat);
 }
 
 // The types without a kernel of their own: float16 through float32, float64 as it is.
@@ -165,9 +161,9 @@ RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& 
   const auto* weight = weights.const_data_ptr<float>();
   for_rows(student, [&](int64_t r) {
     const auto own = fast_statistics(student, r);
-    const auto row = fast_soft(
-        student, teacher, r,
-        {own.log_sum_exp, teacher_lse[r], overlap_lse[r], weight[r], write_gradient});
+    const auto row =
+        fast_soft(student, teacher, r,
+                  {own.log_sum_exp, teacher_lse[r], overlap_lse[r], weight[r], write_gradient});
     results.loss.data_ptr<float>()[r] = row.loss;
     results.overlap.data_ptr<float>()[r] = row.overlap;
     results.correct.data_ptr<float>()[r] = own.argmax == teacher_argmax[r] ? 1.0f : 0.0f;
