@@ -10,7 +10,7 @@ export CCACHE_NOHASHDIR := 1
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_MAXSIZE ?= 5G
 
-.PHONY: setup configure build test docs demo bundle format clean help
+.PHONY: setup configure build test asan docs demo bundle format clean help
 
 setup:  ## Install what is missing: Debian packages, LibTorch and tools in .venv
 	@scripts/setup.sh
@@ -28,6 +28,13 @@ test: configure  ## Build and run every test
 	@scripts/setup.sh --peers
 	@$(VENV)/ctest --test-dir build --output-on-failure
 
+asan: setup  ## Build and run the C++ suites with AddressSanitizer and UBSan, in build-asan
+	@$(VENV)/cmake --preset asan -DCMAKE_MAKE_PROGRAM=$(VENV)/ninja \
+	  -DPython3_EXECUTABLE=$(VENV)/python -DCMAKE_CXX_COMPILER_LAUNCHER=$$(command -v ccache) \
+	  --log-level=WARNING
+	@$(VENV)/cmake --build build-asan --parallel $(JOBS)
+	@$(VENV)/ctest --preset asan
+
 docs: build  ## Write docs/cli.md and docs/errors.md again
 	@$(VENV)/python scripts/generate_docs.py build/bin/outrider
 
@@ -42,7 +49,7 @@ format:  ## clang-format every C++ and CUDA file
 	@git ls-files --cached --others --exclude-standard '*.h' '*.inc' '*.cpp' '*.cu' | xargs clang-format -i
 
 clean:  ## Remove what the targets wrote
-	@rm -rf build demo dist
+	@rm -rf build build-asan demo dist
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

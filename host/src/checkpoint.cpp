@@ -15,6 +15,7 @@
 #include "outrider/model/base_model_registry.h"
 #include "outrider/text.h"
 #include "outrider/version.h"
+#include "shard_writer.h"
 
 namespace outrider {
 namespace fs = std::filesystem;
@@ -22,6 +23,9 @@ namespace {
 
 // At most this many tensors are named in one message.
 constexpr size_t kNamedTensors = 12;
+
+// Where a single file keeps what outrider_state.json says in a folder.
+constexpr const char* kStateKey = "outrider_state";
 
 /// Collects what does not fit, so that one error names all of it.
 class Mismatches {
@@ -68,11 +72,25 @@ bool may_be_ignored(const CausalLM& model, const std::string& name) {
          name.ends_with(".rotary_emb.inv_freq");
 }
 
+// A converted folder without decoder layers, which only offline training makes.
+bool is_offline(const ModelConfig& config, const SafetensorsFolder& stored,
+                const fs::path& folder) {
+  if (!fs::exists(folder / CheckpointMetadata::kFileName)) return false;
+  const auto shapes = BaseModelRegistry::instance().create(config, at::kMeta);
+  const auto all = shapes->named_parameters();
+  shapes->drop_decoder_layers();
+  const auto kept = shapes->named_parameters();
+  return std::none_of(all.begin(), all.end(), [&](const auto& item) {
+    return !kept.contains(item.key()) && stored.tensors().contains(item.key());
+  });
+}
+
 // A config.json with wrong sizes must not take the machine's memory before its tensors are missed.
-void check_size(const ModelConfig& config, const SafetensorsFolder& stored,
+void check_size(const ModelConfig& config, const SafetensorsFolder& stored, bool offline,
                 const fs::path& folder) {
   double described = 0, held = 0;
   const auto shapes = BaseModelRegistry::instance().create(config, at::kMeta);
+  if (offline) shapes->drop_decoder_layers();
   for (const auto& parameter : shapes->parameters()) {
     described += static_cast<double>(parameter.numel());
   }
@@ -88,22 +106,24 @@ void check_size(const ModelConfig& config, const SafetensorsFolder& stored,
               "does the config.json belong to these tensors, and is the folder complete?");
 }
 
-void load_folder(CausalLM& model, const SafetensorsFolder& stored, const fs::path& folder) {
+using StoredTensors = std::map<std::string, SafetensorsFolder::Entry>;
+
+void load_strictly(CausalLM& model, const StoredTensors& stored, const fs::path& origin,
+                   const std::string& hint) {
   Mismatches mismatches;
   const auto targets = checkpoint_tensors(model);
   for (const auto& [name, target] : targets) {
-    const auto found = stored.tensors().find(name);
-    if (found == stored.tensors().end()) {
+    const auto found = stored.find(name);
+    if (found == stored.end()) {
       mismatches.add("missing", name);
     } else {
       copy_into(target, tensor_over(found->second.file, *found->second.view), name, mismatches);
     }
   }
-  for (const auto& [name, entry] : stored.tensors()) {
+  for (const auto& [name, entry] : stored) {
     if (!targets.contains(name) && !may_be_ignored(model, name)) mismatches.add("unexpected", name);
   }
-  mismatches.finish(folder.string(),
-                    "is the folder complete, and does its config.json belong to these tensors?");
+  mismatches.finish(origin.string(), hint);
 }
 
 void restore_mode(CausalLM& model, const ModeState& state) {
@@ -128,7 +148,8 @@ void restore_mode(CausalLM& model, const ModeState& state) {
   model.attach(std::move(conversion), std::move(restored));
 }
 
-void check_base(const ModelConfig& config, const Json& recorded, const fs::path& folder) {
+void check_base(const ModelConfig& config, const Json& recorded, const fs::path& origin,
+                const std::string& hint) {
   const std::pair<const char*, Json> expected[] = {{"architecture", config.architecture},
                                                    {"hidden_size", config.hidden_size},
                                                    {"num_hidden_layers", config.num_hidden_layers},
@@ -136,15 +157,13 @@ void check_base(const ModelConfig& config, const Json& recorded, const fs::path&
   std::vector<std::string> problems;
   for (const auto& [key, value] : expected) {
     if (recorded.contains(key) && recorded[key] != value) {
-      problems.push_back(fmt::format("{} is {} in config.json, {} in {}", key, value.dump(),
-                                     printable(recorded[key].dump()),
-                                     CheckpointMetadata::kFileName));
+      problems.push_back(fmt::format("{} is {} in the base's config.json, {} in the recorded state",
+                                     key, value.dump(), printable(recorded[key].dump())));
     }
   }
   if (problems.empty()) return;
   throw Error(ErrorCode::kIncompatibleCheckpoint,
-              fmt::format("{}: {}", folder.string(), join(problems, "; ")),
-              "config.json was replaced after the conversion: put the original back");
+              fmt::format("{}: {}", origin.string(), join(problems, "; ")), hint);
 }
 
 Json base_identity(const ModelConfig& config) {
@@ -187,6 +206,31 @@ void copy_companions(const fs::path& from, const fs::path& to) {
   }
 }
 
+// A conversion with its tensors, from a folder or from a single file.
+struct StoredModel {
+  StoredTensors tensors;
+  CheckpointMetadata metadata;
+};
+
+StoredModel read_folder(const fs::path& folder) {
+  return {SafetensorsFolder::open(folder).tensors(), CheckpointMetadata::read(folder)};
+}
+
+StoredModel read_file(const fs::path& path) {
+  const auto file = SafetensorsFile::open(path);
+  const auto state = file->metadata().find(kStateKey);
+  if (state == file->metadata().end()) {
+    throw Error(ErrorCode::kInvalidFile,
+                fmt::format("{}: its __metadata__ has no '{}'", path.string(), kStateKey),
+                "give a file that `outrider save` wrote, or a converted folder");
+  }
+  const auto origin = fmt::format("{} ({})", path.string(), kStateKey);
+  StoredModel stored;
+  stored.metadata = CheckpointMetadata::from_json(parse_json(state->second, origin), origin);
+  for (const auto& [name, view] : file->tensors()) stored.tensors[name] = {file, &view};
+  return stored;
+}
+
 }  // namespace
 
 std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOptions& options) {
@@ -196,17 +240,23 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOpti
   }
   const auto config = ModelConfig::read(folder);
   const auto stored = SafetensorsFolder::open(folder);
-  check_size(config, stored, folder);
-  const auto tensor_options =
-      at::TensorOptions().dtype(options.dtype.value_or(config.dtype)).device(options.device);
+  const bool offline = is_offline(config, stored, folder);
+  check_size(config, stored, offline, folder);
+  // Layers that are about to be dropped take no memory on the host as long as nothing is written.
+  const auto tensor_options = at::TensorOptions()
+                                  .dtype(options.dtype.value_or(config.dtype))
+                                  .device(offline ? at::Device(at::kCPU) : options.device);
   auto model = BaseModelRegistry::instance().create(config, tensor_options);
   model->eval();
   if (fs::exists(folder / CheckpointMetadata::kFileName)) {
     const auto metadata = CheckpointMetadata::read(folder);
-    check_base(config, metadata.base_model, folder);
+    check_base(config, metadata.base_model, folder,
+               "config.json was replaced after the conversion: put the original back");
     for (const auto& state : metadata.modes) restore_mode(*model, state);
   }
-  load_folder(*model, stored, folder);
+  if (offline) model->to(options.device);
+  load_strictly(*model, stored.tensors(), folder,
+                "is the folder complete, and does its config.json belong to these tensors?");
   return model;
 }
 
@@ -233,7 +283,7 @@ TensorMap checkpoint_tensors(const CausalLM& model) {
 
 void save_pretrained(const CausalLM& model, const fs::path& folder, const SaveOptions& options) {
   AtomicDirectory directory(folder, options.replace);
-  write_tensors(directory.staging() / "model.safetensors", checkpoint_tensors(model));
+  write_weights(directory.staging(), checkpoint_tensors(model), options.max_shard_size);
   auto config = model.config().raw;
   config.erase("torch_dtype");
   config["dtype"] = dtype_name(model.dtype());
@@ -241,6 +291,27 @@ void save_pretrained(const CausalLM& model, const fs::path& folder, const SaveOp
   if (!model.speculative_state().empty()) metadata_of(model).write(directory.staging());
   copy_companions(options.source, directory.staging());
   directory.commit();
+}
+
+void save(const CausalLM& model, const fs::path& file) {
+  const auto state = metadata_of(model).to_json();
+  CheckpointMetadata::from_json(state, file.string());  // what restore() would refuse
+  write_tensors(file, checkpoint_tensors(model), {{kStateKey, state.dump()}});
+}
+
+void restore(CausalLM& base, const fs::path& file_or_folder) {
+  if (!base.speculative_state().empty()) {
+    throw Error(
+        ErrorCode::kAlreadyConverted,
+        fmt::format("the model already has mode '{}'", base.speculative_state().front().state.mode),
+        "restore onto the base model, as it was before conversion");
+  }
+  const auto stored =
+      fs::is_directory(file_or_folder) ? read_folder(file_or_folder) : read_file(file_or_folder);
+  const std::string hint = "restore onto the base model that was converted";
+  check_base(base.config(), stored.metadata.base_model, file_or_folder, hint);
+  for (const auto& state : stored.metadata.modes) restore_mode(base, state);
+  load_strictly(base, stored.tensors, file_or_folder, hint);
 }
 
 }  // namespace outrider

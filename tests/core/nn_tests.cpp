@@ -298,9 +298,9 @@ at::Tensor dense_layer(const nn::DecoderLayer& layer, const at::Tensor& x,
   const auto heads = at::matmul(weights, value).transpose(1, 2).flatten(2);
   const auto residual = x + layer.self_attn->o_proj->forward(heads);
   const auto normed = layer.post_attention_layernorm->forward(residual);
-  const auto gate = layer.mlp->gate_proj->forward(normed);
-  return residual + layer.mlp->down_proj->forward(gate * at::sigmoid(gate) *
-                                                  layer.mlp->up_proj->forward(normed));
+  const auto& mlp = dynamic_cast<const nn::SwiGluMlp&>(*layer.mlp);
+  const auto gate = mlp.gate_proj->forward(normed);
+  return residual + mlp.down_proj->forward(gate * at::sigmoid(gate) * mlp.up_proj->forward(normed));
 }
 
 TEST_CASE("a decoder layer equals the dense formula, with and without a key mask") {

@@ -229,8 +229,8 @@ def test_a_replaced_config_is_noticed(outrider, edited, eagle, tmp_path):
     folder = edited(eagle, "outrider_state.json",
                     lambda s: s["base_model"].update(hidden_size=64, vocab_size=7))
     text = outrider("export", folder, "--out", tmp_path / "out", status=4).stderr
-    assert "hidden_size is 32 in config.json, 64 in outrider_state.json" in text
-    assert "vocab_size is 128 in config.json, 7 in outrider_state.json" in text
+    assert "hidden_size is 32 in the base's config.json, 64 in the recorded state" in text
+    assert "vocab_size is 128 in the base's config.json, 7 in the recorded state" in text
 
 
 def test_all_tensors_that_do_not_fit_are_reported_together(outrider, eagle, tmp_path):

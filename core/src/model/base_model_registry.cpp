@@ -4,6 +4,10 @@
 
 #include "outrider/error.h"
 #include "outrider/model/llama.h"
+#include "outrider/model/mistral.h"
+#include "outrider/model/phi3.h"
+#include "outrider/model/qwen2.h"
+#include "outrider/model/qwen3.h"
 #include "outrider/text.h"
 
 namespace outrider {
@@ -16,12 +20,26 @@ BaseModelRegistry::Factory factory() {
   };
 }
 
+// Names that share only their long suffix are not near: all known ones are listed then.
+std::string nearest_architectures(const std::string& architecture,
+                                  const std::vector<std::string>& known) {
+  const auto stem = [](const std::string& name) { return name.substr(0, name.find("For")); };
+  std::vector<std::string> stems;
+  for (const auto& name : known) stems.push_back(stem(name));
+  const bool is_near = !nearest_names(stem(architecture), stems).empty();
+  return suggestion(is_near ? architecture : "", known);
+}
+
 }  // namespace
 
 BaseModelRegistry& BaseModelRegistry::instance() {
   static auto& registry = []() -> BaseModelRegistry& {
     auto& known = *new BaseModelRegistry;
     known.add("LlamaForCausalLM", factory<LlamaForCausalLM>());
+    known.add("MistralForCausalLM", factory<MistralForCausalLM>());
+    known.add("Phi3ForCausalLM", factory<Phi3ForCausalLM>());
+    known.add("Qwen2ForCausalLM", factory<Qwen2ForCausalLM>());
+    known.add("Qwen3ForCausalLM", factory<Qwen3ForCausalLM>());
     return known;
   }();
   return registry;
@@ -34,16 +52,17 @@ void BaseModelRegistry::add(const std::string& architecture, Factory factory) {
   }
 }
 
+void BaseModelRegistry::check_known(const std::string& architecture) const {
+  if (factories_.contains(architecture)) return;
+  throw Error(ErrorCode::kUnknownArchitecture,
+              fmt::format("base architecture {} is not known", in_quotes(architecture)),
+              nearest_architectures(architecture, names()));
+}
+
 std::shared_ptr<CausalLM> BaseModelRegistry::create(const ModelConfig& config,
                                                     at::TensorOptions options) const {
-  const auto found = factories_.find(config.architecture);
-  if (found == factories_.end()) {
-    throw Error(ErrorCode::kUnknownArchitecture,
-                fmt::format("base architecture '{}' is not known",
-                            printable(config.architecture)),
-                suggestion(config.architecture, names()));
-  }
-  return found->second(config, options);
+  check_known(config.architecture);
+  return factories_.at(config.architecture)(config, options);
 }
 
 std::vector<std::string> BaseModelRegistry::names() const {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <set>
 
+#include "model/stored_outputs.h"
 #include "outrider/error.h"
 #include "outrider/ops/streaming_cross_entropy.h"
 #include "outrider/text.h"
@@ -19,39 +20,45 @@ void check_shapes(const ForwardInput& input) {
     throw Error(ErrorCode::kInvalidArgument, "input_ids must be [B,S] with at least one token");
   }
   const std::pair<const char*, const at::Tensor&> others[] = {
-      {"attention_mask", input.attention_mask}, {"position_ids", input.position_ids},
-      {"loss_mask", input.loss_mask},           {"labels", input.labels},
+      {"attention_mask", input.attention_mask},
+      {"position_ids", input.position_ids},
+      {"loss_mask", input.loss_mask},
+      {"labels", input.labels},
       {"document_ids", input.document_ids}};
   for (const auto& [name, tensor] : others) {
     if (tensor.defined() && tensor.sizes() != input.input_ids.sizes()) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("{} is [{}], expected the shape of input_ids [{}]", name,
-                              fmt::join(tensor.sizes(), ","),
-                              fmt::join(input.input_ids.sizes(), ",")));
+      throw Error(
+          ErrorCode::kInvalidArgument,
+          fmt::format("{} is [{}], expected the shape of input_ids [{}]", name,
+                      fmt::join(tensor.sizes(), ","), fmt::join(input.input_ids.sizes(), ",")));
     }
   }
 }
 
 // Under causal attention, padding on the right is seen by padding only.
 bool is_right_padded(const at::Tensor& mask) {
-  const auto starts_again = at::logical_and(mask.slice(1, 1), at::logical_not(mask.slice(1, 0, -1)));
+  const auto starts_again =
+      at::logical_and(mask.slice(1, 1), at::logical_not(mask.slice(1, 0, -1)));
   return !starts_again.any().item<bool>();
 }
 
-at::Tensor key_mask_of(const ForwardInput& input) {
-  if (!input.attention_mask.defined() || input.right_padded) return {};
+at::Tensor key_mask_of(const ForwardInput& input, const HiddenStateRequest& request) {
+  if (!input.attention_mask.defined()) return {};
+  if (request.at_padding) return input.attention_mask.ne(0);
+  if (input.right_padded) return {};
   const auto mask = input.attention_mask.ne(0);
   return is_right_padded(mask) ? at::Tensor() : mask;
 }
 
-TrainBatch train_batch(const ForwardInput& input) {
+TrainBatch train_batch(const ForwardInput& input, const HiddenStateRequest& request) {
   return {.input_ids = input.input_ids,
           .attention_mask = input.attention_mask,
           .position_ids = input.position_ids,
           .loss_mask = input.loss_mask,
           .labels = input.labels,
           .document_ids = input.document_ids,
-          .key_mask = key_mask_of(input),
+          .key_mask = key_mask_of(input, request),
+          .extras = input.extras,
           .measure_acceptance = input.measure_acceptance,
           .recorder = input.recorder};
 }
@@ -68,13 +75,15 @@ at::Tensor language_model_loss(const BaseOutputs& base, const TrainBatch& batch)
 void record_base(const TensorRecorder& record, const BaseOutputs& base, int64_t num_layers) {
   record("base.last_hidden", base.last_hidden);
   record("base.logits", base.head.logits(base.last_hidden));
-  record("hidden_states.0", base.input_embeddings);
+  if (base.input_embeddings.defined()) record("hidden_states.0", base.input_embeddings);
   for (const auto& [layer, hidden] : base.layer_outputs) {
     const bool is_last = layer + 1 == num_layers;
     if (!is_last) record(fmt::format("hidden_states.{}", layer + 1), hidden);
   }
   record(fmt::format("hidden_states.{}", num_layers), base.last_hidden);
-  record("hidden_states.last_prenorm", base.last_hidden_prenorm);
+  if (base.last_hidden_prenorm.defined()) {
+    record("hidden_states.last_prenorm", base.last_hidden_prenorm);
+  }
 }
 
 // Everything, for someone who looks at a pass.
@@ -83,6 +92,10 @@ HiddenStateRequest full_request(int64_t num_layers) {
   for (int64_t i = 0; i < num_layers; ++i) request.layer_outputs.push_back(i);
   request.last_hidden_prenorm = true;
   return request;
+}
+
+bool contains(const std::vector<BaseEdit>& edits, BaseEdit edit) {
+  return std::find(edits.begin(), edits.end(), edit) != edits.end();
 }
 
 at::Tensor sum_of(const std::vector<DraftLoss>& losses, const at::Tensor& lm_loss) {
@@ -97,27 +110,23 @@ CausalLM::CausalLM(ModelConfig config) : config_(std::move(config)) {}
 CausalLM::~CausalLM() = default;
 
 BaseInfo CausalLM::base_info() const {
-  return {config_,
-          config_.architecture,
-          dtype(),
-          device(),
-          config_.num_hidden_layers,
-          config_.hidden_size,
+  return {config_,           config_.architecture,      dtype(),
+          device(),          config_.num_hidden_layers, config_.hidden_size,
           config_.vocab_size};
 }
 
 at::Device CausalLM::device() const { return head().weight().device(); }
 at::ScalarType CausalLM::dtype() const { return head().weight().scalar_type(); }
 
-bool CausalLM::base_is_frozen() const {
-  return std::any_of(speculative_state_.begin(), speculative_state_.end(), [](const auto& attached) {
-    const auto& edits = attached.base_edits;
-    return std::find(edits.begin(), edits.end(), BaseEdit::kFreezeParameters) != edits.end();
-  });
+bool CausalLM::has_edit(BaseEdit edit) const {
+  return std::any_of(speculative_state_.begin(), speculative_state_.end(),
+                     [edit](const auto& attached) { return contains(attached.base_edits, edit); });
 }
 
 HiddenStateRequest CausalLM::combined_request() const {
-  HiddenStateRequest all{.layer_outputs = {}, .last_hidden = true, .last_hidden_prenorm = false,
+  HiddenStateRequest all{.layer_outputs = {},
+                         .last_hidden = true,
+                         .last_hidden_prenorm = false,
                          .input_embeddings = false};
   for (const auto& attached : speculative_state_) {
     const auto one = attached.draft->hidden_states_needed();
@@ -125,21 +134,36 @@ HiddenStateRequest CausalLM::combined_request() const {
                              one.layer_outputs.end());
     all.last_hidden_prenorm |= one.last_hidden_prenorm;
     all.input_embeddings |= one.input_embeddings;
+    all.at_padding |= one.at_padding;
   }
   return all;
 }
 
-ForwardOutput CausalLM::forward(const ForwardInput& input) {
-  check_shapes(input);
-  const auto batch = train_batch(input);
-  const bool trains_base = !base_is_frozen() && at::GradMode::is_enabled();
+BaseOutputs CausalLM::base_pass(const ForwardInput& input, const TrainBatch& batch,
+                                bool trains_base) {
+  if (input.base_outputs) {
+    return base_outputs_from(*input.base_outputs, batch.input_ids, *this, combined_request());
+  }
+  if (has_edit(BaseEdit::kDropDecoderLayers)) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "the base has no decoder layers (it was converted for offline training), and the "
+                "batch holds no base outputs",
+                "give base_model_outputs.base_model_hidden_states and the others with the batch");
+  }
   const auto request =
       input.recorder ? full_request(config_.num_hidden_layers) : combined_request();
-  BaseOutputs base = [&] {
-    const at::AutoGradMode mode(trains_base);
-    return run_base(batch.input_ids, batch.position_ids, batch.key_mask, request);
-  }();
+  const at::AutoGradMode mode(trains_base);
+  auto base = run_base(batch.input_ids, batch.position_ids, batch.key_mask, request);
   base.carries_gradient = trains_base;
+  return base;
+}
+
+ForwardOutput CausalLM::forward(const ForwardInput& input) {
+  check_shapes(input);
+  const auto batch = train_batch(input, combined_request());
+  const bool trains_base =
+      !input.base_outputs && !has_edit(BaseEdit::kFreezeParameters) && at::GradMode::is_enabled();
+  const auto base = base_pass(input, batch, trains_base);
   ForwardOutput output;
   for (const auto& attached : speculative_state_) {
     output.draft_losses.push_back(attached.draft->loss(base, batch));
@@ -156,10 +180,11 @@ void CausalLM::check_attachable(const std::vector<const Conversion*>& conversion
   for (const auto& item : named_children()) taken.insert(item.key());
   for (const auto* conversion : conversions) {
     if (taken.insert(conversion->attribute).second) continue;
-    throw Error(ErrorCode::kAlreadyConverted,
-                fmt::format("the model has a part named '{}' already: it is converted with this mode",
-                            conversion->attribute),
-                "start from the base model again, or attach another algorithm");
+    throw Error(
+        ErrorCode::kAlreadyConverted,
+        fmt::format("the model has a part named '{}' already: it is converted with this mode",
+                    conversion->attribute),
+        "start from the base model again, or attach another algorithm");
   }
 }
 
@@ -175,10 +200,11 @@ void CausalLM::freeze_base() {
 void CausalLM::attach(Conversion conversion, ModeState state) {
   check_attachable({&conversion});
   const auto& edits = conversion.base_edits;
-  if (std::find(edits.begin(), edits.end(), BaseEdit::kFreezeParameters) != edits.end()) {
-    freeze_base();
-  }
+  if (contains(edits, BaseEdit::kFreezeParameters)) freeze_base();
   register_module(conversion.attribute, conversion.draft);
+  if (contains(edits, BaseEdit::kDropDecoderLayers) && !has_edit(BaseEdit::kDropDecoderLayers)) {
+    drop_decoder_layers();
+  }
   speculative_state_.push_back({std::move(state), conversion.attribute, conversion.draft, edits});
 }
 

@@ -75,8 +75,7 @@ std::string ConfigReader::text(const char* key, std::optional<std::string> fallb
 
 void ConfigReader::finish() const {
   if (problems_.empty()) return;
-  throw Error(ErrorCode::kInvalidConfig,
-              fmt::format("{}: {}", origin_, join(problems_, "; ")));
+  throw Error(ErrorCode::kInvalidConfig, fmt::format("{}: {}", origin_, join(problems_, "; ")));
 }
 
 }  // namespace outrider

@@ -27,8 +27,8 @@ const std::map<std::string, TypeKeys>& known_types() {
        {{"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}, {}}},
       {"yarn",
        {{},
-        {"factor", "original_max_position_embeddings", "attention_factor", "beta_fast",
-         "beta_slow", "mscale", "mscale_all_dim"}}}};
+        {"factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
+         "mscale", "mscale_all_dim"}}}};
   return types;
 }
 
@@ -40,9 +40,9 @@ std::vector<std::string> type_names() {
 
 const Json& rope_dictionary(const Json& config, const std::string& origin) {
   static const Json& nothing = *new Json(Json::object());
-  for (const char* key : {"rope_parameters", "rope_scaling"}) {
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
     const auto found = config.find(key);
-    if (found == config.end() || found->is_null()) continue;
+    if (found == config.end() || found->is_null() || found->empty()) continue;
     if (!found->is_object()) {
       throw Error(ErrorCode::kInvalidConfig, fmt::format("{}: '{}' is no object", origin, key));
     }
@@ -51,30 +51,63 @@ const Json& rope_dictionary(const Json& config, const std::string& origin) {
   return nothing;
 }
 
+// What some type reads, or no computation depends on. Another type's parameters are without effect,
+// as in transformers; anything else may have one.
+const std::set<std::string>& readable_keys() {
+  static const auto& keys = *[] {
+    auto* all = new std::set<std::string>{
+        "rope_type", "type", "rope_theta", "truncate", "partial_rotary_factor", "finetuned"};
+    for (const auto& [name, of_type] : known_types()) {
+      all->insert(of_type.required.begin(), of_type.required.end());
+      all->insert(of_type.optional.begin(), of_type.optional.end());
+    }
+    return all;
+  }();
+  return keys;
+}
+
+void check_names(const Json& dictionary, ConfigReader& reader) {
+  for (const auto& [key, value] : dictionary.items()) {
+    if (readable_keys().contains(key) || value.is_null()) continue;
+    reader.problem(fmt::format("{} is not known", in_quotes(key)));
+  }
+}
+
 void check_parameters(const Json& dictionary, const std::string& type, const std::string& origin) {
   const auto& keys = known_types().at(type);
   ConfigReader reader(dictionary, origin + ", rope parameters");
   for (const char* key : keys.required) reader.number(key);
   for (const char* key : keys.optional) reader.number(key, 0.0);
   for (const char* key : {"factor", "original_max_position_embeddings"}) {
-    if (reader.has(key) && reader.number(key) <= 0) reader.problem(fmt::format("'{}' must be positive", key));
-  }
-  if (reader.has("partial_rotary_factor") && reader.number("partial_rotary_factor") != 1.0) {
-    reader.problem("'partial_rotary_factor' other than 1 is not supported");
+    if (reader.has(key) && reader.number(key) <= 0)
+      reader.problem(fmt::format("'{}' must be positive", key));
   }
   reader.boolean("truncate", true);
+  check_names(dictionary, reader);
   reader.finish();
+}
+
+void check_partial_rotation(double factor, bool allowed, ConfigReader& reader) {
+  if (factor <= 0.0 || factor > 1.0) {
+    reader.problem("'partial_rotary_factor' must be above 0 and at most 1");
+  } else if (factor != 1.0 && !allowed) {
+    reader.problem("'partial_rotary_factor' other than 1 is not supported");
+  }
 }
 
 }  // namespace
 
-RopeConfig RopeConfig::from_json(const Json& config, const std::string& origin) {
+RopeConfig RopeConfig::from_json(const Json& config, const std::string& origin,
+                                 bool allow_partial_rotation) {
   const Json& dictionary = rope_dictionary(config, origin);
   ConfigReader outer(config, origin), inner(dictionary, origin + ", rope parameters");
   RopeConfig rope;
   rope.type = inner.text("rope_type", inner.text("type", "default"));
   rope.theta = inner.number("rope_theta", outer.number("rope_theta", 10000.0));
   rope.max_position_embeddings = outer.integer("max_position_embeddings", 2048);
+  rope.partial_rotary_factor =
+      inner.number("partial_rotary_factor", outer.number("partial_rotary_factor", 1.0));
+  check_partial_rotation(rope.partial_rotary_factor, allow_partial_rotation, outer);
   if (rope.theta <= 1.0) outer.problem("'rope_theta' must be above 1");
   outer.finish();
   inner.finish();

@@ -17,7 +17,8 @@ at::Tensor labels_by_token(const at::Tensor& labels) {
 
 TokenTargets token_targets(const TrainBatch& batch) {
   const auto& ids = batch.input_ids;
-  auto mask = batch.attention_mask.defined() ? batch.attention_mask.ne(0) : at::ones_like(ids, at::kBool);
+  auto mask =
+      batch.attention_mask.defined() ? batch.attention_mask.ne(0) : at::ones_like(ids, at::kBool);
   if (batch.loss_mask.defined()) mask = at::logical_and(mask, batch.loss_mask.ne(0));
   if (!batch.labels.defined()) return {ids, mask.to(at::kFloat)};
   const auto labels = labels_by_token(batch.labels);

@@ -1,11 +1,14 @@
 #include "outrider/nn/rotary_embedding.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <vector>
+
+#include "outrider/error.h"
 
 namespace outrider::nn {
 namespace {
@@ -113,16 +116,34 @@ std::vector<double> frequencies_for(const RopeConfig& rope, int64_t head_dim, in
   return frequencies;
 }
 
+int64_t rotated_dimensions(const RopeConfig& rope, int64_t head_dim) {
+  const auto rotated =
+      static_cast<int64_t>(static_cast<double>(head_dim) * rope.partial_rotary_factor);
+  if (rotated < 2 || rotated % 2 != 0) {
+    throw Error(
+        ErrorCode::kInvalidConfig,
+        fmt::format("'partial_rotary_factor' {} of 'head_dim' {} is {} dimensions to rotate: "
+                    "an even number is needed",
+                    rope.partial_rotary_factor, head_dim, rotated));
+  }
+  return rotated;
+}
+
+at::Tensor rotate(const at::Tensor& x, const CosSin& tables) {
+  const auto halves = x.chunk(2, -1);
+  return x * tables.cos + at::cat({-halves[1], halves[0]}, -1) * tables.sin;
+}
+
 }  // namespace
 
 RotaryEmbedding::RotaryEmbedding(RopeConfig config, int64_t head_dim)
-    : config_(std::move(config)), head_dim_(head_dim) {
+    : config_(std::move(config)), rotated_(rotated_dimensions(config_, head_dim)) {
   if (config_.type == "yarn") attention_factor_ = yarn_attention_factor(config_);
   if (config_.type != "dynamic") inverse_frequencies_ = inverse_frequencies(0);
 }
 
 at::Tensor RotaryEmbedding::inverse_frequencies(int64_t sequence_length) const {
-  const auto values = frequencies_for(config_, head_dim_, sequence_length);
+  const auto values = frequencies_for(config_, rotated_, sequence_length);
   return at::tensor(at::ArrayRef<double>(values), at::kDouble).to(at::kFloat);
 }
 
@@ -145,8 +166,9 @@ CosSin RotaryEmbedding::tables(const at::Tensor& position_ids, at::ScalarType dt
 }
 
 at::Tensor apply_rotary(const at::Tensor& x, const CosSin& tables) {
-  const auto halves = x.chunk(2, -1);
-  return x * tables.cos + at::cat({-halves[1], halves[0]}, -1) * tables.sin;
+  const int64_t rotated = tables.cos.size(-1);
+  if (rotated == x.size(-1)) return rotate(x, tables);
+  return at::cat({rotate(x.slice(-1, 0, rotated), tables), x.slice(-1, rotated)}, -1);
 }
 
 }  // namespace outrider::nn

@@ -68,6 +68,7 @@ struct PrefixDiagonalAttention : torch::autograd::Function<PrefixDiagonalAttenti
     ctx->save_for_backward({query, key, value, diagonal_key, diagonal_value, result.output,
                             result.log_sum_exp, result.seed, result.offset, masks.prefix.key_mask,
                             masks.diagonals});
+    if (masks.prefix.window) ctx->saved_data["window"] = *masks.prefix.window;
     return result.output;
   }
 
@@ -91,8 +92,11 @@ struct PrefixDiagonalAttention : torch::autograd::Function<PrefixDiagonalAttenti
     const auto &query = saved[0], &key = saved[1], &value = saved[2];
     const PrefixResult merged{saved[5], saved[6], saved[7], saved[8]};
     const double scale = 1.0 / std::sqrt(static_cast<double>(query.size(3)));
+    PrefixMask mask{saved[9], {}};
+    const auto window = ctx->saved_data.find("window");
+    if (window != ctx->saved_data.end()) mask.window = window->second.toInt();
     auto [d_query, d_key, d_value] =
-        prefix_attention_backward(grads[0], query, key, value, merged, {saved[9]}, scale);
+        prefix_attention_backward(grads[0], query, key, value, merged, mask, scale);
     if (saved[3].numel() == 0) return {d_query, d_key, d_value, {}, {}, {}};
     const auto diagonals = diagonal_backward(grads[0], saved, scale);
     return {d_query + diagonals.query, d_key, d_value, diagonals.key, diagonals.value, {}};
@@ -131,8 +135,7 @@ void check_shapes(const at::Tensor& query, const at::Tensor& key, const at::Tens
                     key.size(2) == query.size(2) && key.size(3) == query.size(3) &&
                     key.size(1) > 0 && query.size(1) % key.size(1) == 0;
   if (!fits) {
-    throw Error(ErrorCode::kInternal,
-                "prefix_diagonal_attention: query [B,H,S,D], keys and values [B,Hkv,S,D]");
+    throw Error(ErrorCode::kInternal, "attention: query [B,H,S,D], keys and values [B,Hkv,S,D]");
   }
 }
 
@@ -152,7 +155,17 @@ at::Tensor prefix_diagonal_attention(const at::Tensor& query, const at::Tensor& 
   }
   const auto mask = diagonal_masks.empty() ? at::Tensor() : at::stack(diagonal_masks);
   return PrefixDiagonalAttention::apply(query, prefix_key, prefix_value, stacked(keys, query),
-                                        stacked(values, query), Masks{{key_mask}, mask});
+                                        stacked(values, query), Masks{{key_mask, {}}, mask});
+}
+
+at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                            const at::Tensor& key_mask, std::optional<int64_t> window) {
+  check_shapes(query, key, value);
+  if (window && *window >= query.size(2)) window.reset();
+  if (window && *window < 1) throw Error(ErrorCode::kInternal, "causal_attention: window below 1");
+  const auto none = stacked({}, query);
+  return PrefixDiagonalAttention::apply(query, key, value, none, none,
+                                        Masks{{key_mask, window}, at::Tensor()});
 }
 
 }  // namespace outrider::ops

@@ -15,6 +15,8 @@ constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 
 enum class Backend { kFlashCpu, kFlashCuda, kComposed };
 
+bool is_plain(const PrefixMask& mask) { return !mask.key_mask.defined() && !mask.window; }
+
 // LibTorch's flash kernel for CUDA knows half types only, and no mask.
 Backend backend_for(const at::Tensor& query, const PrefixMask& mask) {
   if (query.is_cpu()) {
@@ -22,16 +24,17 @@ Backend backend_for(const at::Tensor& query, const PrefixMask& mask) {
   }
   const auto type = query.scalar_type();
   const bool flash = query.is_cuda() && (type == at::kHalf || type == at::kBFloat16) &&
-                     query.size(3) % 8 == 0 && query.size(3) <= 256 && !mask.key_mask.defined();
+                     query.size(3) % 8 == 0 && query.size(3) <= 256 && is_plain(mask);
   return flash ? Backend::kFlashCuda : Backend::kComposed;
 }
 
 // [B,1,S,S]: true where query i may see key j.
 at::Tensor allowed_pairs(const at::Tensor& query, const PrefixMask& mask) {
   const int64_t size = query.size(2);
-  auto causal = at::ones({size, size}, query.options().dtype(at::kBool)).tril();
-  if (!mask.key_mask.defined()) return causal.view({1, 1, size, size});
-  return at::logical_and(causal, mask.key_mask.unsqueeze(1).unsqueeze(1));
+  auto allowed = at::ones({size, size}, query.options().dtype(at::kBool)).tril();
+  if (mask.window) allowed = allowed.triu(1 - *mask.window);
+  if (!mask.key_mask.defined()) return allowed.view({1, 1, size, size});
+  return at::logical_and(allowed, mask.key_mask.unsqueeze(1).unsqueeze(1));
 }
 
 at::Tensor additive_mask(const at::Tensor& query, const PrefixMask& mask) {
@@ -44,7 +47,12 @@ at::Tensor additive_mask(const at::Tensor& query, const PrefixMask& mask) {
 // merging.
 void clear_rows_without_keys(PrefixResult& result, const PrefixMask& mask) {
   if (!mask.key_mask.defined()) return;
-  const auto none = (mask.key_mask.to(at::kLong).cumsum(1) == 0).unsqueeze(1);
+  auto visible = mask.key_mask.to(at::kLong).cumsum(1);
+  if (mask.window) {
+    const auto left_behind = visible.slice(1, 0, visible.size(1) - *mask.window);
+    visible = visible - at::constant_pad_nd(left_behind, {*mask.window, 0});
+  }
+  const auto none = (visible == 0).unsqueeze(1);
   result.log_sum_exp = result.log_sum_exp.masked_fill(none, kMinusInfinity);
   result.output = result.output.masked_fill(none.unsqueeze(-1), 0.0);
 }
@@ -52,7 +60,7 @@ void clear_rows_without_keys(PrefixResult& result, const PrefixMask& mask) {
 PrefixResult flash_cpu(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                        const PrefixMask& mask, double scale) {
   std::optional<at::Tensor> bias;
-  if (mask.key_mask.defined()) bias = additive_mask(query, mask);
+  if (!is_plain(mask)) bias = additive_mask(query, mask);
   auto [output, lse] = at::_scaled_dot_product_flash_attention_for_cpu(
       query, key, value, 0.0, /*is_causal=*/!bias.has_value(), bias, scale);
   PrefixResult result{output, lse, {}, {}};
@@ -64,7 +72,7 @@ Gradients flash_cpu_backward(const at::Tensor& grad, const at::Tensor& query, co
                              const at::Tensor& value, const PrefixResult& merged,
                              const PrefixMask& mask, double scale) {
   std::optional<at::Tensor> bias;
-  if (mask.key_mask.defined()) bias = additive_mask(query, mask);
+  if (!is_plain(mask)) bias = additive_mask(query, mask);
   // A row without keys has lse = -inf: exp(-inf + inf) would be NaN, and 0 keeps it at zero.
   const auto lse = mask.key_mask.defined()
                        ? at::where(at::isneginf(merged.log_sum_exp),

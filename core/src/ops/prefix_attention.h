@@ -2,19 +2,22 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+#include <optional>
 #include <tuple>
 
 namespace outrider::ops {
 
-/// Keys that may be attended to, [B,S] bool or undefined.
+/// Which of the keys j ≤ i query i may attend to.
 struct PrefixMask {
-  at::Tensor key_mask;
+  at::Tensor key_mask;            // [B,S] bool, or undefined: all
+  std::optional<int64_t> window;  // those with i - j < window
 };
 
 /// Causal attention with what its backward needs.
 struct PrefixResult {
-  at::Tensor output;       // [B,H,S,D]
-  at::Tensor log_sum_exp;  // [B,H,S] accumulation type, natural log, scale included; -inf: no key
+  at::Tensor output;        // [B,H,S,D]
+  at::Tensor log_sum_exp;   // [B,H,S] accumulation type, natural log, scale included; -inf: no key
   at::Tensor seed, offset;  // the CUDA kernel's random state, unused without dropout
 };
 

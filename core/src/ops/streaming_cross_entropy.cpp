@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "kernels/accumulation.h"
 #include "kernels/cross_entropy_rows.h"
@@ -29,9 +30,9 @@ struct Gradients {
   at::Tensor students, head;  // undefined where not wanted
 };
 
-int64_t rows_per_chunk(int64_t steps, const at::Tensor& head_weight) {
-  const int64_t budget = head_weight.is_cuda() ? kChunkBytesCuda : kChunkBytesCpu;
-  const int64_t row_bytes = steps * head_weight.size(0) * head_weight.element_size();
+int64_t rows_per_chunk(int64_t steps, int64_t vocabulary, const at::Tensor& like) {
+  const int64_t budget = like.is_cuda() ? kChunkBytesCuda : kChunkBytesCpu;
+  const int64_t row_bytes = steps * vocabulary * like.element_size();
   return std::max<int64_t>(16, budget / row_bytes);
 }
 
@@ -81,7 +82,7 @@ RowMetrics stream(const at::Tensor& students, const at::Tensor& head_weight, con
   RowMetrics metrics{at::empty({steps, rows}, options), at::empty({steps, rows}, options),
                      at::empty({steps, rows}, options)};
   const bool want_gradient = gradients.students.defined() || gradients.head.defined();
-  const int64_t chunk_rows = rows_per_chunk(steps, head_weight);
+  const int64_t chunk_rows = rows_per_chunk(steps, head_weight.size(0), head_weight);
   for (int64_t begin = 0; begin < rows; begin += chunk_rows) {
     const int64_t end = std::min(rows, begin + chunk_rows), size = end - begin;
     const auto chunk = chunk_targets(targets, begin, end);
@@ -129,6 +130,21 @@ struct StreamingCrossEntropy : torch::autograd::Function<StreamingCrossEntropy> 
   }
 };
 
+// `logits` makes those of the rows begin … end-1, in the type of `like`.
+LogitStatistics chunked_statistics(int64_t rows, int64_t chunk_rows, const at::Tensor& like,
+                                   const std::function<at::Tensor(int64_t, int64_t)>& logits) {
+  const at::NoGradGuard no_grad;
+  LogitStatistics all{at::empty({rows}, like.options().dtype(accumulation_type(like))),
+                      at::empty({rows}, like.options().dtype(at::kLong))};
+  for (int64_t begin = 0; begin < rows; begin += chunk_rows) {
+    const int64_t end = std::min(rows, begin + chunk_rows);
+    const auto chunk = kernels::row_statistics(logits(begin, end));
+    all.log_sum_exp.slice(0, begin, end).copy_(chunk.log_sum_exp);
+    all.argmax.slice(0, begin, end).copy_(chunk.argmax);
+  }
+  return all;
+}
+
 StreamingLoss run(const at::Tensor& students, const at::Tensor& head_weight, const Targets& targets,
                   const at::Tensor& row_weights) {
   if (students.dim() != 3 || head_weight.dim() != 2 || students.size(2) != head_weight.size(1) ||
@@ -159,18 +175,16 @@ StreamingLoss streaming_cross_entropy(const at::Tensor& students, const at::Tens
 }
 
 LogitStatistics streaming_logit_statistics(const at::Tensor& rows, const at::Tensor& weight) {
-  const at::NoGradGuard no_grad;
-  const auto options = rows.options();
-  LogitStatistics all{at::empty({rows.size(0)}, options.dtype(accumulation_type(rows))),
-                      at::empty({rows.size(0)}, options.dtype(at::kLong))};
-  const int64_t chunk_rows = rows_per_chunk(1, weight);
-  for (int64_t begin = 0; begin < rows.size(0); begin += chunk_rows) {
-    const int64_t end = std::min(rows.size(0), begin + chunk_rows);
-    const auto chunk = kernels::row_statistics(at::mm(rows.slice(0, begin, end), weight.t()));
-    all.log_sum_exp.slice(0, begin, end).copy_(chunk.log_sum_exp);
-    all.argmax.slice(0, begin, end).copy_(chunk.argmax);
-  }
-  return all;
+  return chunked_statistics(
+      rows.size(0), rows_per_chunk(1, weight.size(0), weight), rows,
+      [&](int64_t begin, int64_t end) { return at::mm(rows.slice(0, begin, end), weight.t()); });
+}
+
+LogitStatistics stored_logit_statistics(const at::Tensor& logits, const at::Tensor& index) {
+  return chunked_statistics(index.size(0), rows_per_chunk(1, logits.size(1), logits), logits,
+                            [&](int64_t begin, int64_t end) {
+                              return logits.index_select(0, index.slice(0, begin, end));
+                            });
 }
 
 }  // namespace outrider::ops

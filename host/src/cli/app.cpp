@@ -42,6 +42,8 @@ void add_verbs(CLI::App& app, const GlobalOptions& options) {
   add_data_verb(app, options);
   add_train_verb(app, options);
   add_inspect_verb(app, options);
+  add_save_verb(app, options);
+  add_restore_verb(app, options);
   add_export_verb(app, options);
   add_forward_verb(app, options);
 }

@@ -16,6 +16,8 @@ void add_forward_verb(CLI::App& app, const GlobalOptions& options);
 void add_inspect_verb(CLI::App& app, const GlobalOptions& options);
 void add_mode_verb(CLI::App& app, const GlobalOptions& options);
 void add_plugin_verb(CLI::App& app, const GlobalOptions& options);
+void add_restore_verb(CLI::App& app, const GlobalOptions& options);
+void add_save_verb(CLI::App& app, const GlobalOptions& options);
 void add_train_verb(CLI::App& app, const GlobalOptions& options);
 
 }  // namespace outrider::cli

@@ -21,8 +21,7 @@ CLI::App* add_verb(CLI::App& parent, const std::string& name, const std::string&
 }
 
 void use_plugins(const GlobalOptions& options) {
-  const auto policy =
-      PluginPolicy::standard(options.plugin_dirs, !options.allow_unlocked_plugins);
+  const auto policy = PluginPolicy::standard(options.plugin_dirs, !options.allow_unlocked_plugins);
   if (options.allow_unlocked_plugins) note("warning: plugins are loaded without a lock file");
   plugin_loader(&policy);
 }
@@ -88,6 +87,12 @@ at::Device parse_device(const std::string& name) {
                 fmt::format("--device {}: not a device number", printable(name)),
                 "accepted are cpu, cuda and cuda:N");
   }
+}
+
+void add_shard_size_option(CLI::App& verb, int64_t& bytes) {
+  verb.add_option("--max-shard-size", bytes, "Split weights into files of at most this size (5GB)")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->type_name("SIZE");
 }
 
 void note(const std::string& text) {

@@ -18,8 +18,9 @@ struct GlobalOptions {
   bool allow_unlocked_plugins = false;
 };
 
-/// A verb below `parent` whose help ends with `example`. Its options go on the returned command, its
-/// work into callback(); an outrider::Error thrown there reaches the user as text and exit status.
+/// A verb below `parent` whose help ends with `example`. Its options go on the returned command,
+/// its work into callback(); an outrider::Error thrown there reaches the user as text and exit
+/// status.
 CLI::App* add_verb(CLI::App& parent, const std::string& name, const std::string& description,
                    const std::string& example);
 
@@ -46,6 +47,9 @@ void apply_setting(Json& config, const std::string& assignment);
 
 /// "cpu", "cuda" or "cuda:N". Throws kInvalidArgument, or kDeviceUnavailable when there is none.
 at::Device parse_device(const std::string& name);
+
+/// --max-shard-size: bytes, or a number with a unit such as 5GB.
+void add_shard_size_option(CLI::App& verb, int64_t& bytes);
 
 /// One line on stderr.
 void note(const std::string& text);

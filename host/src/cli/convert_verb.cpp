@@ -18,6 +18,7 @@ struct ConvertArguments {
   std::vector<std::string> settings;
   uint64_t seed = 0;
   bool replace = false;
+  int64_t max_shard_size = SaveOptions().max_shard_size;
 };
 
 Json preset_overrides(const ModeDescriptor& mode, const std::string& name) {
@@ -104,7 +105,10 @@ void convert(const ConvertArguments& arguments, const GlobalOptions& global) {
   options.on_note = [](const std::string& text) { note("note: " + text); };
   speculative::convert(*model, request, options);
   if (!arguments.weights.empty()) load_weights(*model, arguments.weights);
-  save_pretrained(*model, arguments.out, {.source = arguments.base, .replace = arguments.replace});
+  save_pretrained(*model, arguments.out,
+                  {.source = arguments.base,
+                   .replace = arguments.replace,
+                   .max_shard_size = arguments.max_shard_size});
   const auto json = summary(*model, arguments);
   global.json ? print_json(json) : print_summary(json);
 }
@@ -123,8 +127,7 @@ void add_convert_verb(CLI::App& app, const GlobalOptions& global) {
   verb->add_option("--out", arguments->out, "Folder to write")->required();
   verb->add_option("--preset", arguments->preset, "Named settings; see `outrider mode show NAME`");
   verb->add_option("--config", arguments->config_file, "JSON file with the mode's config");
-  verb->add_option("--set", arguments->settings,
-                   "key=value, dotted keys, JSON values (repeatable)")
+  verb->add_option("--set", arguments->settings, "key=value, dotted keys, JSON values (repeatable)")
       ->allow_extra_args(false);
   verb->add_option("--weights", arguments->weights,
                    "Safetensors file that replaces parameters and buffers by name, strictly");
@@ -137,6 +140,7 @@ void add_convert_verb(CLI::App& app, const GlobalOptions& global) {
   verb->add_option("--dtype", arguments->dtype,
                    "float32, bfloat16 or float16 (default: as stored)");
   verb->add_flag("--replace", arguments->replace, "Replace an existing --out");
+  add_shard_size_option(*verb, arguments->max_shard_size);
   verb->callback([arguments, &global] { convert(*arguments, global); });
 }
 

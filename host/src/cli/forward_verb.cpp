@@ -1,7 +1,10 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <map>
 #include <memory>
+#include <optional>
+#include <string_view>
 
 #include "cli/app.h"
 #include "outrider/error.h"
@@ -16,31 +19,70 @@ struct ForwardArguments {
   bool train = false, gradients = false, hidden_states = false;
 };
 
+constexpr std::string_view kStoredPrefix = "base_model_outputs.";
+
+/// The tensors of a batch file, each handed out once; what is left is for single algorithms.
+class BatchFile {
+ public:
+  BatchFile(const std::filesystem::path& path, at::Device device)
+      : path_(path.string()), device_(device), tensors_(read_tensors(path)) {}
+
+  /// Undefined where the file has none.
+  at::Tensor take(const std::string& name) {
+    const auto found = tensors_.extract(name);
+    return found.empty() ? at::Tensor() : found.mapped().to(device_);
+  }
+  at::Tensor take_integers(const std::string& name) {
+    const auto tensor = take(name);
+    if (!tensor.defined()) return tensor;
+    if (at::isIntegralType(tensor.scalar_type(), /*includeBool=*/true)) return tensor.to(at::kLong);
+    throw Error(ErrorCode::kInvalidFile, fmt::format("{}: '{}' is {}, expected integers", path_,
+                                                     name, dtype_name(tensor.scalar_type())));
+  }
+  std::map<std::string, at::Tensor> take_rest() {
+    std::map<std::string, at::Tensor> rest;
+    for (const auto& [name, tensor] : tensors_) rest[name] = tensor.to(device_);
+    return rest;
+  }
+  bool has_stored_outputs() const {
+    const auto first = tensors_.lower_bound(std::string(kStoredPrefix));
+    return first != tensors_.end() && first->first.starts_with(kStoredPrefix);
+  }
+
+ private:
+  std::string path_;
+  at::Device device_;
+  TensorMap tensors_;
+};
+
+std::optional<StoredBaseOutputs> take_stored_outputs(BatchFile& file) {
+  if (!file.has_stored_outputs()) return {};
+  const auto take = [&](const char* key) { return file.take(std::string(kStoredPrefix) + key); };
+  StoredBaseOutputs stored{.last_hidden = take("base_model_hidden_states"),
+                           .layer_outputs = take("aux_hidden_states"),
+                           .input_embeddings = take("base_model_input_embeds"),
+                           .logits = take("base_model_logits")};
+  const auto prenorm = take("base_hidden_prenorm");
+  stored.is_prenorm = prenorm.defined() && prenorm.ne(0).any().item<bool>();
+  return stored;
+}
+
 ForwardInput read_batch(const std::filesystem::path& path, at::Device device) {
-  const auto tensors = read_tensors(path);
-  const auto find = [&](const char* name) {
-    const auto found = tensors.find(name);
-    if (found == tensors.end()) return at::Tensor();
-    const auto& tensor = found->second;
-    if (at::isIntegralType(tensor.scalar_type(), /*includeBool=*/true)) {
-      return tensor.to(device, at::kLong);
-    }
-    throw Error(ErrorCode::kInvalidFile,
-                fmt::format("{}: '{}' is {}, expected integers", path.string(), name,
-                            dtype_name(tensor.scalar_type())));
-  };
+  BatchFile file(path, device);
   ForwardInput input;
-  input.input_ids = find("input_ids");
+  input.input_ids = file.take_integers("input_ids");
   if (!input.input_ids.defined()) {
     throw Error(
         ErrorCode::kInvalidFile, fmt::format("{}: no tensor 'input_ids'", path.string()),
         "the batch needs input_ids [B,S]; attention_mask, position_ids, loss_mask and labels "
         "are optional");
   }
-  input.attention_mask = find("attention_mask");
-  input.position_ids = find("position_ids");
-  input.loss_mask = find("loss_mask");
-  input.labels = find("labels");
+  input.attention_mask = file.take_integers("attention_mask");
+  input.position_ids = file.take_integers("position_ids");
+  input.loss_mask = file.take_integers("loss_mask");
+  input.labels = file.take_integers("labels");
+  input.base_outputs = take_stored_outputs(file);
+  input.extras = file.take_rest();
   return input;
 }
 

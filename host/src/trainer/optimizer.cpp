@@ -16,7 +16,8 @@ AdamW::AdamW(const std::vector<Parameter>& parameters, AdamWOptions options) : o
     // For float32 the "master" is the parameter itself: the same storage without its gradient.
     const auto master = is_float ? tensor.detach() : tensor.detach().to(at::kFloat);
     slots_.push_back({name, tensor, master, at::zeros_like(master), at::zeros_like(master),
-                      at::zeros({}, master.options()), at::Tensor(), tensor.dim() > 1});
+                      at::zeros({}, master.options()), at::Tensor(),
+                      options.decays_vectors || tensor.dim() > 1});
   }
 }
 

@@ -12,13 +12,15 @@ namespace outrider {
 
 struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0.0;
-  double max_grad_norm = 0.0;  // 0: gradients are not clipped
+  double max_grad_norm = 0.0;   // 0: gradients are not clipped
+  bool decays_vectors = false;  // norms and biases too, as torch.optim.AdamW by itself
 };
 
 /// AdamW as torch.optim.AdamW computes it ("Decoupled Weight Decay Regularization",
 /// arXiv:1711.05101), all of it in float32: parameters of a lower precision have a float32 master
-/// that is updated and then rounded into them. Weight decay spares vectors (norms and biases), as
-/// the Hugging Face Trainer's does. Nothing here reads a tensor's value on the host.
+/// that is updated and then rounded into them. Weight decay spares vectors (norms and biases)
+/// unless asked, as the Hugging Face Trainer's does. Nothing here reads a tensor's value on the
+/// host.
 class OUTRIDER_API AdamW {
  public:
   struct Parameter {

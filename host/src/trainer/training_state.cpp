@@ -133,9 +133,11 @@ void remove_old_checkpoints(const fs::path& run, int64_t keep) {
   const auto all = checkpoints(run);
   if (keep <= 0 || static_cast<int64_t>(all.size()) <= keep) return;
   for (auto it = all.begin(); it != all.end() - keep; ++it) {
-    // First what makes it complete: a deletion that is cut short leaves nothing to resume from.
-    fs::remove(*it / kJsonFile);
-    fs::remove_all(*it);
+    // A deletion that is cut short must leave no half of a checkpoint under its name.
+    const auto aside = run / fmt::format(".{}.tmp-removed", it->filename().string());
+    fs::remove_all(aside);
+    fs::rename(*it, aside);
+    fs::remove_all(aside);
   }
 }
 

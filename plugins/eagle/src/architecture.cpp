@@ -32,6 +32,30 @@ Json sizes_of(const ModelConfig& base) {
           {"rope_theta", base.rope.theta}};
 }
 
+Json defaults(const Numerics& numerics) {
+  auto architecture = eagle3_architecture();
+  if (!numerics.llama3_rope) return architecture;
+  const auto old = eagle1_architecture();
+  for (const char* key : {"rope_scaling", "rope_theta"}) architecture[key] = old.at(key);
+  return architecture;
+}
+
+void take_sizes_of_base(Json& architecture, const ModelConfig& base, const Json& user) {
+  const auto usual = eagle3_architecture(), sizes = sizes_of(base);
+  for (const auto& [key, value] : sizes.items()) {
+    const auto chosen = user.find(key);
+    if (chosen == user.end() || *chosen == usual.at(key)) architecture[key] = value;
+  }
+}
+
+std::string rope_type(const Json& architecture) {
+  const auto& rope = architecture.at("rope_scaling");
+  for (const char* key : {"rope_type", "type"}) {
+    if (rope.is_object() && rope.contains(key) && rope[key].is_string()) return rope[key];
+  }
+  return "default";
+}
+
 void note_unknown_keys(const Json& user, std::vector<std::string>& notes) {
   const auto known = known_keys();
   for (const auto& [key, value] : user.items()) {
@@ -66,14 +90,15 @@ std::vector<int64_t> default_aux_layer_ids(int64_t num_layers) {
 
 }  // namespace
 
-Json resolve_architecture(const BaseInfo& base, const EagleConfig& config,
+Json resolve_architecture(const BaseInfo& base, const EagleConfig& config, const Numerics& numerics,
                           std::vector<std::string>& notes) {
   const auto& user = config.eagle_architecture_config;
   note_unknown_keys(user, notes);
-  Json architecture = eagle3_architecture();
-  const bool like_base = config.eagle_reuse_base_decoder && base.reference_numerics.empty();
-  if (like_base) architecture.update(sizes_of(base.config));
+  Json architecture = defaults(numerics);
   architecture.update(user);
+  if (config.eagle_reuse_base_decoder && numerics.reuses_base_decoder) {
+    take_sizes_of_base(architecture, base.config, user);
+  }
   architecture["hidden_size"] = base.hidden_size;
   architecture["vocab_size"] = base.vocab_size;
   architecture["max_position_embeddings"] = base.config.max_position_embeddings;
@@ -84,6 +109,16 @@ Json resolve_architecture(const BaseInfo& base, const EagleConfig& config,
   return architecture;
 }
 
+void check_export_rope(const Json& architecture, const Json& export_rope_scaling) {
+  const auto type = rope_type(architecture);
+  if (export_rope_scaling.empty() || type == "default") return;
+  throw Error(ErrorCode::kInvalidConfig,
+              fmt::format("eagle_export_rope_scaling replaces the rope scaling at export, but the "
+                          "draft trains with rope type '{}'",
+                          printable(type)),
+              "set eagle_export_rope_scaling to {}, or train with the default type");
+}
+
 Architecture typed_architecture(const Json& architecture) {
   Json known = Json::object();
   for (const auto& name : known_keys()) {
@@ -91,20 +126,23 @@ Architecture typed_architecture(const Json& architecture) {
   }
   auto typed = architecture_schema().parse(known);
   if (typed.num_attention_heads % typed.num_key_value_heads != 0 || typed.head_dim % 2 != 0) {
-    throw Error(ErrorCode::kInvalidConfig,
-                fmt::format("eagle_architecture_config: num_attention_heads ({}) must be a multiple "
-                            "of num_key_value_heads ({}), and head_dim ({}) even",
-                            typed.num_attention_heads, typed.num_key_value_heads, typed.head_dim));
+    throw Error(
+        ErrorCode::kInvalidConfig,
+        fmt::format("eagle_architecture_config: num_attention_heads ({}) must be a multiple "
+                    "of num_key_value_heads ({}), and head_dim ({}) even",
+                    typed.num_attention_heads, typed.num_key_value_heads, typed.head_dim));
   }
   if (typed.draft_vocab_size > typed.vocab_size) {
-    throw Error(ErrorCode::kInvalidConfig,
-                fmt::format("eagle_architecture_config.draft_vocab_size is {}, more than the base's {}",
-                            typed.draft_vocab_size, typed.vocab_size));
+    throw Error(
+        ErrorCode::kInvalidConfig,
+        fmt::format("eagle_architecture_config.draft_vocab_size is {}, more than the base's {}",
+                    typed.draft_vocab_size, typed.vocab_size));
   }
   return typed;
 }
 
 std::vector<int64_t> aux_layer_ids(const Architecture& architecture, int64_t num_layers) {
+  if (!architecture.use_aux_hidden_state) return {};
   const auto& chosen = architecture.eagle_aux_hidden_state_layer_ids;
   const auto ids = chosen.empty() ? default_aux_layer_ids(num_layers) : chosen;
   const std::set<int64_t> ordered(ids.begin(), ids.end());

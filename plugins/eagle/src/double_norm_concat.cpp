@@ -20,7 +20,8 @@ constexpr char kForward[] =
     "Tensor hidden_weight, float eps, bool twice) -> Tensor";
 constexpr char kBackward[] =
     "double_norm_concat_backward(Tensor grad, Tensor embeddings, Tensor hidden, "
-    "Tensor embedding_weight, Tensor hidden_weight, float eps, bool twice, bool need_embeddings) -> "
+    "Tensor embedding_weight, Tensor hidden_weight, float eps, bool twice, bool need_embeddings) "
+    "-> "
     "(Tensor, Tensor, Tensor, Tensor)";
 
 using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
@@ -37,7 +38,8 @@ c10::TypedOperatorHandle<Signature> find_operator(const char* name) {
 void check_inputs(const at::Tensor& embeddings, const at::Tensor& hidden,
                   const at::Tensor& embedding_weight, const at::Tensor& hidden_weight) {
   const bool fits = embeddings.dim() >= 1 && embeddings.sizes() == hidden.sizes() &&
-                    embedding_weight.dim() == 1 && hidden_weight.sizes() == embedding_weight.sizes() &&
+                    embedding_weight.dim() == 1 &&
+                    hidden_weight.sizes() == embedding_weight.sizes() &&
                     embedding_weight.size(0) == hidden.size(-1) &&
                     embeddings.scalar_type() == hidden.scalar_type() &&
                     embedding_weight.scalar_type() == hidden.scalar_type() &&
@@ -48,7 +50,9 @@ void check_inputs(const at::Tensor& embeddings, const at::Tensor& hidden,
   }
 }
 
-at::Tensor wide(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? x : x.to(at::kFloat); }
+at::Tensor wide(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
+}
 
 at::Tensor inverse_rms(const at::Tensor& wide_x, double eps) {
   return at::rsqrt(wide_x.square().mean(-1, true) + eps);
@@ -122,10 +126,10 @@ at::Tensor forward_cuda(const at::Tensor& embeddings, const at::Tensor& hidden,
   auto sizes = hidden.sizes().vec();
   sizes.back() *= 2;
   auto out = at::empty(sizes, hidden.options());
-  check_status(cuda::forward(device_shape(g, eps, twice),
-                             {e.const_data_ptr(), g.const_data_ptr(), w_e.const_data_ptr(),
-                              w_h.const_data_ptr()},
-                             out.data_ptr(), kernels::current_stream(hidden.device())));
+  check_status(cuda::forward(
+      device_shape(g, eps, twice),
+      {e.const_data_ptr(), g.const_data_ptr(), w_e.const_data_ptr(), w_h.const_data_ptr()},
+      out.data_ptr(), kernels::current_stream(hidden.device())));
   return out;
 }
 
@@ -142,8 +146,7 @@ Gradients backward_cuda(const at::Tensor& grad, const at::Tensor& embeddings,
   auto workspace = at::empty({static_cast<int64_t>(cuda::backward_workspace_bytes(shape))},
                              g.options().dtype(at::kByte));
   check_status(cuda::backward(
-      shape,
-      {e.const_data_ptr(), g.const_data_ptr(), w_e.const_data_ptr(), w_h.const_data_ptr()},
+      shape, {e.const_data_ptr(), g.const_data_ptr(), w_e.const_data_ptr(), w_h.const_data_ptr()},
       d_out.const_data_ptr(),
       {need_embeddings ? d_e.data_ptr() : nullptr, d_g.data_ptr(), d_w_e.data_ptr(),
        d_w_h.data_ptr()},
@@ -171,9 +174,8 @@ struct DoubleNormConcat : torch::autograd::Function<DoubleNormConcat> {
     static const auto op =
         find_operator<BackwardSignature>("outrider_eagle::double_norm_concat_backward");
     const auto [d_e, d_g, d_w_e, d_w_h] =
-        op.call(grads[0], saved[0], saved[1], saved[2], saved[3],
-                ctx->saved_data["eps"].toDouble(), ctx->saved_data["twice"].toBool(),
-                need_embeddings);
+        op.call(grads[0], saved[0], saved[1], saved[2], saved[3], ctx->saved_data["eps"].toDouble(),
+                ctx->saved_data["twice"].toBool(), need_embeddings);
     return {need_embeddings ? d_e : at::Tensor(), d_g, d_w_e, d_w_h, {}, {}};
   }
 };

@@ -1,37 +1,22 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <vector>
 
-#include "eagle_layer.h"
-#include "eagle_schema.h"
-#include "numerics.h"
+#include "draft_decoder.h"
+#include "draft_settings.h"
 #include "outrider/model/base_info.h"
 #include "outrider/model/draft.h"
 #include "outrider/nn/linear.h"
 #include "outrider/nn/rms_norm.h"
-#include "outrider/nn/rotary_embedding.h"
-#include "outrider/ops/streaming_cross_entropy.h"
+#include "parallel_heads.h"
+#include "step_losses.h"
+#include "teacher.h"
 
 namespace outrider::eagle {
 
-struct DraftSettings {
-  Architecture architecture;
-  std::vector<int64_t> aux_layer_ids;  // ascending
-  int64_t ttt_steps = 3;
-  double loss_decay_factor = 0.9;
-  Numerics numerics;
-};
-
-/// The trained rows of a batch. A row is a position q: it reads the base's state at q and the token
-/// at q+1, and predicts the token at q+2, for which the base's own prediction at q+1 is the target.
-struct TrainedRows {
-  at::Tensor sequence, position;  // [N] int64
-  at::Tensor weight;              // [N] float32, 0 or 1
-};
-
-/// EAGLE-3 (arXiv 2503.01840) with training-time test, under ModelOpt's parameter names.
+/// EAGLE-1 (arXiv 2401.15077), EAGLE-MTP and EAGLE-3 (arXiv 2503.01840), trained with training-time
+/// test, under ModelOpt's parameter names.
 class EagleDraft : public Draft {
  public:
   EagleDraft(const BaseInfo& base, DraftSettings settings);
@@ -48,23 +33,22 @@ class EagleDraft : public Draft {
   bool has_reduced_vocabulary() const { return d2t_.defined(); }
   at::Tensor target_ids() const;
   void check_draft_vocabulary();
-  const at::Tensor& head_weight(const BaseOutputs& base) const;
-  std::vector<at::Tensor> run_steps(const BaseOutputs& base, const TrainBatch& batch) const;
-  StepContext step_context(const BaseOutputs& base, const TrainBatch& batch,
-                           const nn::CosSin& rotary, int64_t step) const;
-  at::Tensor teacher_weight(const BaseOutputs& base) const;
-  ops::TeacherTargets teacher_targets(const BaseOutputs& base, const TrainBatch& batch,
-                                      const TrainedRows& rows, const at::Tensor& weight) const;
-  at::Tensor measure_whole_vocabulary(const BaseOutputs& base, ops::TeacherTargets& teacher) const;
-  at::Tensor finish(const at::Tensor& hidden) const;
+  int64_t head_count() const;
+  const at::Tensor& head_weight(const BaseOutputs& base, int64_t head) const;
+  at::Tensor head_rows(const at::Tensor& hidden, int64_t head) const;
+  ops::StreamingLoss cross_entropy(const BaseOutputs& base, const TrainBatch& batch,
+                                   const TrainedRows& rows, const std::vector<at::Tensor>& steps,
+                                   const at::Tensor& row_weights, int64_t head) const;
+  void add_head(DraftLoss& result, const BaseOutputs& base, const TrainBatch& batch,
+                const std::vector<at::Tensor>& steps, int64_t head) const;
   void record(const TensorRecorder& recorder, const BaseOutputs& base,
               const std::vector<at::Tensor>& steps) const;
 
   DraftSettings settings_;
-  nn::RotaryEmbedding rotary_;
-  std::shared_ptr<nn::Linear> fc_, lm_head_;  // lm_head_: null when the base's is used
+  std::unique_ptr<DraftDecoder> decoder_;
   std::shared_ptr<nn::RmsNorm> norm_;
-  std::vector<std::shared_ptr<EagleLayer>> layers_;
+  std::shared_ptr<nn::Linear> lm_head_;            // null when the base's is used
+  std::shared_ptr<ParallelHeads> parallel_heads_;  // null without
   at::Tensor d2t_;  // [Vd] int64, target id minus draft id; undefined for the whole vocabulary
   bool draft_vocabulary_checked_ = false;
 };

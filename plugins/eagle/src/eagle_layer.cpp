@@ -25,8 +25,8 @@ EagleLayer::EagleLayer(const Architecture& a, bool reads_embeddings, bool norms_
                        nn::AttentionShape{reads_embeddings ? 2 * h : h, h, a.num_attention_heads,
                                           a.num_key_value_heads, a.head_dim, a.attention_bias},
                        options));
-  mlp_ = register_module("mlp", std::make_shared<nn::SwiGluMlp>(h, a.intermediate_size,
-                                                                a.mlp_bias, options));
+  mlp_ = register_module(
+      "mlp", std::make_shared<nn::SwiGluMlp>(h, a.intermediate_size, a.mlp_bias, options));
   input_layernorm_ = register_module("input_layernorm", make_norm());
   post_attention_layernorm_ = register_module("post_attention_layernorm", make_norm());
   if (reads_embeddings) hidden_norm_ = register_module("hidden_norm", make_norm());
@@ -51,9 +51,9 @@ at::Tensor EagleLayer::forward(const at::Tensor& hidden, const StepContext& cont
         {cache.steps[i].key.slice(2, 0, size), cache.steps[i].value.slice(2, 0, size)});
   }
   const auto& prefix = cache.steps.front();
-  const auto attended = ops::prefix_diagonal_attention(
-      qkv.query, prefix.key.slice(2, 0, size), prefix.value.slice(2, 0, size), diagonals,
-      context.key_mask, context.diagonal_masks);
+  const auto attended = ops::prefix_diagonal_attention(qkv.query, prefix.key.slice(2, 0, size),
+                                                       prefix.value.slice(2, 0, size), diagonals,
+                                                       context.key_mask, context.diagonal_masks);
   const auto residual = hidden + self_attn_->output(attended);
   return residual + mlp_->forward(post_attention_layernorm_->forward(residual));
 }

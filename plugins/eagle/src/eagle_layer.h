@@ -19,14 +19,14 @@ struct StepCache {
 /// What a step needs beside its rows. Step k works on the positions k … S-2: all of its tensors are
 /// prefixes of its predecessors', so that lags and diagonals are slices.
 struct StepContext {
-  at::Tensor embeddings;                      // [B,n,h], of the tokens after the positions
-  nn::CosSin rotary;                          // for these n positions
-  at::Tensor key_mask;                        // [B,n] bool or undefined
-  std::vector<at::Tensor> diagonal_masks;     // per earlier step and this one, [B,n] or undefined
+  at::Tensor embeddings;                   // [B,n,h], of the tokens after the positions
+  nn::CosSin rotary;                       // for these n positions
+  at::Tensor key_mask;                     // [B,n] bool or undefined
+  std::vector<at::Tensor> diagonal_masks;  // per earlier step and this one, [B,n] or undefined
 };
 
-/// One decoder layer of the draft. The first layer of EAGLE-3 attends to [norm(e) ; norm(g)] and has
-/// projections of 2h inputs; every other layer is Llama's.
+/// One decoder layer of the draft. The first layer of EAGLE-3 attends to [norm(e) ; norm(g)] and
+/// has projections of 2h inputs; every other layer is Llama's.
 class EagleLayer : public torch::nn::Module {
  public:
   EagleLayer(const Architecture& architecture, bool reads_embeddings, bool norms_hidden_twice,

@@ -1,29 +1,7 @@
 #include "eagle_schema.h"
 
-#include <fmt/format.h>
-
 namespace outrider::eagle {
 namespace {
-
-std::string rope_type(const Json& architecture) {
-  const auto rope = architecture.find("rope_scaling");
-  if (rope == architecture.end() || !rope->is_object()) return "default";
-  for (const char* key : {"rope_type", "type"}) {
-    const auto found = rope->find(key);
-    if (found != rope->end() && found->is_string()) return found->get<std::string>();
-  }
-  return "default";
-}
-
-std::optional<ConfigProblem> check_export_rope(const EagleConfig& config) {
-  const auto type = rope_type(config.eagle_architecture_config);
-  if (config.eagle_export_rope_scaling.empty() || type == "default") return {};
-  return ConfigProblem{
-      "/eagle_export_rope_scaling",
-      fmt::format("replaces the rope scaling at export, but the draft trains with rope type '{}'; "
-                  "set it to {{}} or train with the default type",
-                  type)};
-}
 
 StructSchema<EagleConfig> make_eagle_schema() {
   using C = EagleConfig;
@@ -36,8 +14,7 @@ StructSchema<EagleConfig> make_eagle_schema() {
       .field("eagle_self_logit_distillation", &C::eagle_self_logit_distillation,
              "Train on the base's distribution; false: on the tokens themselves.")
       .field("eagle_freeze_base_model", &C::eagle_freeze_base_model, "Do not train the base.")
-      .field("eagle_report_acc", &C::eagle_report_acc,
-             "Accuracies are always reported: no effect.")
+      .field("eagle_report_acc", &C::eagle_report_acc, "Accuracies are always reported: no effect.")
       .field("eagle_reuse_base_decoder", &C::eagle_reuse_base_decoder,
              "Size the draft layer like the base's layers, rotary embedding included.")
       .field("eagle_loss_decay_factor", &C::eagle_loss_decay_factor,
@@ -48,8 +25,9 @@ StructSchema<EagleConfig> make_eagle_schema() {
              {.minimum = {}, .maximum = {}, .choices = {"llama", "kimik2"}})
       .field("eagle_ttt_steps", &C::eagle_ttt_steps, "Steps of training-time test.",
              {.minimum = 1, .maximum = 64, .choices = {}})
-      .field("eagle_mix_hidden_states", &C::eagle_mix_hidden_states,
-             "Replace a random share of the hidden states by the draft's own, without a step cache.")
+      .field(
+          "eagle_mix_hidden_states", &C::eagle_mix_hidden_states,
+          "Replace a random share of the hidden states by the draft's own, without a step cache.")
       .field("eagle_use_torch_compile", &C::eagle_use_torch_compile,
              "Nothing is compiled at run time: no effect.")
       .field("eagle_enable_nvtx", &C::eagle_enable_nvtx, "Mark profiling ranges on CUDA.")
@@ -68,8 +46,7 @@ StructSchema<EagleConfig> make_eagle_schema() {
       .field("eagle_base_lora_start_layer", &C::eagle_base_lora_start_layer,
              "First layer that gets adapters.")
       .field("eagle_base_lora_logits_detach_prob", &C::eagle_base_lora_logits_detach_prob,
-             "Probability that a step's targets carry no gradient into the adapters.")
-      .check(check_export_rope);
+             "Probability that a step's targets carry no gradient into the adapters.");
   return schema;
 }
 
@@ -100,12 +77,15 @@ StructSchema<Architecture> make_architecture_schema() {
       .field("use_input_layernorm_in_first_layer", &A::use_input_layernorm_in_first_layer,
              "Ignored, as by the reference.")
       .field("use_last_layernorm", &A::use_last_layernorm, "A norm before the head.")
-      .field("use_aux_hidden_state", &A::use_aux_hidden_state, "Read several layers (EAGLE-3).")
-      .field("use_mtp_layernorm", &A::use_mtp_layernorm, "Norms of EAGLE-MTP.")
+      .field("use_aux_hidden_state", &A::use_aux_hidden_state,
+             "Read several layers (EAGLE-3), or the last state (EAGLE-1, EAGLE-MTP).")
+      .field("use_mtp_layernorm", &A::use_mtp_layernorm,
+             "EAGLE-MTP: norms of embedding and hidden state.")
       .field("has_lm_head", &A::has_lm_head, "A head of the draft's own.")
       .field("eagle_aux_hidden_state_layer_ids", &A::eagle_aux_hidden_state_layer_ids,
              "Layers whose outputs are read; empty: 1, L/2-1, L-4.")
-      .field("parallel_draft_step", &A::parallel_draft_step, "Tokens per draft step.", heads)
+      .field("parallel_draft_step", &A::parallel_draft_step,
+             "Tokens per draft step: 1, or 1 + parallel heads.", heads)
       .field("parallel_draft_heads_num_layers", &A::parallel_draft_heads_num_layers,
              "Residual blocks per parallel head.", heads);
   return schema;

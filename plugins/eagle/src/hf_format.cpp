@@ -35,12 +35,18 @@ Json rope_scaling(const Json& config) {
 Json eagle_config(const EagleDraft& draft, const Json& architecture) {
   Json json = {{"eagle_aux_hidden_state_layer_ids", draft.settings().aux_layer_ids},
                {"next_layer_regular", true}};
-  for (const char* key : {"use_aux_hidden_state", "use_input_layernorm_in_first_layer",
-                          "use_last_layernorm", "use_mtp_layernorm", "parallel_draft_step",
-                          "parallel_draft_heads_num_layers"}) {
+  for (const char* key :
+       {"use_aux_hidden_state", "use_input_layernorm_in_first_layer", "use_last_layernorm",
+        "use_mtp_layernorm", "parallel_draft_step", "parallel_draft_heads_num_layers"}) {
     json[key] = architecture.at(key);
   }
   return json;
+}
+
+// A field of Llama's config class alone, with a default of its own.
+Json pretraining_tp(const ModelConfig& base) {
+  const auto usual = base.architecture == "LlamaForCausalLM" ? Json(1) : Json();
+  return base.raw.value("pretraining_tp", usual);
 }
 
 Json exported_config(const ExportContext& context) {
@@ -53,7 +59,7 @@ Json exported_config(const ExportContext& context) {
                {"use_cache", true},
                {"transformers_version", nullptr},
                {"torch_dtype", dtype_name(context.model.dtype())},
-               {"pretraining_tp", base.raw.value("pretraining_tp", Json(1))},
+               {"pretraining_tp", pretraining_tp(base)},
                {"rope_scaling", rope_scaling(config)},
                {"eagle_config", eagle_config(draft_of(context), architecture)}};
   for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) {

@@ -4,7 +4,8 @@
 
 namespace outrider::eagle {
 
-/// The folder that ModelOpt's export writes: config.json (LlamaForCausalLMEagle3) and model.safetensors.
+/// The folder that ModelOpt's export writes: config.json (LlamaForCausalLMEagle3) and
+/// model.safetensors.
 ForeignFormat hf_format();
 
 }  // namespace outrider::eagle

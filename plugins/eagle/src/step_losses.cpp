@@ -17,24 +17,31 @@ at::Tensor token_mask(const TrainBatch& batch, const Numerics& numerics) {
   return token_targets(seen).mask;
 }
 
-// Row q is gated by the mask of the token it predicts, q+2, or in the reference by that of q+1.
-at::Tensor row_weights(const TrainBatch& batch, const Numerics& numerics) {
+// Row q of head i is gated by the mask of the token it predicts, q+2+i, or in the reference by that
+// of q+1. Only the rows 0 … S-2-i have a target.
+at::Tensor row_weights(const TrainBatch& batch, const Numerics& numerics, int64_t head) {
   const auto mask = token_mask(batch, numerics);
-  if (numerics.mask_gates_successor) return mask.slice(1, 1);
+  if (numerics.mask_gates_successor) return mask.slice(1, 1, mask.size(1) - head);
   const auto last = at::zeros({mask.size(0), 1}, mask.options());
-  return at::cat({mask.slice(1, 2), last}, 1).slice(1, 0, mask.size(1) - 1);
+  return at::cat({mask.slice(1, 2 + head), last}, 1);
 }
 
 }  // namespace
 
-TrainedRows trained_rows(const TrainBatch& batch, const Numerics& numerics) {
-  const auto weights = row_weights(batch, numerics);
+TrainedRows trained_rows(const TrainBatch& batch, const Numerics& numerics, int64_t head) {
+  const auto weights = row_weights(batch, numerics, head);
   const int64_t per_sequence = weights.size(1);
   const auto flat = weights.flatten();
   const auto index = flat.is_cpu() ? flat.nonzero().flatten()
                                    : at::arange(flat.size(0), flat.options().dtype(at::kLong));
   return {at::floor_divide(index, per_sequence), at::remainder(index, per_sequence),
           flat.index_select(0, index)};
+}
+
+at::Tensor predicted_tokens(const TrainBatch& batch, const TrainedRows& rows, int64_t head) {
+  const auto ids = token_targets(batch).ids;
+  const auto position = (rows.position + 2 + head).clamp_max(ids.size(1) - 1);
+  return ids.flatten().index_select(0, rows.sequence * ids.size(1) + position);
 }
 
 at::Tensor step_weights(const TrainedRows& rows, int64_t steps) {
@@ -53,15 +60,16 @@ at::Tensor gather_rows(const std::vector<at::Tensor>& steps, const TrainedRows& 
 }
 
 std::vector<StepMetrics> step_metrics(const at::Tensor& loss, const at::Tensor& correct,
-                                      const at::Tensor& overlap, const at::Tensor& weights) {
+                                      const at::Tensor& overlap, const at::Tensor& weights,
+                                      int64_t head) {
   const auto count = weights.sum(1);
   const auto losses = (loss * weights).sum(1) / (count + 1e-5);
   const auto accuracies = (correct * weights).sum(1) / count.clamp_min(1.0);
   const auto overlaps = (overlap * weights).sum(1) / count.clamp_min(1.0);
   std::vector<StepMetrics> metrics;
   for (int64_t k = 0; k < weights.size(0); ++k) {
-    metrics.push_back({fmt::format("parallel_0_step_{}", k), losses[k], accuracies[k], overlaps[k],
-                       count[k]});
+    metrics.push_back({fmt::format("parallel_{}_step_{}", head, k), losses[k], accuracies[k],
+                       overlaps[k], count[k]});
   }
   return metrics;
 }

@@ -25,6 +25,8 @@ class OUTRIDER_API BaseModelRegistry {
   /// Throws kPluginConflict if the name is taken.
   void add(const std::string& architecture, Factory factory);
   /// Throws kUnknownArchitecture, naming those that are known.
+  void check_known(const std::string& architecture) const;
+  /// Throws as check_known() and as the architecture's family does.
   std::shared_ptr<CausalLM> create(const ModelConfig& config, at::TensorOptions options) const;
   std::vector<std::string> names() const;
 

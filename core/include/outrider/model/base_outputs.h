@@ -14,6 +14,8 @@ namespace outrider {
 struct HiddenStateRequest {
   std::vector<int64_t> layer_outputs;  // layer indices
   bool last_hidden = true, last_hidden_prenorm = false, input_embeddings = true;
+  /// The outputs at padding matter too: there, as elsewhere, they must not depend on other padding.
+  bool at_padding = false;
 };
 
 /// A base pass, computed now or read from disk. Tensors that were not asked for are undefined.
@@ -23,6 +25,7 @@ struct BaseOutputs {
   std::map<int64_t, at::Tensor> layer_outputs;  // layer → [B,S,h], residual stream after that layer
   at::Tensor last_hidden;                       // [B,S,h], after the final norm
   at::Tensor last_hidden_prenorm;               // [B,S,h], before it
+  at::Tensor logits;  // [B,S,V], where a stored pass holds them; else undefined
   const LmHead& head;
   bool carries_gradient = false;
 };

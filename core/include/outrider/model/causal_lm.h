@@ -2,7 +2,9 @@
 
 #include <torch/nn/module.h>
 
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,14 +12,17 @@
 #include "outrider/checkpoint/metadata.h"
 #include "outrider/model/base_info.h"
 #include "outrider/model/conversion.h"
+#include "outrider/model/stored_base_outputs.h"
 
 namespace outrider {
 
 /// A batch and what is wanted of it. Tensors [B,S] as in TrainBatch.
 struct ForwardInput {
   at::Tensor input_ids, attention_mask, position_ids, loss_mask, labels, document_ids;
-  bool want_logits = false;   // [B,S,V], only when asked for
-  bool want_lm_loss = false;  // computed from the token targets, streamed
+  std::optional<StoredBaseOutputs> base_outputs;  // read instead of running the base
+  std::map<std::string, at::Tensor> extras;       // see TrainBatch
+  bool want_logits = false;                       // [B,S,V], only when asked for
+  bool want_lm_loss = false;                      // computed from the token targets, streamed
   /// The caller's word that padding is on the right only; saves looking at the mask.
   bool right_padded = false;
   bool measure_acceptance = false;  // see TrainBatch
@@ -54,6 +59,10 @@ class OUTRIDER_API CausalLM : public torch::nn::Module {
   virtual BaseOutputs run_base(const at::Tensor& input_ids, const at::Tensor& position_ids,
                                const at::Tensor& key_mask, const HiddenStateRequest& request) = 0;
   virtual const LmHead& head() const = 0;
+  /// The norm before the head, of [...,h].
+  virtual at::Tensor final_norm(const at::Tensor& hidden) const = 0;
+  /// Releases the decoder layers for good; run_base() must not be called afterwards.
+  virtual void drop_decoder_layers() = 0;
 
   const ModelConfig& config() const { return config_; }
   const SpeculativeState& speculative_state() const { return speculative_state_; }
@@ -67,7 +76,8 @@ class OUTRIDER_API CausalLM : public torch::nn::Module {
   void attach(Conversion conversion, ModeState state);
 
  private:
-  bool base_is_frozen() const;
+  bool has_edit(BaseEdit edit) const;
+  BaseOutputs base_pass(const ForwardInput& input, const TrainBatch& batch, bool trains_base);
   void freeze_base();
   HiddenStateRequest combined_request() const;
 

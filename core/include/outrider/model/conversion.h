@@ -11,7 +11,9 @@ namespace outrider {
 
 /// A change of the base that comes with a draft; the host applies it when it commits a conversion.
 enum class BaseEdit {
-  kFreezeParameters,  // requires_grad = false on every base parameter, no graph through the base pass
+  kFreezeParameters,   // requires_grad = false on every base parameter, no graph through the base
+                       // pass
+  kDropDecoderLayers,  // the base keeps embedding, final norm and head, and reads stored passes
 };
 
 /// What convert and restore return: the host commits all of it, or nothing.

@@ -25,9 +25,12 @@ struct OUTRIDER_API ModelConfig {
   bool attention_bias = false, mlp_bias = false, tie_word_embeddings = false;
   at::ScalarType dtype = at::kFloat;
   RopeConfig rope;
-  Json raw;
+  Json raw = Json::object();
 
-  /// Throws kFileNotFound, kInvalidFile, or kInvalidConfig that lists every problem at once.
+  /// Keys that are absent have the values that transformers gives them for the architecture.
+  /// Throws kFileNotFound, kInvalidFile, kInvalidConfig that lists every problem at once, or
+  /// kUnsupported for an unknown rope type; kUnknownArchitecture instead of the latter two where
+  /// the architecture is unknown.
   static ModelConfig read(const std::filesystem::path& folder);
   static ModelConfig from_json(const Json& json, const std::string& origin);
 };

@@ -3,13 +3,15 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <map>
 #include <string>
 
 #include "outrider/api.h"
 
 namespace outrider {
 
-/// Called with (name, tensor) for intermediate results that someone wants to see; see docs/cli.md, forward.
+/// Called with (name, tensor) for intermediate results that someone wants to see; see docs/cli.md,
+/// forward.
 using TensorRecorder = std::function<void(const std::string&, const at::Tensor&)>;
 
 /// A batch of sequences. All tensors are [B,S]; optional ones may be undefined.
@@ -23,6 +25,8 @@ struct TrainBatch {
   /// [B,S] bool, false = padding that must not be attended to; undefined where right padding makes
   /// it unnecessary under causal attention.
   at::Tensor key_mask;
+  /// Tensors that single algorithms read, by name, such as eagle's "mix.rand.step_0".
+  std::map<std::string, at::Tensor> extras;
   /// Measure acceptance against the base's whole vocabulary, also where a draft knows a part of it.
   bool measure_acceptance = false;
   /// Empty unless intermediate tensors are wanted.

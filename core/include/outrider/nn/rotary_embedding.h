@@ -10,13 +10,15 @@
 namespace outrider::nn {
 
 struct CosSin {
-  at::Tensor cos, sin;  // [1 or B, 1, S, D] in the requested type
+  at::Tensor cos, sin;  // [1 or B, 1, S, R] in the requested type, R rotated dimensions
 };
 
 /// Rotary position embedding (arXiv 2104.09864) with the frequency scalings of transformers:
 /// default, linear, dynamic (NTK), llama3, yarn (arXiv 2309.00071).
 class OUTRIDER_API RotaryEmbedding {
  public:
+  /// Rotates the first R = head_dim · partial_rotary_factor dimensions. Throws kInvalidConfig
+  /// unless that is even.
   RotaryEmbedding(RopeConfig config, int64_t head_dim);
 
   /// Tables for position_ids [1 or B, S] (int64); computed in float32, then cast.
@@ -27,14 +29,15 @@ class OUTRIDER_API RotaryEmbedding {
   const at::Tensor& frequencies_on(const at::Device& device) const;
 
   RopeConfig config_;
-  int64_t head_dim_;
+  int64_t rotated_;
   double attention_factor_ = 1.0;
-  // [D/2] float32, undefined where they depend on the sequence; on the device that asked last,
+  // [R/2] float32, undefined where they depend on the sequence; on the device that asked last,
   // since a copy to a device would wait for it in every step.
   mutable at::Tensor inverse_frequencies_;
 };
 
-/// x [B,H,S,D] rotated: x·cos + rotate_half(x)·sin.
+/// x [B,H,S,D] with its first R dimensions rotated, x·cos + rotate_half(x)·sin, and the others
+/// kept.
 OUTRIDER_API at::Tensor apply_rotary(const at::Tensor& x, const CosSin& tables);
 
 }  // namespace outrider::nn

@@ -23,7 +23,8 @@ struct StreamingLoss {
 /// Soft targets: p = softmax over the student's vocabulary of the teacher's logits, detached.
 struct TeacherTargets {
   at::Tensor rows;  // [N,h_t]
-  /// rows [r,h_t] → logits [r,V] over the student's vocabulary; called once per chunk under no_grad.
+  /// rows [r,h_t] → logits [r,V] over the student's vocabulary; called once per chunk under
+  /// no_grad.
   std::function<at::Tensor(const at::Tensor&)> logits;
   /// Log-sum-exp over the teacher's whole vocabulary [N], or undefined. With it `overlap` counts
   /// p as it is, not renormalised over the student's vocabulary.
@@ -31,8 +32,8 @@ struct TeacherTargets {
 };
 
 /// Cross-entropy of T sets of student rows against one set of targets, with the head fused in:
-/// logits exist for one chunk of rows at a time, gradients with respect to the rows and the head are
-/// computed in the same pass, and arithmetic after the matrix product is in float32 at least.
+/// logits exist for one chunk of rows at a time, gradients with respect to the rows and the head
+/// are computed in the same pass, and arithmetic after the matrix product is in float32 at least.
 ///
 /// students [T,N,h]; head_weight [V,h]; row_weights [T,N]. Rows of weight 0 cost no accuracy but do
 /// cost time: leave them out where that needs no synchronisation.
@@ -55,5 +56,9 @@ struct LogitStatistics {
 };
 OUTRIDER_API LogitStatistics streaming_logit_statistics(const at::Tensor& rows,
                                                         const at::Tensor& weight);
+
+/// Of the rows index [N] of logits [M,V] that exist already, without a copy of them all.
+OUTRIDER_API LogitStatistics stored_logit_statistics(const at::Tensor& logits,
+                                                     const at::Tensor& index);
 
 }  // namespace outrider::ops

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -15,9 +16,9 @@ struct LoadOptions {
   at::Device device = at::kCPU;
 };
 
-/// A base model folder, or a converted one: then its plugins are found and its drafts rebuilt before
-/// tensors are loaded. Loading is strict: missing, unexpected and mis-shaped tensors are reported
-/// together (kTensorMismatch).
+/// A base model folder, or a converted one: then its plugins are found and its drafts rebuilt
+/// before tensors are loaded. Loading is strict: missing, unexpected and mis-shaped tensors are
+/// reported together (kTensorMismatch).
 OUTRIDER_API std::shared_ptr<CausalLM> from_pretrained(const std::filesystem::path& folder,
                                                        const LoadOptions& options = {});
 
@@ -30,10 +31,21 @@ OUTRIDER_API TensorMap checkpoint_tensors(const CausalLM& model);
 struct SaveOptions {
   std::filesystem::path source;  // folder whose tokenizer and config files are copied along
   bool replace = false;          // an existing folder may be replaced
+  int64_t max_shard_size = 5'000'000'000;  // bytes of tensors in one file
 };
 
-/// Writes a Hugging Face folder that plain transformers can load the base from, atomically.
+/// Writes a Hugging Face folder that plain transformers can load the base from, atomically. Weights
+/// above max_shard_size are split into several files with an index.
 OUTRIDER_API void save_pretrained(const CausalLM& model, const std::filesystem::path& folder,
                                   const SaveOptions& options);
+
+/// Writes all tensors, and the content of outrider_state.json as metadata, into one safetensors
+/// file, atomically; an existing one is replaced.
+OUTRIDER_API void save(const CausalLM& model, const std::filesystem::path& file);
+
+/// Rebuilds on an unconverted base what save() or save_pretrained() wrote, as strictly as
+/// from_pretrained(); values take the base's type and device. Throws kAlreadyConverted,
+/// kIncompatibleCheckpoint for another base, kTensorMismatch; the base is of no use after an error.
+OUTRIDER_API void restore(CausalLM& base, const std::filesystem::path& file_or_folder);
 
 }  // namespace outrider

@@ -1,0 +1,61 @@
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "outrider/api.h"
+#include "outrider/nn/linear.h"
+#include "outrider/nn/rotary_embedding.h"
+
+namespace outrider::nn {
+
+struct AttentionShape {
+  int64_t input_size;  // of q, k and v; EAGLE-3's first layer reads 2h
+  int64_t hidden_size, num_heads, num_key_value_heads, head_dim;
+  bool bias = false;                     // of q, k and v
+  std::optional<bool> output_bias = {};  // of o; `bias` where it is unset
+};
+
+/// Query, key and value of one pass: [B,heads,S,D], [B,kv heads,S,D] twice.
+struct QueryKeyValue {
+  at::Tensor query, key, value;
+};
+
+/// [B,S,heads·D] → [B,heads,S,D].
+OUTRIDER_API at::Tensor split_heads(const at::Tensor& x, int64_t heads, int64_t head_dim);
+
+/// The projections around grouped-query attention; a subclass owns those of query, key and value.
+class OUTRIDER_API AttentionProjections : public torch::nn::Module {
+ public:
+  explicit AttentionProjections(const AttentionShape& shape);
+
+  /// x [B,S,input_size] → rotated query and key, and value.
+  QueryKeyValue project(const at::Tensor& x, const CosSin& rotary) const;
+  /// Attention output [B,heads,S,D] → [B,S,h].
+  at::Tensor output(const at::Tensor& attended) const;
+
+  AttentionShape shape;
+  std::shared_ptr<Linear> o_proj;
+
+ protected:
+  /// Query, key and value as they are before the rotation.
+  virtual QueryKeyValue heads(const at::Tensor& x) const = 0;
+  /// For the subclass's constructor, after its own projections: checkpoints list o_proj last.
+  void add_output_projection(at::TensorOptions options);
+};
+
+/// One projection each, under the checkpoint names q_proj … o_proj.
+class OUTRIDER_API Attention : public AttentionProjections {
+ public:
+  Attention(const AttentionShape& shape, at::TensorOptions options);
+
+  std::shared_ptr<Linear> q_proj, k_proj, v_proj;
+
+ protected:
+  QueryKeyValue heads(const at::Tensor& x) const override;
+};
+
+}  // namespace outrider::nn

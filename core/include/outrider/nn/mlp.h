@@ -1,0 +1,31 @@
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <cstdint>
+#include <memory>
+
+#include "outrider/api.h"
+#include "outrider/nn/linear.h"
+
+namespace outrider::nn {
+
+/// What a decoder layer does to each position after attention.
+class OUTRIDER_API Mlp : public torch::nn::Module {
+ public:
+  ~Mlp() override;
+
+  /// x [...,h] → [...,h].
+  virtual at::Tensor forward(const at::Tensor& x) const = 0;
+};
+
+/// down(silu(gate(x)) · up(x)), arXiv 2002.05202.
+class OUTRIDER_API SwiGluMlp : public Mlp {
+ public:
+  SwiGluMlp(int64_t hidden_size, int64_t intermediate_size, bool bias, at::TensorOptions options);
+  at::Tensor forward(const at::Tensor& x) const override;
+
+  std::shared_ptr<Linear> gate_proj, up_proj, down_proj;
+};
+
+}  // namespace outrider::nn

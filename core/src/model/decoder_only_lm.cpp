@@ -1,0 +1,107 @@
+#include "outrider/model/decoder_only_lm.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+namespace outrider {
+namespace {
+
+// A module that only owns a `weight`, as torch.nn.Embedding does in checkpoints.
+struct Embedding : torch::nn::Module {
+  Embedding(int64_t rows, int64_t size, at::TensorOptions options) {
+    weight = register_parameter("weight", at::empty({rows, size}, options));
+  }
+  at::Tensor weight;
+};
+
+bool contains(const std::vector<int64_t>& layers, int64_t layer) {
+  return std::find(layers.begin(), layers.end(), layer) != layers.end();
+}
+
+}  // namespace
+
+nn::DecoderLayerShape layer_shape(const ModelConfig& config) {
+  nn::DecoderLayerShape shape;
+  shape.attention = {.input_size = config.hidden_size,
+                     .hidden_size = config.hidden_size,
+                     .num_heads = config.num_attention_heads,
+                     .num_key_value_heads = config.num_key_value_heads,
+                     .head_dim = config.head_dim,
+                     .bias = config.attention_bias};
+  shape.intermediate_size = config.intermediate_size;
+  shape.mlp_bias = config.mlp_bias;
+  shape.rms_norm_eps = config.rms_norm_eps;
+  return shape;
+}
+
+LayerFactory same_layers(nn::DecoderLayerShape shape, at::TensorOptions options) {
+  return [=](int64_t) { return std::make_shared<nn::DecoderLayer>(shape, options); };
+}
+
+DecoderStack::DecoderStack(const ModelConfig& config, at::TensorOptions options,
+                           const LayerFactory& make_layer)
+    : rotary(config.rope, config.head_dim) {
+  embedding = register_module("embed_tokens", std::make_shared<Embedding>(
+                                                  config.vocab_size, config.hidden_size, options))
+                  ->weight;
+  auto list = std::make_shared<torch::nn::Module>();
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    layers.push_back(list->register_module(std::to_string(i), make_layer(i)));
+  }
+  register_module("layers", list);
+  norm = register_module(
+      "norm", std::make_shared<nn::RmsNorm>(config.hidden_size, config.rms_norm_eps, options));
+}
+
+at::Tensor DecoderStack::embed(const at::Tensor& input_ids) const {
+  return at::embedding(embedding, input_ids);
+}
+
+void DecoderStack::drop_layers() {
+  layers.clear();
+  unregister_module("layers");
+}
+
+DecoderOnlyLM::DecoderOnlyLM(const ModelConfig& config, at::TensorOptions options,
+                             const LayerFactory& make_layer)
+    : CausalLM(config) {
+  model_ = register_module("model", std::make_shared<DecoderStack>(config, options, make_layer));
+  if (!config.tie_word_embeddings) {
+    lm_head_ = register_module("lm_head",
+                               std::make_shared<nn::Linear>(config.hidden_size, config.vocab_size,
+                                                            /*with_bias=*/false, options));
+  }
+  head_ =
+      std::make_unique<LmHead>(model_->embedding, lm_head_ ? lm_head_->weight : model_->embedding);
+}
+
+DecoderOnlyLM::~DecoderOnlyLM() = default;
+
+const LmHead& DecoderOnlyLM::head() const { return *head_; }
+
+at::Tensor DecoderOnlyLM::final_norm(const at::Tensor& hidden) const {
+  return model_->norm->forward(hidden);
+}
+
+void DecoderOnlyLM::drop_decoder_layers() { model_->drop_layers(); }
+
+BaseOutputs DecoderOnlyLM::run_base(const at::Tensor& input_ids, const at::Tensor& position_ids,
+                                    const at::Tensor& key_mask, const HiddenStateRequest& request) {
+  BaseOutputs outputs{.head = head()};
+  auto hidden = model_->embed(input_ids);
+  if (request.input_embeddings) outputs.input_embeddings = hidden;
+  const auto positions = position_ids.defined()
+                             ? position_ids
+                             : at::arange(input_ids.size(1), input_ids.options()).unsqueeze(0);
+  const auto tables = model_->rotary.tables(positions, hidden.scalar_type());
+  for (int64_t i = 0; i < config().num_hidden_layers; ++i) {
+    hidden = model_->layers[static_cast<size_t>(i)]->forward(hidden, tables, key_mask);
+    if (contains(request.layer_outputs, i)) outputs.layer_outputs[i] = hidden;
+  }
+  if (request.last_hidden_prenorm) outputs.last_hidden_prenorm = hidden;
+  if (request.last_hidden) outputs.last_hidden = final_norm(hidden);
+  return outputs;
+}
+
+}  // namespace outrider

@@ -1,0 +1,46 @@
+#include "outrider/nn/attention.h"
+
+#include <ATen/ATen.h>
+
+namespace outrider::nn {
+
+at::Tensor split_heads(const at::Tensor& x, int64_t heads, int64_t head_dim) {
+  return x.view({x.size(0), x.size(1), heads, head_dim}).transpose(1, 2);
+}
+
+AttentionProjections::AttentionProjections(const AttentionShape& s) : shape(s) {}
+
+void AttentionProjections::add_output_projection(at::TensorOptions options) {
+  o_proj = register_module(
+      "o_proj", std::make_shared<Linear>(shape.num_heads * shape.head_dim, shape.hidden_size,
+                                         shape.output_bias.value_or(shape.bias), options));
+}
+
+QueryKeyValue AttentionProjections::project(const at::Tensor& x, const CosSin& rotary) const {
+  const auto plain = heads(x);
+  return {apply_rotary(plain.query, rotary), apply_rotary(plain.key, rotary), plain.value};
+}
+
+at::Tensor AttentionProjections::output(const at::Tensor& attended) const {
+  return o_proj->forward(attended.transpose(1, 2).flatten(2));
+}
+
+Attention::Attention(const AttentionShape& s, at::TensorOptions options) : AttentionProjections(s) {
+  const auto add = [&](const char* name, int64_t num_heads) {
+    return register_module(
+        name, std::make_shared<Linear>(s.input_size, num_heads * s.head_dim, s.bias, options));
+  };
+  q_proj = add("q_proj", s.num_heads);
+  k_proj = add("k_proj", s.num_key_value_heads);
+  v_proj = add("v_proj", s.num_key_value_heads);
+  add_output_projection(options);
+}
+
+QueryKeyValue Attention::heads(const at::Tensor& x) const {
+  const int64_t key_heads = shape.num_key_value_heads;
+  return {split_heads(q_proj->forward(x), shape.num_heads, shape.head_dim),
+          split_heads(k_proj->forward(x), key_heads, shape.head_dim),
+          split_heads(v_proj->forward(x), key_heads, shape.head_dim)};
+}
+
+}  // namespace outrider::nn

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "draft_input.h"
+#include "draft_settings.h"
+#include "eagle_layer.h"
+#include "outrider/model/train_batch.h"
+#include "outrider/nn/rotary_embedding.h"
+
+namespace outrider::eagle {
+
+/// The decoder layers of a draft, and the passes of training-time test through them.
+class DraftDecoder {
+ public:
+  /// The parameters become the owner's.
+  DraftDecoder(torch::nn::Module& owner, const DraftSettings& settings, at::TensorOptions options);
+
+  HiddenStateRequest hidden_states_needed() const { return input_->hidden_states_needed(); }
+
+  /// Outputs before the final norm, of step k [B,S-1-k,h] for the positions k … S-2. A step starts
+  /// from its predecessor's output, one position to the right.
+  std::vector<at::Tensor> run(const BaseOutputs& base, const TrainBatch& batch,
+                              int64_t steps) const;
+
+ private:
+  struct Pass {
+    const BaseOutputs& base;
+    const TrainBatch& batch;
+    nn::CosSin rotary;
+    int64_t length, steps;
+  };
+  StepContext lagged_context(const Pass& pass, int64_t step) const;
+  StepContext whole_context(const Pass& pass) const;
+  at::Tensor run_layers(const at::Tensor& hidden, const StepContext& context,
+                        std::vector<StepCache>& caches) const;
+  std::vector<at::Tensor> run_lagged(at::Tensor hidden, const Pass& pass) const;
+  std::vector<at::Tensor> run_mixed(at::Tensor hidden, const Pass& pass) const;
+  at::Tensor shifted_left(const at::Tensor& x) const;
+  at::Tensor shifted_right(const at::Tensor& x) const;
+
+  nn::RotaryEmbedding rotary_;
+  std::unique_ptr<DraftInput> input_;
+  std::vector<std::shared_ptr<EagleLayer>> layers_;
+  bool mixes_, masks_padding_keys_, wraps_;
+};
+
+/// Rows [B,n,…] of the positions from `first` on, among `length` positions; zeros elsewhere.
+at::Tensor at_positions(const at::Tensor& rows, int64_t first, int64_t length);
+
+}  // namespace outrider::eagle

@@ -1,0 +1,61 @@
+"""Generated pages are up to date, and runnable blocks of the documentation run.
+
+A fenced block tagged `console run` is executed line by line ("$ " marks a command, a trailing backslash
+continues it) in a folder of its own that holds BASE, a small model with a tokenizer, and chats.jsonl. The
+blocks of one page share the folder."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import generate_docs  # noqa: E402
+
+UPDATE = "run: python scripts/generate_docs.py build/bin/outrider"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_the_page_of_errors_is_up_to_date():
+    assert (ROOT / "docs/errors.md").read_text() == generate_docs.errors_page(), UPDATE
+
+
+def test_the_page_of_errors_names_every_code():
+    codes = re.findall(r"k(\w+) = (\d+)", generate_docs.HEADER.read_text())
+    page = generate_docs.errors_page()
+    assert len(codes) > 30
+    assert [code for code in codes if f"| {code[1]} | `{code[0]}` |" not in page] == []
+
+
+def test_the_page_of_the_program_is_up_to_date(program):
+    assert (ROOT / "docs/cli.md").read_text() == generate_docs.cli_page(program), UPDATE
+
+
+def runnable(page):
+    """The commands of a page's `console run` blocks, in order."""
+    commands = []
+    for block in re.findall(r"^```console run\n(.*?)^```", page.read_text(), re.M | re.S):
+        for line in block.replace("\\\n", "").splitlines():
+            if line.startswith("$ "):
+                commands.append(line[2:])
+    return commands
+
+
+def test_some_page_has_runnable_commands():
+    assert any(runnable(page) for page in PAGES)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if runnable(p)],
+                         ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_commands_of_a_page_run(page, program, tiny, examples, tmp_path):
+    (tmp_path / "BASE").symlink_to(tiny())
+    lines = (examples / "smollm2_self.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "chats.jsonl").write_text("".join(lines[:50]))
+    environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    for command in runnable(page):
+        done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, text=True,
+                              capture_output=True, timeout=300, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
