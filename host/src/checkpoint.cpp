@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <set>
 
+#include "base_identity.h"
 #include "outrider/checkpoint/atomic_file.h"
 #include "outrider/checkpoint/json_file.h"
 #include "outrider/error.h"
@@ -26,6 +27,9 @@ constexpr size_t kNamedTensors = 12;
 
 // Where a single file keeps what outrider_state.json says in a folder.
 constexpr const char* kStateKey = "outrider_state";
+
+// In outrider_state.json's base_model; see CausalLM::weights_sha256().
+constexpr const char* kWeightsKey = "weights_sha256";
 
 /// Collects what does not fit, so that one error names all of it.
 class Mismatches {
@@ -72,10 +76,16 @@ bool may_be_ignored(const CausalLM& model, const std::string& name) {
          name.ends_with(".rotary_emb.inv_freq");
 }
 
+bool belongs_to_a_draft(const CausalLM& model, const std::string& name) {
+  return std::ranges::any_of(model.speculative_state(), [&](const AttachedDraft& attached) {
+    return name.starts_with(attached.attribute + ".");
+  });
+}
+
 // A converted folder without decoder layers, which only offline training makes.
 bool is_offline(const ModelConfig& config, const SafetensorsFolder& stored,
-                const fs::path& folder) {
-  if (!fs::exists(folder / CheckpointMetadata::kFileName)) return false;
+                const CheckpointMetadata& metadata) {
+  if (metadata.modes.empty()) return false;
   const auto shapes = BaseModelRegistry::instance().create(config, at::kMeta);
   const auto all = shapes->named_parameters();
   shapes->drop_decoder_layers();
@@ -126,9 +136,19 @@ void load_strictly(CausalLM& model, const StoredTensors& stored, const fs::path&
   mismatches.finish(origin.string(), hint);
 }
 
+PluginRequirement requirement_of(const PluginRef& plugin) {
+  return {plugin.name, plugin.range, plugin.sha256};
+}
+
+// What a base and its drafts need beside the plugins of their modes.
+void load_required_plugins(const CheckpointMetadata& metadata) {
+  for (const auto& mode : metadata.modes) {
+    for (const auto& plugin : mode.requirements) plugin_loader().load(requirement_of(plugin));
+  }
+}
+
 void restore_mode(CausalLM& model, const ModeState& state) {
-  const auto& plugin =
-      plugin_loader().load({state.plugin.name, state.plugin.range, state.plugin.sha256});
+  const auto& plugin = plugin_loader().load(requirement_of(state.plugin));
   const auto& mode = mode_registry().get(state.mode);
   if (mode.plugin.name != plugin.name) {
     throw Error(ErrorCode::kIncompatibleCheckpoint,
@@ -148,13 +168,34 @@ void restore_mode(CausalLM& model, const ModeState& state) {
   model.attach(std::move(conversion), std::move(restored));
 }
 
-void check_base(const ModelConfig& config, const Json& recorded, const fs::path& origin,
+// Of a folder that was never converted, the state is empty.
+CheckpointMetadata metadata_in(const fs::path& folder) {
+  if (!fs::exists(folder / CheckpointMetadata::kFileName)) return {};
+  return CheckpointMetadata::read(folder);
+}
+
+void identify_base(CausalLM& base, const CheckpointMetadata& metadata,
+                   const SafetensorsFolder& stored, bool hash_if_unknown) {
+  const auto recorded = metadata.base_model.value(kWeightsKey, Json());
+  if (recorded.is_string()) {
+    base.set_weights_sha256(recorded.get<std::string>());
+  } else if (hash_if_unknown) {
+    base.set_weights_sha256(weights_sha256(stored, checkpoint_tensors(base)));
+  }
+}
+
+void check_base(const CausalLM& model, const Json& recorded, const fs::path& origin,
                 const std::string& hint) {
+  const auto& config = model.config();
   const std::pair<const char*, Json> expected[] = {{"architecture", config.architecture},
                                                    {"hidden_size", config.hidden_size},
                                                    {"num_hidden_layers", config.num_hidden_layers},
                                                    {"vocab_size", config.vocab_size}};
   std::vector<std::string> problems;
+  if (const auto& hash = model.weights_sha256();
+      !hash.empty() && recorded.value(kWeightsKey, Json(hash)) != hash) {
+    problems.push_back("the base's weights are not those that were converted");
+  }
   for (const auto& [key, value] : expected) {
     if (recorded.contains(key) && recorded[key] != value) {
       problems.push_back(fmt::format("{} is {} in the base's config.json, {} in the recorded state",
@@ -166,18 +207,24 @@ void check_base(const ModelConfig& config, const Json& recorded, const fs::path&
               fmt::format("{}: {}", origin.string(), join(problems, "; ")), hint);
 }
 
-Json base_identity(const ModelConfig& config) {
-  return {{"architecture", config.architecture},
-          {"hidden_size", config.hidden_size},
-          {"num_hidden_layers", config.num_hidden_layers},
-          {"vocab_size", config.vocab_size},
-          {"config_sha256", sha256_of(config.raw.dump())}};
+Json base_identity(const CausalLM& model) {
+  const auto& config = model.config();
+  Json identity = {{"architecture", config.architecture},
+                   {"hidden_size", config.hidden_size},
+                   {"num_hidden_layers", config.num_hidden_layers},
+                   {"vocab_size", config.vocab_size},
+                   {"config_sha256", sha256_of(config.raw.dump())}};
+  const bool unchanged = model.has_edit(BaseEdit::kFreezeParameters);
+  if (unchanged && !model.weights_sha256().empty()) {
+    identity[kWeightsKey] = model.weights_sha256();
+  }
+  return identity;
 }
 
 CheckpointMetadata metadata_of(const CausalLM& model) {
   CheckpointMetadata metadata;
   metadata.written_by = fmt::format("outrider {}", version());
-  metadata.base_model = base_identity(model.config());
+  metadata.base_model = base_identity(model);
   for (const auto& attached : model.speculative_state()) {
     auto state = attached.state;
     mode_registry()
@@ -238,9 +285,12 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOpti
     throw Error(ErrorCode::kFileNotFound, fmt::format("{}: no such folder", folder.string()),
                 "give the folder of a Hugging Face model, the one with config.json");
   }
+  const auto metadata = metadata_in(folder);
+  load_required_plugins(metadata);
   const auto config = ModelConfig::read(folder);
+  plugin_loader().load_base(config.architecture);
   const auto stored = SafetensorsFolder::open(folder);
-  const bool offline = is_offline(config, stored, folder);
+  const bool offline = is_offline(config, stored, metadata);
   check_size(config, stored, offline, folder);
   // Layers that are about to be dropped take no memory on the host as long as nothing is written.
   const auto tensor_options = at::TensorOptions()
@@ -248,12 +298,10 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOpti
                                   .device(offline ? at::Device(at::kCPU) : options.device);
   auto model = BaseModelRegistry::instance().create(config, tensor_options);
   model->eval();
-  if (fs::exists(folder / CheckpointMetadata::kFileName)) {
-    const auto metadata = CheckpointMetadata::read(folder);
-    check_base(config, metadata.base_model, folder,
-               "config.json was replaced after the conversion: put the original back");
-    for (const auto& state : metadata.modes) restore_mode(*model, state);
-  }
+  identify_base(*model, metadata, stored, options.hash_weights);
+  check_base(*model, metadata.base_model, folder,
+             "config.json was replaced after the conversion: put the original back");
+  for (const auto& state : metadata.modes) restore_mode(*model, state);
   if (offline) model->to(options.device);
   load_strictly(*model, stored.tensors(), folder,
                 "is the folder complete, and does its config.json belong to these tensors?");
@@ -269,6 +317,7 @@ void load_weights(CausalLM& model, const fs::path& file) {
       mismatches.add("unknown name", name);
     } else {
       copy_into(found->second, tensor, name, mismatches);
+      if (!belongs_to_a_draft(model, name)) model.set_weights_sha256("");
     }
   }
   mismatches.finish(file.string(), "`outrider inspect` lists the model's tensors");
@@ -309,7 +358,8 @@ void restore(CausalLM& base, const fs::path& file_or_folder) {
   const auto stored =
       fs::is_directory(file_or_folder) ? read_folder(file_or_folder) : read_file(file_or_folder);
   const std::string hint = "restore onto the base model that was converted";
-  check_base(base.config(), stored.metadata.base_model, file_or_folder, hint);
+  check_base(base, stored.metadata.base_model, file_or_folder, hint);
+  load_required_plugins(stored.metadata);
   for (const auto& state : stored.metadata.modes) restore_mode(base, state);
   load_strictly(base, stored.tensors, file_or_folder, hint);
 }

@@ -52,7 +52,8 @@ void check_options_were_used(const Conversion& conversion, const std::string& mo
                              const ConvertOptions& options) {
   if (options.draft_vocabulary.defined() && !conversion.metadata.contains("draft_vocab_size")) {
     throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("mode '{}' knows no draft vocabulary", mode), "leave --draft-vocab out");
+                fmt::format("mode '{}' knows no draft vocabulary", mode),
+                "leave --draft-vocab out");
   }
   if (options.reference_numerics && !conversion.metadata.contains("reference_numerics")) {
     throw Error(ErrorCode::kInvalidArgument,
@@ -68,7 +69,9 @@ struct Prepared {
 
 Prepared prepare(const CausalLM& model, const ModeRequest::Item& item,
                  const ConvertOptions& options) {
-  const auto& mode = plugin_loader().load_mode(item.mode);
+  auto& loader = plugin_loader();
+  const auto& mode = loader.load_mode(item.mode);
+  loader.load_draft_model(item.mode, model.config().architecture);
   const auto config = mode.descriptor->config_schema().resolve(item.config);
   auto base = model.base_info();
   base.draft_vocabulary = options.draft_vocabulary;
@@ -77,8 +80,12 @@ Prepared prepare(const CausalLM& model, const ModeRequest::Item& item,
   auto conversion = mode.descriptor->convert(base, config);
   check_options_were_used(conversion, item.mode, options);
   conversion.metadata["seed"] = options.seed;
-  ModeState state{item.mode, mode.plugin.reference(), mode.descriptor->config_schema().version(),
-                  conversion.config, conversion.metadata};
+  ModeState state{item.mode,
+                  mode.plugin.reference(),
+                  mode.descriptor->config_schema().version(),
+                  conversion.config,
+                  conversion.metadata,
+                  loader.requirements(item.mode, model.config().architecture)};
   return {std::move(conversion), std::move(state)};
 }
 

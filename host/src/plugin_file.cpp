@@ -21,7 +21,9 @@ std::string_view as_text(std::span<const std::byte> bytes) {
 void describe(const PluginStamp& stamp, PluginInfo& info) {
   info.name = stamp.plugin_name;
   info.version = SemVer::parse(stamp.plugin_version);
-  info.modes = split_modes(stamp.modes);
+  info.modes = split_names(stamp.modes);
+  info.bases = split_names(stamp.bases);
+  info.draft_models = split_names(stamp.draft_models);
   info.torch_build = stamp.torch_build;
   info.cuda_archs = stamp.cuda_archs;
 }

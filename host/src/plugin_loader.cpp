@@ -40,6 +40,40 @@ void check_lock(const PluginInfo& plugin) {
   }
 }
 
+std::string draft_model_name(const std::string& mode, const std::string& architecture) {
+  return mode + "/" + architecture;
+}
+
+void check_free(const PluginInfo& plugin, const PluginContent& content) {
+  std::vector<std::string> conflicts;
+  for (const auto& [name, factory] : content.bases) {
+    if (BaseModelRegistry::instance().knows(name)) conflicts.push_back("base " + in_quotes(name));
+  }
+  for (const auto& [key, factory] : content.draft_models) {
+    if (!DraftModelRegistry::instance().find(key.first, key.second)) continue;
+    conflicts.push_back(fmt::format("a draft class of mode {} for {}", in_quotes(key.first),
+                                    in_quotes(key.second)));
+  }
+  if (conflicts.empty()) return;
+  throw Error(ErrorCode::kPluginConflict,
+              fmt::format("plugin {} cannot be used: this process has {} already",
+                          plugin_title(plugin), join(conflicts, " and ")),
+              "use one of the two plugins in a process");
+}
+
+// All of it, or nothing: what can fail comes first. Only the loader adds to the registries.
+void publish(const PluginInfo& plugin, PluginContent content,
+             SpeculativeDecodingModeRegistry& modes) {
+  check_free(plugin, content);
+  modes.commit(plugin, std::move(content.modes));
+  for (auto& [name, factory] : content.bases) {
+    BaseModelRegistry::instance().add(name, std::move(factory));
+  }
+  for (auto& [key, factory] : content.draft_models) {
+    DraftModelRegistry::instance().add(key.first, key.second, std::move(factory));
+  }
+}
+
 }  // namespace
 
 PluginLoader::PluginLoader(PluginPolicy policy, SpeculativeDecodingModeRegistry& registry)
@@ -95,8 +129,41 @@ const RegisteredMode& PluginLoader::load_mode(const std::string& mode) {
   }
   const std::set<std::string> distinct(known.begin(), known.end());
   if (!distinct.contains(mode)) throw_unknown_mode(mode, {distinct.begin(), distinct.end()});
-  load_file(choose_provider(listings, mode));
+  load_file(choose_provider(listings, {&PluginInfo::modes, mode}));
   return registry_.get(mode);
+}
+
+void PluginLoader::load_provider(const ProvidedName& wanted) {
+  const auto listings = list();
+  if (!is_provided(listings, wanted)) return;
+  load_file(choose_provider(listings, wanted));
+}
+
+void PluginLoader::load_base(const std::string& architecture) {
+  const std::lock_guard lock(mutex_);
+  if (BaseModelRegistry::instance().knows(architecture)) return;
+  load_provider({&PluginInfo::bases, architecture});
+}
+
+void PluginLoader::load_draft_model(const std::string& mode, const std::string& architecture) {
+  const std::lock_guard lock(mutex_);
+  if (DraftModelRegistry::instance().find(mode, architecture)) return;
+  load_provider({&PluginInfo::draft_models, draft_model_name(mode, architecture)});
+}
+
+std::vector<PluginRef> PluginLoader::requirements(const std::string& mode,
+                                                  const std::string& architecture) const {
+  const std::lock_guard lock(mutex_);
+  std::vector<PluginRef> plugins;
+  for (const auto& [name, plugin] : loaded_) {
+    const bool is_own = provides(plugin, {&PluginInfo::modes, mode});
+    if (is_own) continue;
+    if (provides(plugin, {&PluginInfo::bases, architecture}) ||
+        provides(plugin, {&PluginInfo::draft_models, draft_model_name(mode, architecture)})) {
+      plugins.push_back(plugin.reference());
+    }
+  }
+  return plugins;
 }
 
 const PluginInfo& PluginLoader::load_file(const PluginInfo& wanted) {
@@ -116,7 +183,7 @@ const PluginInfo& PluginLoader::load_file(const PluginInfo& wanted) {
                 "try again when nothing writes to it any more");
   }
   vet(file);
-  registry_.commit(file.info(), enter_plugin(file));
+  publish(file.info(), enter_plugin(file), registry_);
   return loaded_.emplace(wanted.name, file.info()).first->second;
 }
 

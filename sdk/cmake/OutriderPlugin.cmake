@@ -1,9 +1,10 @@
-# outrider_add_plugin(NAME name VERSION 1.2.3 MODES mode… SOURCES file.cpp…
+# outrider_add_plugin(NAME name VERSION 1.2.3 SOURCES file.cpp…
+#                     [MODES mode…] [BASES architecture…] [DRAFT_MODELS mode/architecture…]
 #                     [CUDA file.cu… STUB no_file.cpp…] [INCLUDE dir] [OUTPUT_DIRECTORY dir])
 #
 # Builds NAME.outrider.so (target outrider_plugin_NAME) and, for tests that link the plugin's code
 # directly, an object library of the same sources (outrider_plugin_NAME_objects).
-#   MODES             what the plugin's entry function registers, exactly
+#   MODES, BASES, DRAFT_MODELS  what the plugin's entry function registers, exactly; at least one
 #   CUDA, STUB        kernels, and a source with the same symbols for builds without CUDA
 #   INCLUDE           folder of the plugin's public headers
 #   OUTPUT_DIRECTORY  default: lib/outrider/plugins of the build tree, whose lock file the build writes
@@ -14,11 +15,15 @@ function(_outrider_check_plugin_arguments)
     list(JOIN ARG_UNPARSED_ARGUMENTS " " unknown)
     message(FATAL_ERROR "outrider_add_plugin: unknown arguments: ${unknown}")
   endif()
-  foreach(required NAME VERSION MODES SOURCES)
+  foreach(required NAME VERSION SOURCES)
     if(NOT ARG_${required})
       message(FATAL_ERROR "outrider_add_plugin: ${required} is missing")
     endif()
   endforeach()
+  if(NOT ARG_MODES AND NOT ARG_BASES AND NOT ARG_DRAFT_MODELS)
+    message(FATAL_ERROR "outrider_add_plugin: plugin ${ARG_NAME} provides nothing: give MODES, BASES "
+                        "or DRAFT_MODELS")
+  endif()
   foreach(name ${ARG_NAME} ${ARG_MODES})
     string(LENGTH ${name} length)
     if(NOT name MATCHES "^[a-z][a-z0-9_]*$" OR length GREATER 63)
@@ -32,11 +37,18 @@ function(_outrider_check_plugin_arguments)
     message(FATAL_ERROR "outrider_add_plugin: VERSION ${ARG_VERSION} of plugin ${ARG_NAME} is no "
                         "semantic version such as 1.2.3 or 1.2.3-rc.1")
   endif()
-  list(LENGTH ARG_MODES given)
-  list(REMOVE_DUPLICATES ARG_MODES)
-  list(LENGTH ARG_MODES distinct)
+  foreach(architecture ${ARG_BASES} ${ARG_DRAFT_MODELS})
+    if(NOT architecture MATCHES "^([a-z][a-z0-9_]*/)?[A-Za-z][A-Za-z0-9_]*$")
+      message(FATAL_ERROR "outrider_add_plugin: '${architecture}' is neither an architecture nor "
+                          "MODE/ARCHITECTURE")
+    endif()
+  endforeach()
+  set(provided ${ARG_MODES} ${ARG_BASES} ${ARG_DRAFT_MODELS})
+  list(LENGTH provided given)
+  list(REMOVE_DUPLICATES provided)
+  list(LENGTH provided distinct)
   if(NOT given EQUAL distinct)
-    message(FATAL_ERROR "outrider_add_plugin: plugin ${ARG_NAME} names a mode twice")
+    message(FATAL_ERROR "outrider_add_plugin: plugin ${ARG_NAME} names something twice")
   endif()
   if((ARG_CUDA AND NOT ARG_STUB) OR (ARG_STUB AND NOT ARG_CUDA))
     message(FATAL_ERROR "outrider_add_plugin: plugin ${ARG_NAME} must give both CUDA and STUB, or "
@@ -64,6 +76,8 @@ endfunction()
 # Sets `result` in the caller to the path of the plugin's stamp source.
 function(_outrider_write_stamp objects result)
   list(JOIN ARG_MODES "," modes)
+  list(JOIN ARG_BASES "," bases)
+  list(JOIN ARG_DRAFT_MODELS "," draft_models)
   set(cuda_version 0)
   set(cuda_archs "")
   if(ARG_CUDA AND OUTRIDER_WITH_CUDA)
@@ -106,7 +120,7 @@ endfunction()
 
 function(outrider_add_plugin)
   cmake_parse_arguments(PARSE_ARGV 0 ARG "" "NAME;VERSION;INCLUDE;OUTPUT_DIRECTORY"
-                        "MODES;SOURCES;CUDA;STUB")
+                        "MODES;BASES;DRAFT_MODELS;SOURCES;CUDA;STUB")
   _outrider_check_plugin_arguments()
   set(target outrider_plugin_${ARG_NAME})
   set(directory ${CMAKE_BINARY_DIR}/lib/outrider/plugins)

@@ -170,15 +170,19 @@ TEST_CASE("malformed stamps are refused") {
                       [](auto& stamp) { set_text(stamp.plugin_version, "1.0"); });
   check_stamp_refused("'probe,,x' is no list of mode names",
                       [](auto& stamp) { set_text(stamp.modes, "probe,,x"); });
-  check_stamp_refused("'' is no list of mode names",
+  check_stamp_refused("names nothing that the plugin provides",
                       [](auto& stamp) { set_text(stamp.modes, ""); });
+  check_stamp_refused("'a-b' is no list of architectures",
+                      [](auto& stamp) { set_text(stamp.bases, "a-b"); });
+  check_stamp_refused("'eagle' is no list of MODE/ARCHITECTURE",
+                      [](auto& stamp) { set_text(stamp.draft_models, "eagle"); });
   check_stamp_refused("wrong magic bytes", [](auto& stamp) { stamp.magic[0] = 'X'; });
 }
 
 TEST_CASE("a stamp note with a wrong size is refused") {
   constexpr auto kCode = ErrorCode::kPluginBadStamp;
   check_refused(kCode, "it has 0 bytes", [](Bytes& file) { stamp_note(file).n_descsz = 0; });
-  check_refused(kCode, "it has 591 bytes",
+  check_refused(kCode, "it gives its size as",
                 [](Bytes& file) { stamp_note(file).n_descsz = sizeof(PluginStamp) - 1; });
   check_refused(kCode, "reaches beyond its segment",
                 [](Bytes& file) { stamp_note(file).n_descsz = 0xffff'fff0; });

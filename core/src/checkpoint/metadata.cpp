@@ -126,6 +126,21 @@ PluginRef read_plugin(const Json& json, const std::string& pointer,
   return plugin;
 }
 
+std::vector<PluginRef> read_requirements(ObjectReader& reader, std::vector<std::string>& problems) {
+  std::vector<PluginRef> plugins;
+  const Json json = reader.array("requires");
+  if (json.size() > kMostModes) {
+    reader.note("requires",
+                fmt::format("has {} entries; at most {} are accepted", json.size(), kMostModes));
+    return plugins;
+  }
+  for (const auto& plugin : json) {
+    const auto pointer = fmt::format("{}/{}", reader.pointer_to("requires"), plugins.size());
+    plugins.push_back(read_plugin(plugin, pointer, problems));
+  }
+  return plugins;
+}
+
 ModeState read_mode(const Json& json, const std::string& pointer,
                     std::vector<std::string>& problems) {
   ObjectReader reader(json, pointer, problems);
@@ -137,6 +152,9 @@ ModeState read_mode(const Json& json, const std::string& pointer,
   mode.config_version = reader.version("config_version");
   mode.config = reader.object("config");
   mode.metadata = reader.object("metadata");
+  if (json.is_object() && json.contains("requires")) {
+    mode.requirements = read_requirements(reader, problems);
+  }
   reader.finish();
   return mode;
 }
@@ -181,11 +199,13 @@ Json to_json(const PluginRef& plugin) {
 }
 
 Json to_json(const ModeState& mode) {
-  return {{"mode", mode.mode},
-          {"plugin", to_json(mode.plugin)},
-          {"config_version", mode.config_version},
-          {"config", mode.config},
-          {"metadata", mode.metadata}};
+  Json json = {{"mode", mode.mode},
+               {"plugin", to_json(mode.plugin)},
+               {"config_version", mode.config_version},
+               {"config", mode.config},
+               {"metadata", mode.metadata}};
+  for (const auto& plugin : mode.requirements) json["requires"].push_back(to_json(plugin));
+  return json;
 }
 
 }  // namespace

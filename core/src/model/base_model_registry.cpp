@@ -46,14 +46,20 @@ BaseModelRegistry& BaseModelRegistry::instance() {
 }
 
 void BaseModelRegistry::add(const std::string& architecture, Factory factory) {
+  const std::lock_guard lock(mutex_);
   if (!factories_.emplace(architecture, std::move(factory)).second) {
     throw Error(ErrorCode::kPluginConflict,
-                fmt::format("base architecture '{}' is registered already", architecture));
+                fmt::format("base architecture {} is registered already", in_quotes(architecture)));
   }
 }
 
+bool BaseModelRegistry::knows(const std::string& architecture) const {
+  const std::lock_guard lock(mutex_);
+  return factories_.contains(architecture);
+}
+
 void BaseModelRegistry::check_known(const std::string& architecture) const {
-  if (factories_.contains(architecture)) return;
+  if (knows(architecture)) return;
   throw Error(ErrorCode::kUnknownArchitecture,
               fmt::format("base architecture {} is not known", in_quotes(architecture)),
               nearest_architectures(architecture, names()));
@@ -62,10 +68,14 @@ void BaseModelRegistry::check_known(const std::string& architecture) const {
 std::shared_ptr<CausalLM> BaseModelRegistry::create(const ModelConfig& config,
                                                     at::TensorOptions options) const {
   check_known(config.architecture);
-  return factories_.at(config.architecture)(config, options);
+  std::unique_lock lock(mutex_);
+  const auto factory = factories_.at(config.architecture);
+  lock.unlock();
+  return factory(config, options);
 }
 
 std::vector<std::string> BaseModelRegistry::names() const {
+  const std::lock_guard lock(mutex_);
   std::vector<std::string> names;
   for (const auto& [name, factory] : factories_) names.push_back(name);
   return names;

@@ -123,7 +123,7 @@ bool CausalLM::has_edit(BaseEdit edit) const {
                      [edit](const auto& attached) { return contains(attached.base_edits, edit); });
 }
 
-HiddenStateRequest CausalLM::combined_request() const {
+HiddenStateRequest CausalLM::hidden_states_needed() const {
   HiddenStateRequest all{.layer_outputs = {},
                          .last_hidden = true,
                          .last_hidden_prenorm = false,
@@ -142,7 +142,7 @@ HiddenStateRequest CausalLM::combined_request() const {
 BaseOutputs CausalLM::base_pass(const ForwardInput& input, const TrainBatch& batch,
                                 bool trains_base) {
   if (input.base_outputs) {
-    return base_outputs_from(*input.base_outputs, batch.input_ids, *this, combined_request());
+    return base_outputs_from(*input.base_outputs, batch.input_ids, *this, hidden_states_needed());
   }
   if (has_edit(BaseEdit::kDropDecoderLayers)) {
     throw Error(ErrorCode::kInvalidArgument,
@@ -151,7 +151,7 @@ BaseOutputs CausalLM::base_pass(const ForwardInput& input, const TrainBatch& bat
                 "give base_model_outputs.base_model_hidden_states and the others with the batch");
   }
   const auto request =
-      input.recorder ? full_request(config_.num_hidden_layers) : combined_request();
+      input.recorder ? full_request(config_.num_hidden_layers) : hidden_states_needed();
   const at::AutoGradMode mode(trains_base);
   auto base = run_base(batch.input_ids, batch.position_ids, batch.key_mask, request);
   base.carries_gradient = trains_base;
@@ -160,7 +160,7 @@ BaseOutputs CausalLM::base_pass(const ForwardInput& input, const TrainBatch& bat
 
 ForwardOutput CausalLM::forward(const ForwardInput& input) {
   check_shapes(input);
-  const auto batch = train_batch(input, combined_request());
+  const auto batch = train_batch(input, hidden_states_needed());
   const bool trains_base =
       !input.base_outputs && !has_edit(BaseEdit::kFreezeParameters) && at::GradMode::is_enabled();
   const auto base = base_pass(input, batch, trains_base);

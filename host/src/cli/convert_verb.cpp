@@ -92,6 +92,7 @@ void print_summary(const Json& json) {
 void convert(const ConvertArguments& arguments, const GlobalOptions& global) {
   use_plugins(global);
   LoadOptions load;
+  load.hash_weights = true;
   if (!arguments.dtype.empty()) load.dtype = parse_dtype(arguments.dtype);
   const ModeRequest request(
       std::vector<ModeRequest::Item>{{arguments.mode, combined_config(arguments)}});

@@ -45,16 +45,26 @@ Json tensor_list(const SafetensorsFolder& stored) {
 }
 
 // The plugin that would restore a mode here, or why none would.
-Json restoring_plugin(const ModeState& state) {
+Json restoring_plugin(const PluginRef& wanted) {
   try {
-    const auto plugin =
-        plugin_loader().resolve({state.plugin.name, state.plugin.range, state.plugin.sha256});
+    const auto plugin = plugin_loader().resolve({wanted.name, wanted.range, wanted.sha256});
     return {{"version", plugin.version.to_string()},
             {"path", plugin.path.string()},
-            {"is_the_writer", plugin.sha256 == state.plugin.sha256}};
+            {"is_the_writer", plugin.sha256 == wanted.sha256}};
   } catch (const Error& error) {
     return {{"problem", error.what()}, {"hint", error.hint()}};
   }
+}
+
+Json required_plugins(const ModeState& state) {
+  Json plugins = Json::array();
+  for (const auto& plugin : state.requirements) {
+    plugins.push_back({{"name", plugin.name},
+                       {"version", plugin.version},
+                       {"range", plugin.range},
+                       {"restored_by", restoring_plugin(plugin)}});
+  }
+  return plugins;
 }
 
 Json mode_list(const fs::path& folder) {
@@ -69,7 +79,8 @@ Json mode_list(const fs::path& folder) {
                        {"sha256", state.plugin.sha256}}},
                      {"config", state.config},
                      {"metadata", state.metadata},
-                     {"restored_by", restoring_plugin(state)}});
+                     {"restored_by", restoring_plugin(state.plugin)},
+                     {"requires", required_plugins(state)}});
   }
   return modes;
 }
@@ -90,12 +101,7 @@ Json describe(const InspectArguments& arguments) {
   return json;
 }
 
-void print_mode(const Json& mode) {
-  fmt::print("mode {}: written by plugin {} {} (sha256 {:.12}…)\n", mode["mode"].get<std::string>(),
-             mode["plugin"]["name"].get<std::string>(),
-             mode["plugin"]["version"].get<std::string>(),
-             mode["plugin"]["sha256"].get<std::string>());
-  const auto& restored = mode["restored_by"];
+void print_restoring(const Json& restored) {
   if (restored.contains("problem")) {
     fmt::print("  cannot be restored here: {}\n  {}\n", restored["problem"].get<std::string>(),
                restored["hint"].get<std::string>());
@@ -103,6 +109,19 @@ void print_mode(const Json& mode) {
     fmt::print("  would be restored by version {}{}: {}\n", restored["version"].get<std::string>(),
                restored["is_the_writer"].get<bool>() ? ", the writer itself" : "",
                restored["path"].get<std::string>());
+  }
+}
+
+void print_mode(const Json& mode) {
+  fmt::print("mode {}: written by plugin {} {} (sha256 {:.12}…)\n", mode["mode"].get<std::string>(),
+             mode["plugin"]["name"].get<std::string>(),
+             mode["plugin"]["version"].get<std::string>(),
+             mode["plugin"]["sha256"].get<std::string>());
+  print_restoring(mode["restored_by"]);
+  for (const auto& plugin : mode["requires"]) {
+    fmt::print("  needs plugin {} {} as well\n", plugin["name"].get<std::string>(),
+               plugin["range"].get<std::string>());
+    print_restoring(plugin["restored_by"]);
   }
   fmt::print("  metadata {}\n", mode["metadata"].dump());
 }

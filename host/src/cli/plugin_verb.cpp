@@ -18,6 +18,8 @@ Json to_json(const PluginListing& listing) {
     json["name"] = listing.info->name;
     json["version"] = listing.info->version.to_string();
     json["modes"] = listing.info->modes;
+    json["bases"] = listing.info->bases;
+    json["draft_models"] = listing.info->draft_models;
     json["sha256"] = listing.info->sha256;
     json["torch"] = listing.info->torch_build;
     json["cuda_archs"] = listing.info->cuda_archs;
@@ -40,6 +42,13 @@ std::string status(const PluginListing& listing) {
   return listing.is_usable() ? "usable" : std::string(error_code_name(listing.problem_code));
 }
 
+std::vector<std::string> provided(const PluginInfo& plugin) {
+  auto names = plugin.modes;
+  names.insert(names.end(), plugin.bases.begin(), plugin.bases.end());
+  names.insert(names.end(), plugin.draft_models.begin(), plugin.draft_models.end());
+  return names;
+}
+
 std::string or_none(const std::string& text) { return text.empty() ? "none" : text; }
 
 void print_list(const std::vector<PluginListing>& listings) {
@@ -47,11 +56,11 @@ void print_list(const std::vector<PluginListing>& listings) {
     note("no plugin is installed; `outrider doctor` shows the folders that were searched");
     return;
   }
-  Table table({"NAME", "VERSION", "MODES", "STATUS", "FILE"});
+  Table table({"NAME", "VERSION", "PROVIDES", "STATUS", "FILE"});
   for (const auto& listing : listings) {
     const auto info = listing.info.value_or(PluginInfo{});
     table.add({listing.info ? info.name : "?", listing.info ? info.version.to_string() : "?",
-               listing.info ? join(info.modes, ", ") : "?", status(listing),
+               listing.info ? join(provided(info), ", ") : "?", status(listing),
                printable(listing.path.string())});
   }
   table.print();
@@ -64,7 +73,9 @@ void print_details(const PluginListing& listing) {
   const auto& info = *listing.info;
   Table table({"plugin", info.name});
   table.add({"version", info.version.to_string()});
-  table.add({"modes", join(info.modes, ", ")});
+  table.add({"modes", or_none(join(info.modes, ", "))});
+  table.add({"base architectures", or_none(join(info.bases, ", "))});
+  table.add({"draft models", or_none(join(info.draft_models, ", "))});
   table.add({"file", printable(listing.path.string())});
   table.add({"sha256", info.sha256});
   table.add({"LibTorch", info.torch_build});

@@ -113,7 +113,7 @@ void check_torch_runtime() {
 }
 
 PluginStamp host_stamp() {
-  return build_stamp("outrider", version(), "", torch_cuda_version(), "");
+  return build_stamp("outrider", version(), {}, torch_cuda_version(), "");
 }
 
 std::vector<std::string> incompatibilities(const PluginStamp& plugin, const PluginStamp& host) {

@@ -89,11 +89,21 @@ PluginInfo choose_plugin(const std::vector<PluginListing>& listings,
   fail_not_found(listings, requirement, search_path);
 }
 
-PluginInfo choose_provider(const std::vector<PluginListing>& listings, const std::string& mode) {
+bool provides(const PluginInfo& plugin, const ProvidedName& wanted) {
+  return std::ranges::count(plugin.*wanted.list, wanted.name) > 0;
+}
+
+bool is_provided(const std::vector<PluginListing>& listings, const ProvidedName& wanted) {
+  return std::ranges::any_of(listings, [&](const PluginListing& listing) {
+    return listing.info && provides(*listing.info, wanted);
+  });
+}
+
+PluginInfo choose_provider(const std::vector<PluginListing>& listings, const ProvidedName& wanted) {
   std::map<std::string, std::vector<PluginInfo>> providers;
   std::vector<const PluginListing*> unusable;
   for (const auto& listing : listings) {
-    if (!listing.info || std::ranges::count(listing.info->modes, mode) == 0) continue;
+    if (!listing.info || !provides(*listing.info, wanted)) continue;
     if (listing.is_usable()) {
       providers[listing.info->name].push_back(*listing.info);
     } else {
@@ -105,7 +115,7 @@ PluginInfo choose_provider(const std::vector<PluginListing>& listings, const std
   std::vector<std::string> titles;
   for (const auto& [name, plugins] : providers) titles.push_back(plugin_title(highest(plugins)));
   throw Error(ErrorCode::kPluginAmbiguous,
-              fmt::format("mode '{}' is provided by several plugins: {}", printable(mode),
+              fmt::format("{} is provided by several plugins: {}", in_quotes(wanted.name),
                           join(titles, ", ")),
               "remove all but one of them, or take their folders out of the search path");
 }

@@ -19,8 +19,17 @@ PluginInfo choose_plugin(const std::vector<PluginListing>& listings,
                          const PluginRequirement& requirement,
                          const std::vector<std::filesystem::path>& search_path);
 
-/// The highest usable version of the one plugin whose stamp names `mode`, which some listing does.
-/// Throws kPluginAmbiguous if several plugins do, and what is wrong with them if none is usable.
-PluginInfo choose_provider(const std::vector<PluginListing>& listings, const std::string& mode);
+/// A name in one of the lists of a plugin's stamp.
+struct ProvidedName {
+  std::vector<std::string> PluginInfo::*list;
+  std::string name;
+};
+
+bool provides(const PluginInfo& plugin, const ProvidedName& wanted);
+bool is_provided(const std::vector<PluginListing>& listings, const ProvidedName& wanted);
+
+/// The highest usable version of the one plugin that provides it, which some listing does. Throws
+/// kPluginAmbiguous if several plugins do, and what is wrong with them if none is usable.
+PluginInfo choose_provider(const std::vector<PluginListing>& listings, const ProvidedName& wanted);
 
 }  // namespace outrider

@@ -58,43 +58,72 @@ const shared_library& open_library(PluginFile& file) {
   return open_libraries().emplace_back(std::move(library));
 }
 
-class StagingRegistrar final : public ModeRegistrar {
+class StagingRegistrar final : public Registrar {
  public:
   void add(std::unique_ptr<const ModeDescriptor> mode) override {
-    if (mode == nullptr) {
-      throw Error(ErrorCode::kPluginRegisterFailed, "a mode that is a null pointer");
+    if (mode == nullptr) refuse("a mode that is a null pointer");
+    content_.modes.push_back(std::move(mode));
+  }
+  void add_base(std::string architecture, BaseModelRegistry::Factory factory) override {
+    if (!factory || content_.bases.contains(architecture)) {
+      refuse(fmt::format("base {} twice, or without a factory", in_quotes(architecture)));
     }
-    modes_.push_back(std::move(mode));
+    content_.bases.emplace(std::move(architecture), std::move(factory));
+  }
+  void add_draft_model(std::string mode, std::string architecture,
+                       DraftModelRegistry::Factory factory) override {
+    const std::pair key(std::move(mode), std::move(architecture));
+    if (!factory || content_.draft_models.contains(key)) {
+      refuse(fmt::format("the draft class of mode {} for {} twice, or without a factory",
+                         in_quotes(key.first), in_quotes(key.second)));
+    }
+    content_.draft_models.emplace(key, std::move(factory));
   }
 
-  std::vector<std::unique_ptr<const ModeDescriptor>> take() { return std::move(modes_); }
+  PluginContent take() { return std::move(content_); }
 
  private:
-  std::vector<std::unique_ptr<const ModeDescriptor>> modes_;
+  [[noreturn]] static void refuse(const std::string& what) {
+    throw Error(ErrorCode::kPluginRegisterFailed, what);
+  }
+
+  PluginContent content_;
 };
 
-void check_names(const PluginInfo& plugin,
-                 const std::vector<std::unique_ptr<const ModeDescriptor>>& modes) {
-  std::vector<std::string> registered, promised = plugin.modes;
-  for (const auto& mode : modes) registered.push_back(mode->name());
+void check_names(const PluginInfo& plugin, const char* kind, const char* argument,
+                 std::vector<std::string> registered, std::vector<std::string> promised) {
   std::sort(registered.begin(), registered.end());
   std::sort(promised.begin(), promised.end());
   if (registered == promised) return;
-  fail(ErrorCode::kPluginRegisterFailed, plugin, "does not register the modes that its stamp names",
+  fail(ErrorCode::kPluginRegisterFailed, plugin,
+       fmt::format("does not register the {} that its stamp names", kind),
        fmt::format("it registers [{}], its stamp names [{}]", join(registered, ", "),
                    join(promised, ", ")),
-       "name the registered modes under MODES in the plugin's outrider_add_plugin()");
+       fmt::format("name what is registered under {} in the plugin's outrider_add_plugin()",
+                   argument));
+}
+
+void check_names(const PluginInfo& plugin, const PluginContent& content) {
+  std::vector<std::string> modes, bases, draft_models;
+  for (const auto& mode : content.modes) modes.push_back(mode->name());
+  for (const auto& [name, factory] : content.bases) bases.push_back(name);
+  for (const auto& [key, factory] : content.draft_models) {
+    draft_models.push_back(key.first + "/" + key.second);
+  }
+  check_names(plugin, "modes", "MODES", modes, plugin.modes);
+  check_names(plugin, "bases", "BASES", bases, plugin.bases);
+  check_names(plugin, "draft models", "DRAFT_MODELS", draft_models, plugin.draft_models);
 }
 
 }  // namespace
 
-std::vector<std::unique_ptr<const ModeDescriptor>> enter_plugin(PluginFile& file) {
+PluginContent enter_plugin(PluginFile& file) {
   const auto& library = open_library(file);
   if (!library.has(kEntrySymbol)) {
     fail(ErrorCode::kPluginNoEntry, file.info(), "has no entry function", kEntrySymbol,
          "define it with OUTRIDER_PLUGIN(registrar) { … }");
   }
-  auto& entry = library.get<int32_t(ModeRegistrar*, PluginErrorText*)>(kEntrySymbol);
+  auto& entry = library.get<int32_t(Registrar*, PluginErrorText*)>(kEntrySymbol);
   StagingRegistrar registrar;
   PluginErrorText error{};
   if (entry(&registrar, &error) != 0) {
@@ -102,9 +131,9 @@ std::vector<std::unique_ptr<const ModeDescriptor>> enter_plugin(PluginFile& file
     fail(ErrorCode::kPluginRegisterFailed, file.info(), "failed in its entry function", error.text,
          "this is a defect of the plugin: report it to its author");
   }
-  auto modes = registrar.take();
-  check_names(file.info(), modes);
-  return modes;
+  auto content = registrar.take();
+  check_names(file.info(), content);
+  return content;
 }
 
 }  // namespace outrider

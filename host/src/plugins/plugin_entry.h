@@ -1,17 +1,28 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "outrider/host/plugin_file.h"
+#include "outrider/model/base_model_registry.h"
+#include "outrider/model/draft_model_registry.h"
 #include "outrider/sdk/mode_descriptor.h"
 
 namespace outrider {
 
-/// Opens a plugin file, which runs its static constructors, and calls its entry function: the modes
-/// that it registered, which are exactly those that its stamp names. It is never closed.
+/// What a plugin registered.
+struct PluginContent {
+  std::vector<std::unique_ptr<const ModeDescriptor>> modes;
+  std::map<std::string, BaseModelRegistry::Factory> bases;
+  std::map<std::pair<std::string, std::string>, DraftModelRegistry::Factory> draft_models;
+};
+
+/// Opens a plugin file, which runs its static constructors, and calls its entry function. What that
+/// registers is exactly what the stamp names. The file is never closed.
 /// Throws kPluginLinkFailed, kPluginNoEntry or kPluginRegisterFailed.
-std::vector<std::unique_ptr<const ModeDescriptor>> enter_plugin(PluginFile& file);
+PluginContent enter_plugin(PluginFile& file);
 
 }  // namespace outrider

@@ -13,7 +13,7 @@ namespace outrider {
 /// A newer, longer stamp is read as far as it is known here. Throws kPluginBadStamp.
 PluginStamp parse_stamp(std::span<const std::byte> content, const std::string& origin);
 
-/// The names between the commas of PluginStamp::modes.
-std::vector<std::string> split_modes(std::string_view modes);
+/// The names between the commas of a stamp's list.
+std::vector<std::string> split_names(std::string_view list);
 
 }  // namespace outrider

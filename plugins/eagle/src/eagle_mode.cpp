@@ -7,6 +7,7 @@
 #include "eagle_schema.h"
 #include "hf_format.h"
 #include "outrider/error.h"
+#include "outrider/model/draft_model_registry.h"
 #include "support.h"
 
 namespace outrider::eagle {
@@ -38,6 +39,17 @@ DraftSettings draft_settings(const EagleConfig& config, const Architecture& arch
       .trains_on_tokens = !config.eagle_self_logit_distillation && !numerics.always_soft_targets};
 }
 
+std::shared_ptr<Draft> make_draft(const BaseInfo& base, const DraftSettings& settings,
+                                  const Conversion& conversion) {
+  const auto other = DraftModelRegistry::instance().find("eagle", base.architecture);
+  if (other) return other(base, conversion.config, conversion.metadata);
+  auto draft = std::make_shared<EagleDraft>(base, settings);
+  if (base.draft_vocabulary.defined() && base.draft_vocabulary.size(0) < base.vocab_size) {
+    draft->set_draft_vocabulary(base.draft_vocabulary);
+  }
+  return draft;
+}
+
 Conversion build(const BaseInfo& base, EagleConfig config, const std::string& reference) {
   refuse_unsupported(config);
   const auto numerics = Numerics::parse(reference);
@@ -49,12 +61,12 @@ Conversion build(const BaseInfo& base, EagleConfig config, const std::string& re
   apply_numerics(config, numerics);
   check_export_rope(config.eagle_architecture_config, config.eagle_export_rope_scaling);
   const auto settings = draft_settings(config, architecture, numerics, base.num_layers);
-  conversion.draft = std::make_shared<EagleDraft>(base, settings);
   conversion.base_edits = base_edits(config);
   conversion.config = eagle_schema().dump(config);
   conversion.metadata = {{"aux_layer_ids", settings.aux_layer_ids},
                          {"draft_vocab_size", architecture.draft_vocab_size},
                          {"reference_numerics", reference.empty() ? Json() : Json(reference)}};
+  conversion.draft = make_draft(base, settings, conversion);
   return conversion;
 }
 
@@ -83,12 +95,7 @@ std::vector<Preset> EagleMode::presets() const {
 }
 
 Conversion EagleMode::convert(const BaseInfo& base, const Json& config) const {
-  auto conversion = build(base, eagle_schema().parse(config), base.reference_numerics);
-  if (base.draft_vocabulary.defined() && base.draft_vocabulary.size(0) < base.vocab_size) {
-    std::static_pointer_cast<EagleDraft>(conversion.draft)
-        ->set_draft_vocabulary(base.draft_vocabulary);
-  }
-  return conversion;
+  return build(base, eagle_schema().parse(config), base.reference_numerics);
 }
 
 Conversion EagleMode::restore(const BaseInfo& base, const Json& config,

@@ -1,13 +1,20 @@
 #include "hf_format.h"
 
+#include <fmt/format.h>
+
 #include "eagle_draft.h"
 #include "outrider/checkpoint/json_file.h"
+#include "outrider/error.h"
 
 namespace outrider::eagle {
 namespace {
 
 const EagleDraft& draft_of(const ExportContext& context) {
-  return static_cast<const EagleDraft&>(*context.draft.draft);
+  if (const auto* draft = dynamic_cast<const EagleDraft*>(context.draft.draft.get())) return *draft;
+  throw Error(ErrorCode::kUnsupported,
+              fmt::format("format 'hf' cannot hold the draft that another plugin brought for {}",
+                          context.model.config().architecture),
+              "export it with a format of that plugin");
 }
 
 // The names inside the draft are the exported names; a draft without a head gets the base's.

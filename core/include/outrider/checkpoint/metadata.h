@@ -20,6 +20,8 @@ struct ModeState {
   PluginRef plugin;
   int config_version = 1;
   Json config = Json::object(), metadata = Json::object();
+  /// Other plugins that restoring needs: of the base's architecture, of its draft class.
+  std::vector<PluginRef> requirements;
 };
 
 /// `outrider_state.json`: what must be known to rebuild the structure before tensors are loaded.

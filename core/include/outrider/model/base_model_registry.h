@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -28,9 +29,11 @@ class OUTRIDER_API BaseModelRegistry {
   void check_known(const std::string& architecture) const;
   /// Throws as check_known() and as the architecture's family does.
   std::shared_ptr<CausalLM> create(const ModelConfig& config, at::TensorOptions options) const;
+  bool knows(const std::string& architecture) const;
   std::vector<std::string> names() const;
 
  private:
+  mutable std::mutex mutex_;
   std::map<std::string, Factory> factories_;
 };
 

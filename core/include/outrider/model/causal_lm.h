@@ -67,8 +67,15 @@ class OUTRIDER_API CausalLM : public torch::nn::Module {
   const ModelConfig& config() const { return config_; }
   const SpeculativeState& speculative_state() const { return speculative_state_; }
   BaseInfo base_info() const;
+  bool has_edit(BaseEdit edit) const;
+  /// What all attached drafts read of the base.
+  HiddenStateRequest hidden_states_needed() const;
   at::Device device() const;
   at::ScalarType dtype() const;
+
+  /// Which weights the base has: a hash over its stored tensors, or empty where nobody computed it.
+  const std::string& weights_sha256() const { return weights_sha256_; }
+  void set_weights_sha256(std::string hash) { weights_sha256_ = std::move(hash); }
 
   /// Throws kAlreadyConverted if an attribute is taken, by the model or twice in the list.
   void check_attachable(const std::vector<const Conversion*>& conversions) const;
@@ -76,12 +83,11 @@ class OUTRIDER_API CausalLM : public torch::nn::Module {
   void attach(Conversion conversion, ModeState state);
 
  private:
-  bool has_edit(BaseEdit edit) const;
   BaseOutputs base_pass(const ForwardInput& input, const TrainBatch& batch, bool trains_base);
   void freeze_base();
-  HiddenStateRequest combined_request() const;
 
   ModelConfig config_;
+  std::string weights_sha256_;
   SpeculativeState speculative_state_;
 };
 

@@ -14,6 +14,7 @@ namespace outrider {
 struct LoadOptions {
   std::optional<at::ScalarType> dtype;  // default: as stored
   at::Device device = at::kCPU;
+  bool hash_weights = false;  // for CausalLM::weights_sha256(), where the folder does not record it
 };
 
 /// A base model folder, or a converted one: then its plugins are found and its drafts rebuilt

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "outrider/host/plugin_info.h"
-#include "outrider/sdk/mode_registrar.h"
+#include "outrider/sdk/mode_descriptor.h"
 
 namespace outrider {
 

@@ -16,6 +16,8 @@ struct PluginInfo {
   std::string sha256, name;
   SemVer version;
   std::vector<std::string> modes;
+  std::vector<std::string> bases;         // architectures
+  std::vector<std::string> draft_models;  // MODE/ARCHITECTURE
   std::string torch_build, cuda_archs;
 
   /// How a checkpoint refers to it: this version's compatible range and this file's hash.

@@ -40,6 +40,8 @@ struct PluginListing {
   bool is_usable() const { return problem.empty(); }
 };
 
+struct ProvidedName;
+
 /// Finds, checks and loads plugins. Nothing is ever unloaded. Thread-safe.
 class OUTRIDER_API PluginLoader {
  public:
@@ -60,10 +62,19 @@ class OUTRIDER_API PluginLoader {
   /// with the nearest names over all installed plugins.
   const RegisteredMode& load_mode(const std::string& mode);
 
+  /// Loads the plugin that provides a base architecture, if it is not known yet and one does.
+  void load_base(const std::string& architecture);
+  /// Loads the plugin that provides a mode's draft class for an architecture, if one does.
+  void load_draft_model(const std::string& mode, const std::string& architecture);
+  /// The loaded plugins, other than the mode's own, that a draft of this mode on such a base needs.
+  std::vector<PluginRef> requirements(const std::string& mode,
+                                      const std::string& architecture) const;
+
  private:
   PluginListing examine(const std::filesystem::path& path) const;
   void vet(const PluginFile& file) const;
   const PluginInfo& load_file(const PluginInfo& wanted);
+  void load_provider(const ProvidedName& wanted);
 
   PluginPolicy policy_;
   SpeculativeDecodingModeRegistry& registry_;

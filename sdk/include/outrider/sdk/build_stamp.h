@@ -83,11 +83,16 @@ constexpr std::string_view build_json_abi() {
 
 }  // namespace detail
 
+/// What a plugin registers, each kind as names separated by commas; see PluginStamp.
+struct PluginProvides {
+  std::string_view modes, bases, draft_models;
+};
+
 /// The stamp of a binary that is compiled by the calling file's compiler with its flags.
-/// `modes` are separated by commas; `cuda_version` is CUDA_VERSION, 0 without device code.
-/// A text that is too long for its field is a compile error in a constant expression.
+/// `cuda_version` is CUDA_VERSION, 0 without device code. A text that is too long for its field is
+/// a compile error in a constant expression.
 constexpr PluginStamp build_stamp(std::string_view name, std::string_view version,
-                                  std::string_view modes, uint32_t cuda_version,
+                                  const PluginProvides& provides, uint32_t cuda_version,
                                   std::string_view cuda_archs) {
   PluginStamp stamp{};
   for (size_t i = 0; i < sizeof(stamp.magic); ++i) stamp.magic[i] = kStampMagic[i];
@@ -104,7 +109,9 @@ constexpr PluginStamp build_stamp(std::string_view name, std::string_view versio
   detail::write_stamp_text(stamp.cuda_archs, cuda_archs);
   detail::write_stamp_text(stamp.plugin_name, name);
   detail::write_stamp_text(stamp.plugin_version, version);
-  detail::write_stamp_text(stamp.modes, modes);
+  detail::write_stamp_text(stamp.modes, provides.modes);
+  detail::write_stamp_text(stamp.bases, provides.bases);
+  detail::write_stamp_text(stamp.draft_models, provides.draft_models);
   return stamp;
 }
 

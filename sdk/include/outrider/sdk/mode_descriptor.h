@@ -30,7 +30,8 @@ class ModeDescriptor {
   /// built here; the host commits it, so an exception leaves the model as it was.
   virtual Conversion convert(const BaseInfo& base, const Json& config) const = 0;
 
-  /// Builds the same structure again from what a checkpoint recorded; tensors are loaded by the host.
+  /// Builds the same structure again from what a checkpoint recorded; tensors are loaded by the
+  /// host.
   virtual Conversion restore(const BaseInfo& base, const Json& config,
                              const Json& metadata) const = 0;
 

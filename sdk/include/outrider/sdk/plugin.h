@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <exception>
 
-#include "outrider/sdk/mode_registrar.h"
+#include "outrider/sdk/registrar.h"
 
 namespace outrider {
 
@@ -16,15 +16,15 @@ struct PluginErrorText {
 
 /// The type of the one exported symbol of a plugin, `outrider_plugin_register_v1`. Returns 0, or an
 /// error with its text in `error`.
-using PluginEntry = int32_t (*)(ModeRegistrar* registrar, PluginErrorText* error) noexcept;
+using PluginEntry = int32_t (*)(Registrar* registrar, PluginErrorText* error) noexcept;
 
 namespace detail {
 
 template <class Register>
-int32_t run_plugin_entry(Register register_modes, ModeRegistrar* registrar,
+int32_t run_plugin_entry(Register register_all, Registrar* registrar,
                          PluginErrorText* error) noexcept {
   try {
-    register_modes(*registrar);
+    register_all(*registrar);
     return 0;
   } catch (const std::exception& e) {
     std::snprintf(error->text, sizeof(error->text), "%s", e.what());
@@ -40,10 +40,10 @@ int32_t run_plugin_entry(Register register_modes, ModeRegistrar* registrar,
 /// Defines a plugin's entry function. Everything a plugin registers is registered in its body.
 ///
 ///     OUTRIDER_PLUGIN(registrar) { registrar.add(std::make_unique<MyMode>()); }
-#define OUTRIDER_PLUGIN(registrar_name)                                                         \
-  static void outrider_register_modes(::outrider::ModeRegistrar& registrar_name);               \
-  extern "C" __attribute__((visibility("default"))) int32_t outrider_plugin_register_v1(        \
-      ::outrider::ModeRegistrar* registrar, ::outrider::PluginErrorText* error) noexcept {      \
-    return ::outrider::detail::run_plugin_entry(outrider_register_modes, registrar, error);     \
-  }                                                                                             \
-  static void outrider_register_modes(::outrider::ModeRegistrar& registrar_name)
+#define OUTRIDER_PLUGIN(registrar_name)                                                   \
+  static void outrider_register_all(::outrider::Registrar& registrar_name);               \
+  extern "C" __attribute__((visibility("default"))) int32_t outrider_plugin_register_v1(  \
+      ::outrider::Registrar* registrar, ::outrider::PluginErrorText* error) noexcept {    \
+    return ::outrider::detail::run_plugin_entry(outrider_register_all, registrar, error); \
+  }                                                                                       \
+  static void outrider_register_all(::outrider::Registrar& registrar_name)
