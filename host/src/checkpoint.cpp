@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <set>
 
+#include "allocation_budget.h"
 #include "base_identity.h"
 #include "outrider/checkpoint/atomic_file.h"
 #include "outrider/checkpoint/json_file.h"
@@ -118,6 +119,12 @@ void check_size(const ModelConfig& config, const SafetensorsFolder& stored, bool
 
 using StoredTensors = std::map<std::string, SafetensorsFolder::Entry>;
 
+size_t total_bytes(const StoredTensors& tensors) {
+  size_t total = 0;
+  for (const auto& [name, entry] : tensors) total += entry.view->bytes.size();
+  return total;
+}
+
 void load_strictly(CausalLM& model, const StoredTensors& stored, const fs::path& origin,
                    const std::string& hint) {
   Mismatches mismatches;
@@ -147,7 +154,21 @@ void load_required_plugins(const CheckpointMetadata& metadata) {
   }
 }
 
-void restore_mode(CausalLM& model, const ModeState& state) {
+// A draft whose recorded config is larger than its tensors is refused before it takes the memory.
+Conversion restored_within(size_t stored_bytes, const ModeDescriptor& mode, const BaseInfo& base,
+                           const Json& config, const Json& metadata) {
+  constexpr size_t kSlack = 64 << 20;
+  const AllocationBudget budget(
+      4 * stored_bytes + kSlack,
+      Error(ErrorCode::kTensorMismatch,
+            fmt::format("mode '{}': the recorded config describes a draft far larger than the "
+                        "tensors in the checkpoint",
+                        mode.name()),
+            "outrider_state.json was changed, or belongs to other tensors"));
+  return mode.restore(base, config, metadata);
+}
+
+void restore_mode(CausalLM& model, const ModeState& state, const StoredTensors& stored) {
   const auto& plugin = plugin_loader().load(requirement_of(state.plugin));
   const auto& mode = mode_registry().get(state.mode);
   if (mode.plugin.name != plugin.name) {
@@ -160,8 +181,8 @@ void restore_mode(CausalLM& model, const ModeState& state) {
   if (state.config_version != schema.version()) {
     config = mode.descriptor->upgrade_config(std::move(config), state.config_version);
   }
-  auto conversion =
-      mode.descriptor->restore(model.base_info(), schema.resolve(config), state.metadata);
+  auto conversion = restored_within(total_bytes(stored), *mode.descriptor, model.base_info(),
+                                    schema.resolve(config), state.metadata);
   auto restored = state;
   restored.config = conversion.config;
   restored.config_version = schema.version();
@@ -301,7 +322,7 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOpti
   identify_base(*model, metadata, stored, options.hash_weights);
   check_base(*model, metadata.base_model, folder,
              "config.json was replaced after the conversion: put the original back");
-  for (const auto& state : metadata.modes) restore_mode(*model, state);
+  for (const auto& state : metadata.modes) restore_mode(*model, state, stored.tensors());
   if (offline) model->to(options.device);
   load_strictly(*model, stored.tensors(), folder,
                 "is the folder complete, and does its config.json belong to these tensors?");
@@ -360,7 +381,7 @@ void restore(CausalLM& base, const fs::path& file_or_folder) {
   const std::string hint = "restore onto the base model that was converted";
   check_base(base, stored.metadata.base_model, file_or_folder, hint);
   load_required_plugins(stored.metadata);
-  for (const auto& state : stored.metadata.modes) restore_mode(base, state);
+  for (const auto& state : stored.metadata.modes) restore_mode(base, state, stored.tensors);
   load_strictly(base, stored.tensors, file_or_folder, hint);
 }
 

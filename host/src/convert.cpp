@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include "allocation_budget.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
 
@@ -62,6 +63,19 @@ void check_options_were_used(const Conversion& conversion, const std::string& mo
   }
 }
 
+// A config may describe a draft of any size: it must not take the machine down with it.
+Conversion built_within_memory(const ModeDescriptor& mode, const BaseInfo& base,
+                               const Json& config) {
+  const size_t memory = available_memory();
+  const AllocationBudget budget(
+      memory, Error(ErrorCode::kInvalidConfig,
+                    fmt::format("mode '{}': the draft that this config describes takes more than "
+                                "the {:.1f} GB of memory that are free",
+                                mode.name(), static_cast<double>(memory) / 1e9),
+                    "`outrider mode show NAME` tells the sizes, such as intermediate_size"));
+  return mode.convert(base, config);
+}
+
 struct Prepared {
   Conversion conversion;
   ModeState state;
@@ -77,7 +91,7 @@ Prepared prepare(const CausalLM& model, const ModeRequest::Item& item,
   base.draft_vocabulary = options.draft_vocabulary;
   base.reference_numerics = options.reference_numerics.value_or("");
   const SeededScope seeded(options.seed);
-  auto conversion = mode.descriptor->convert(base, config);
+  auto conversion = built_within_memory(*mode.descriptor, base, config);
   check_options_were_used(conversion, item.mode, options);
   conversion.metadata["seed"] = options.seed;
   ModeState state{item.mode,

@@ -233,6 +233,14 @@ def test_a_replaced_config_is_noticed(outrider, edited, eagle, tmp_path):
     assert "vocab_size is 128 in the base's config.json, 7 in the recorded state" in text
 
 
+def test_a_recorded_draft_larger_than_its_tensors_takes_no_memory(outrider, edited, eagle, tmp_path):
+    def enlarge(state):
+        state["modes"][0]["config"]["eagle_architecture_config"]["intermediate_size"] = 2**24
+    folder = edited(eagle, "outrider_state.json", enlarge)
+    text = outrider("export", folder, "--out", tmp_path / "out", status=4).stderr
+    assert "describes a draft far larger than the tensors" in text
+
+
 def test_all_tensors_that_do_not_fit_are_reported_together(outrider, eagle, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(eagle, folder)

@@ -113,6 +113,10 @@ CASES = {
     "unsupported fields": (
         CONVERT + " --set eagle_base_lora=true --set eagle_decoder_type=kimik2", MODELS,
         ["refuses this config", "eagle_base_lora=true", "eagle_decoder_type=kimik2"]),
+    "draft beyond memory": (
+        CONVERT + " --set eagle_architecture_config.num_attention_heads=65536"
+        " --set eagle_architecture_config.head_dim=65536", REQUEST,
+        ["takes more than the", "GB of memory that are free", "outrider mode show"]),
     "unknown weights": (CONVERT + " --weights {batch}", MODELS,
                         ["unknown name: attention_mask", "unknown name: input_ids"]),
     "export of a base": ("export {base} --out {out}", MODELS,

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstddef>
+
+#include "outrider/error.h"
+
+namespace outrider {
+
+/// While it lives, the tensors that this thread creates on the CPU may take `bytes` in all; the one
+/// that would take more throws `refusal`. For code that builds what a config or checkpoint
+/// describes.
+class AllocationBudget {
+ public:
+  AllocationBudget(size_t bytes, Error refusal);
+  ~AllocationBudget();
+  AllocationBudget(const AllocationBudget&) = delete;
+  AllocationBudget& operator=(const AllocationBudget&) = delete;
+
+ private:
+  friend class BudgetAllocator;
+  size_t left_;
+  Error refusal_;
+  AllocationBudget* outer_;
+};
+
+/// Bytes of memory that the machine can still give out without swapping.
+size_t available_memory();
+
+}  // namespace outrider
