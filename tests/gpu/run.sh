@@ -58,6 +58,12 @@ say "gpu_tests"
 
 if (($# == 1)); then check base "$work"; fi
 check batch "$base" "$work/batch.safetensors"
-try_mode eagle --mode eagle --preset eagle3
+eagle=(--mode eagle --preset eagle3)
+part=eagle_architecture_config
+try_mode eagle3 "${eagle[@]}"
+try_mode eagle1 "${eagle[@]}" --set $part.use_aux_hidden_state=false
+try_mode eagle_mtp "${eagle[@]}" --set $part.use_aux_hidden_state=false --set $part.use_mtp_layernorm=true
+try_mode parallel_heads "${eagle[@]}" --set $part.parallel_draft_step=3
+try_mode hard_labels "${eagle[@]}" --set eagle_self_logit_distillation=false
 try_mode medusa --mode medusa
 say "everything agrees"
