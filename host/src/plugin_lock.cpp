@@ -50,10 +50,6 @@ class Sha256 {
               "`outrider plugin lock FOLDER` writes it anew, over every plugin in its folder");
 }
 
-bool is_sha256(const std::string& text) {
-  return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
-}
-
 std::string text_at(const Json& entry, const char* key, const std::filesystem::path& file,
                     size_t index) {
   if (!entry.is_object() || !entry.contains(key) || !entry.at(key).is_string()) {
@@ -117,6 +113,10 @@ PluginLock PluginLock::of_folder(const std::filesystem::path& folder) {
         {path.filename().string(), info.name, info.version.to_string(), info.sha256});
   }
   return lock;
+}
+
+bool is_sha256(std::string_view text) {
+  return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
 }
 
 std::string sha256_of(std::string_view bytes) {

@@ -8,6 +8,7 @@
 
 #include "outrider/checkpoint/json_file.h"
 #include "outrider/error.h"
+#include "outrider/host/plugin_lock.h"
 #include "outrider/text.h"
 
 namespace outrider {
@@ -17,6 +18,7 @@ namespace fs = std::filesystem;
 
 constexpr int64_t kFormatVersion = 1;
 constexpr const char* kDescriptionFile = "shards.json";
+constexpr const char* kUnfinishedFile = "unfinished.json";
 constexpr const char* kHint = "write the shards again with `outrider data prepare`";
 
 [[noreturn]] void refuse(const fs::path& file, const std::string& what) {
@@ -25,7 +27,7 @@ constexpr const char* kHint = "write the shards again with `outrider data prepar
 }
 
 struct ShardEntry {
-  std::string file;
+  std::string file, sha256;
   int64_t conversations, tokens;
 };
 
@@ -49,6 +51,18 @@ bool is_plain_file_name(const std::string& name) {
          name.find('\0') == std::string::npos;
 }
 
+std::string read_sha256(const Json& object, const std::string& where,
+                        std::vector<std::string>& problems) {
+  const auto found = object.find("sha256");
+  if (found == object.end() || !found->is_string() || !is_sha256(found->get<std::string>())) {
+    problems.push_back(
+        fmt::format("'{}.sha256' must be 64 lower-case hexadecimal digits, is {}", where,
+                    found == object.end() ? "missing" : printable(found->dump(), 80)));
+    return {};
+  }
+  return found->get<std::string>();
+}
+
 ShardEntry read_entry(const Json& json, const std::string& where,
                       std::vector<std::string>& problems) {
   constexpr auto kMax = std::numeric_limits<int64_t>::max();
@@ -56,7 +70,7 @@ ShardEntry read_entry(const Json& json, const std::string& where,
     problems.push_back(fmt::format("'{}' must be an object with a string 'file'", where));
     return {};
   }
-  ShardEntry entry{json["file"].get<std::string>(), 0, 0};
+  ShardEntry entry{json["file"].get<std::string>(), read_sha256(json, where, problems), 0, 0};
   if (!is_plain_file_name(entry.file)) {
     problems.push_back(fmt::format("'{}.file' must be a file name without a folder, is '{}'", where,
                                    printable(entry.file)));
@@ -156,7 +170,15 @@ void check_values(const fs::path& file, const ShardContent& content, int64_t voc
   }
 }
 
+void check_sha256(const fs::path& file, const std::string& expected) {
+  if (const auto found = sha256_of_file(file); found != expected) {
+    refuse(file, fmt::format("was changed after it was written: its SHA-256 is {}, {} says {}",
+                             found, kDescriptionFile, expected));
+  }
+}
+
 ShardContent read_shard(const SafetensorsFile& file, const ShardEntry& entry, int64_t vocab_size) {
+  check_sha256(file.path(), entry.sha256);
   const ShardContent content{elements<int32_t>(file, "input_ids", "I32"),
                              elements<uint8_t>(file, "loss_mask", "U8"),
                              elements<int64_t>(file, "offsets", "I64")};
@@ -168,6 +190,13 @@ ShardContent read_shard(const SafetensorsFile& file, const ShardEntry& entry, in
 }
 
 Json read_description(const fs::path& file) {
+  if (!fs::exists(file) && fs::exists(file.parent_path() / kUnfinishedFile)) {
+    throw Error(ErrorCode::kFileNotFound,
+                fmt::format("{}: no such file: the folder holds what an interrupted "
+                            "`outrider data prepare` left",
+                            printable(file.string(), 400)),
+                "finish it with the same command and --resume");
+  }
   if (!fs::exists(file)) {
     throw Error(ErrorCode::kFileNotFound,
                 fmt::format("{}: no such file, so this is no folder of token shards",

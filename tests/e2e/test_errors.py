@@ -1,5 +1,6 @@
 """What the program says, and leaves behind, when something is wrong: one table."""
 
+import hashlib
 import json
 import shutil
 
@@ -219,8 +220,9 @@ def places(convert, shards, tmp_path_factory):
                "offsets": np.asarray([0, 10, 20])}, found["shards"] / "shard-00000.safetensors")
     description = json.loads((shards / "train/shards.json").read_text())
     description.update(conversations=2, tokens=20, trained_tokens=20, vocab_size=128)
-    description["shards"] = [{**description["shards"][0], "conversations": 2, "tokens": 20,
-                              "file": "shard-00000.safetensors"}]
+    shard = found["shards"] / "shard-00000.safetensors"
+    description["shards"] = [{"file": shard.name, "conversations": 2, "tokens": 20,
+                              "sha256": hashlib.sha256(shard.read_bytes()).hexdigest()}]
     (found["shards"] / "shards.json").write_text(json.dumps(description))
     return found
 

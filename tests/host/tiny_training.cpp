@@ -11,6 +11,7 @@
 #include "outrider/checkpoint/json_file.h"
 #include "outrider/checkpoint/tensor_io.h"
 #include "outrider/host/plugin_loader.h"
+#include "outrider/host/plugin_lock.h"
 #include "outrider/model/llama.h"
 #include "outrider/sdk/simple_mode.h"
 
@@ -178,8 +179,10 @@ void write_tiny_shards(const std::filesystem::path& folder, int64_t count) {
   write_tensors(folder / "shard-00000.safetensors", {{"input_ids", at::tensor(ids, at::kInt)},
                                                      {"loss_mask", at::tensor(mask, at::kByte)},
                                                      {"offsets", at::tensor(offsets, at::kLong)}});
-  const Json shard = {
-      {"file", "shard-00000.safetensors"}, {"conversations", count}, {"tokens", ids.size()}};
+  const Json shard = {{"file", "shard-00000.safetensors"},
+                      {"sha256", sha256_of_file(folder / "shard-00000.safetensors")},
+                      {"conversations", count},
+                      {"tokens", ids.size()}};
   write_json_file(folder / "shards.json", {{"format_version", 1},
                                            {"kind", "tokens"},
                                            {"vocab_size", kTinyVocabulary},

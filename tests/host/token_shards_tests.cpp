@@ -6,6 +6,7 @@
 
 #include "outrider/checkpoint/json_file.h"
 #include "outrider/error.h"
+#include "outrider/host/plugin_lock.h"
 #include "outrider/host/token_shards.h"
 
 namespace outrider {
@@ -32,7 +33,10 @@ class Fixture {
   ~Fixture() { fs::remove_all(folder); }
 
   TokenShards open() {
-    for (size_t i = 0; i < shards.size(); ++i) write(shards[i], file(i));
+    for (size_t i = 0; i < shards.size(); ++i) {
+      write(shards[i], file(i));
+      if (hashes_are_right) set_sha256(i);
+    }
     write_json_file(folder / "shards.json", description);
     return TokenShards::open(folder);
   }
@@ -64,13 +68,22 @@ class Fixture {
   }
 
   fs::path folder;
+  bool hashes_are_right = true;
   std::vector<Shard> shards{{{1, 5, 6, 1, 7}, {0, 1, 1, 0, 1}, {0, 3, 5}},
                             {{9, 7, 5}, {0, 0, 1}, {0, 3}}};
   Json description{{"format_version", 1}, {"kind", "tokens"}, {"vocab_size", 10}};
 
  private:
+  void set_sha256(size_t i) {
+    if (!description.is_object() || i >= description["shards"].size()) return;
+    if (auto& shard = description["shards"][i]; shard.is_object()) {
+      shard["sha256"] = sha256_of_file(file(i));
+    }
+  }
+
   void describe(size_t i, int64_t conversations, int64_t tokens) {
     description["shards"].push_back({{"file", file(i).filename().string()},
+                                     {"sha256", std::string(64, '0')},
                                      {"conversations", conversations},
                                      {"tokens", tokens}});
   }
@@ -232,16 +245,60 @@ TEST_CASE_FIXTURE(Fixture, "shards with nothing to train on are refused") {
 TEST_CASE_FIXTURE(Fixture, "tensors of another type or that are missing are refused") {
   const std::vector<int64_t> values{1, 2, 3};
   const auto bytes = std::as_bytes(std::span(values));
+  const auto refusal = [&](const std::string& tensor) {
+    open();
+    write_safetensors(file(0), {{tensor, {"I64", {3}, bytes}}});
+    description["shards"][0]["sha256"] = sha256_of_file(file(0));
+    write_json_file(folder / "shards.json", description);
+    std::string text;
+    try {
+      TokenShards::open(folder);
+    } catch (const Error& e) {
+      text = e.what();
+    }
+    return text;
+  };
+  CHECK(refusal("input_ids") ==
+        file(0).string() + ": tensor 'input_ids' must be I32 with one dimension, is I64 with 1");
+  CHECK(refusal("offsets") == file(0).string() + ": has no tensor 'input_ids'");
+}
+
+TEST_CASE_FIXTURE(Fixture, "a shard that was edited in place is noticed") {
   open();
-  write_safetensors(file(0), {{"input_ids", {"I64", {3}, bytes}}});
-  CHECK_THROWS_WITH_AS(
-      TokenShards::open(folder),
-      (file(0).string() + ": tensor 'input_ids' must be I32 with one dimension, is I64 with 1")
-          .c_str(),
-      Error);
-  write_safetensors(file(0), {{"offsets", {"I64", {3}, bytes}}});
-  CHECK_THROWS_WITH_AS(TokenShards::open(folder),
-                       (file(0).string() + ": has no tensor 'input_ids'").c_str(), Error);
+  const auto before = sha256_of_file(file(1));
+  shards[1].input_ids[0] = 8;
+  write(shards[1], file(1));
+  try {
+    TokenShards::open(folder);
+    FAIL("opened");
+  } catch (const Error& e) {
+    CHECK(e.code() == ErrorCode::kInvalidFile);
+    CHECK(e.what() == file(1).string() + ": was changed after it was written: its SHA-256 is " +
+                          sha256_of_file(file(1)) + ", shards.json says " + before);
+  }
+}
+
+TEST_CASE_FIXTURE(Fixture, "shards.json must hold a SHA-256 of each shard") {
+  hashes_are_right = false;
+  description["shards"][0].erase("sha256");
+  description["shards"][1]["sha256"] = "0x12";
+  const auto text = failure(ErrorCode::kInvalidFile);
+  CHECK(contains(text, "'shards[0].sha256' must be 64 lower-case hexadecimal digits, is missing"));
+  CHECK(contains(text,
+                 "'shards[1].sha256' must be 64 lower-case hexadecimal digits, is "
+                 "\"0x12\""));
+}
+
+TEST_CASE_FIXTURE(Fixture, "what an interrupted preparation left is no folder of token shards") {
+  write_json_file(folder / "unfinished.json", Json::object());
+  try {
+    TokenShards::open(folder);
+    FAIL("opened");
+  } catch (const Error& e) {
+    CHECK(e.code() == ErrorCode::kFileNotFound);
+    CHECK(contains(e.what(), "an interrupted `outrider data prepare` left"));
+    CHECK(contains(e.hint(), "--resume"));
+  }
 }
 
 }  // namespace

@@ -15,11 +15,12 @@ namespace outrider {
 
 /// Tokenised conversations as `outrider data prepare` writes them: a folder with `shards.json` and
 /// `shard-NNNNN.safetensors`, each with input_ids [tokens] int32, loss_mask [tokens] uint8 and
-/// offsets [conversations + 1] int64.
+/// offsets [conversations + 1] int64. docs/data.md describes the format.
 class OUTRIDER_API TokenShards {
  public:
-  /// Throws kFileNotFound, kInvalidFile (bad offsets, ids outside the vocabulary, mask length) and
-  /// kInvalidData when no token is trained on.
+  /// Reads every byte once. Throws kFileNotFound, kInvalidFile (another SHA-256 than shards.json
+  /// says, bad offsets, ids outside the vocabulary, mask length) and kInvalidData when no token is
+  /// trained on.
   static TokenShards open(const std::filesystem::path& folder);
 
   struct Conversation {
