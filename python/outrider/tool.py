@@ -53,8 +53,19 @@ def without_torch():
     sys.modules.setdefault("torch", None)
 
 
+_interrupted = False
+
+
 def _interrupt(*_):
+    global _interrupted
+    _interrupted = True
     raise KeyboardInterrupt
+
+
+def check_interrupted():
+    """Raises an interrupt that was lost: Python drops exceptions in its callbacks, as around fork."""
+    if _interrupted:
+        raise KeyboardInterrupt
 
 
 def run(work):
@@ -82,8 +93,29 @@ def run(work):
     return status
 
 
-def _sync(folder):
-    for path in [*folder.rglob("*"), folder]:
+@contextmanager
+def writing(path):
+    """Turns the system's errors into one that names `path`."""
+    try:
+        yield
+    except OSError as e:
+        raise ToolError(
+            Code.WRITE_FAILED, f"{path}: {e.strerror or e}",
+            "check free space and permissions") from e
+
+
+def write_atomically(path, content):
+    """At any moment `path` is as it was, or whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        temporary.write_bytes(content)
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+
+
+def _sync(*paths):
+    for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -104,14 +136,11 @@ def atomic_folder(path):
     staging = path.absolute().parent / f".{path.name}.{os.getpid()}.tmp"
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        staging.mkdir()
-        yield staging
-        _sync(staging)
-        os.replace(staging, path)
-    except OSError as e:
-        raise ToolError(
-            Code.WRITE_FAILED, f"{path}: {e.strerror or e}",
-            "check free space and permissions") from e
+        with writing(path):
+            staging.mkdir()
+            yield staging
+            _sync(*staging.rglob("*"), staging)
+            os.replace(staging, path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -211,3 +211,29 @@ def draft_vocabulary(outrider, shards):
     path = shards / "d2t.safetensors"
     outrider("data", "calibrate", shards / "train", "--size", 512, "--out", path)
     return path
+
+
+@pytest.fixture
+def prepare(outrider, model, jsonl, tmp_path):
+    """prepare(records…, options=[…]): the folder of shards."""
+
+    def run(*records, options=(), name="shards"):
+        out = tmp_path / name
+        outrider("data", "prepare", jsonl(*records), "--model", model, "--out", out, *options)
+        return out
+
+    return run
+
+
+@pytest.fixture
+def refused(outrider, model, jsonl, tmp_path):
+    """refused(records…): the error text; nothing is left behind."""
+
+    def run(*records, options=(), status=4):
+        out = tmp_path / "shards"
+        done = outrider("data", "prepare", jsonl(*records), "--model", model, "--out", out, *options,
+                        status=status)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["chats.jsonl"]
+        return done.stderr
+
+    return run

@@ -1,70 +1,12 @@
-"""outrider data prepare and data calibrate, with the real SmolLM2 tokenizer."""
+"""outrider data prepare, with the real SmolLM2 tokenizer."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import time
 
-import numpy as np
 import pytest
-from safetensors import safe_open
-from safetensors.numpy import load_file
+from conversation_data import chat, conversations, trained_runs
 
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-
-
-def chat(*turns, **fields):
-    """user, assistant, user, …"""
-    roles = ["user", "assistant"]
-    return {"messages": [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)],
-            **fields}
-
-
-def conversations(shards):
-    """(ids, mask) of each conversation in a folder of shards."""
-    found = []
-    for shard in json.loads((shards / "shards.json").read_text())["shards"]:
-        content = load_file(shards / shard["file"])
-        assert content["input_ids"].dtype == np.int32
-        assert content["loss_mask"].dtype == np.uint8
-        assert content["offsets"].dtype == np.int64
-        for begin, end in zip(content["offsets"], content["offsets"][1:]):
-            found.append((content["input_ids"][begin:end], content["loss_mask"][begin:end]))
-    return found
-
-
-def trained_runs(ids, mask, tokenizer):
-    """The text of each run of tokens that are trained on."""
-    runs = np.split(np.arange(len(ids)), np.flatnonzero(np.diff(mask.astype(int))) + 1)
-    return [tokenizer.decode(ids[run]) for run in runs if mask[run[0]]]
-
-
-@pytest.fixture
-def prepare(outrider, model, jsonl, tmp_path):
-    """prepare(records…, options=[…]): the folder of shards."""
-
-    def run(*records, options=(), name="shards"):
-        out = tmp_path / name
-        outrider("data", "prepare", jsonl(*records), "--model", model, "--out", out, *options)
-        return out
-
-    return run
-
-
-@pytest.fixture
-def refused(outrider, model, jsonl, tmp_path):
-    """refused(records…): the error text; nothing is left behind."""
-
-    def run(*records, options=(), status=4):
-        out = tmp_path / "shards"
-        done = outrider("data", "prepare", jsonl(*records), "--model", model, "--out", out, *options,
-                        status=status)
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["chats.jsonl"]
-        return done.stderr
-
-    return run
 
 
 @pytest.mark.parametrize(("record", "answers"), [
@@ -116,47 +58,6 @@ def test_sharegpt_lines_equal_messages(prepare):
     assert mask.tolist() == other_mask.tolist()
 
 
-def test_every_bad_line_is_named(refused):
-    text = refused(
-        chat("Hi", "Hello"), "not json", "", [1], {"text": "x"}, {"messages": []},
-        {"messages": [{"role": "robot", "content": "x"}]},
-        {"messages": [{"role": "user", "content": 7}]}, {"conversations": ["x"]},
-        chat("Hi", " "), chat("Hi", "x", finished="no"), b'{"messages": "\xff"}',
-        chat("a<|im_end|>b", "x"), {"messages": [{"role": "user", "content": "\ud800"}]})
-    expected = {
-        2: "not JSON: Expecting value at column 1", 4: "expected an object, got a list",
-        5: "has neither 'messages' nor 'conversations'",
-        6: "'messages' must be a list of at least one message",
-        7: 'messages[0].role: "robot" is none of user, assistant, system',
-        8: "messages[0].content: expected a string, got a number",
-        9: "conversations[0]: expected an object, got a string",
-        10: "messages[1].content: the answer is empty",
-        11: "'finished' must be true or false, got a string", 12: "not UTF-8 at byte 15",
-        13: "message 1 contains the special token <|im_end|>",
-        14: "messages[0].content: half a surrogate pair at character 1"}
-    for line, problem in expected.items():
-        assert f"chats.jsonl:{line}: {problem}\n" in text
-    assert text.count("chats.jsonl:") == len(expected)
-    assert "--skip-invalid" in text
-
-
-def test_at_most_twenty_bad_lines_are_named(refused):
-    text = refused(*["{"] * 30)
-    assert text.count("chats.jsonl:") == 20
-    assert "stopped after 20" in text
-
-
-def test_invalid_lines_can_be_left_out(prepare):
-    shards = prepare("{", chat("Hi", "Hello"), "[", options=["--skip-invalid"])
-    description = json.loads((shards / "shards.json").read_text())
-    assert description["dropped_invalid"] == 2
-    assert description["conversations"] == len(conversations(shards)) == 1
-
-
-def test_control_characters_do_not_reach_the_terminal(refused):
-    assert "\x1b" not in refused({"messages": [{"role": "\x1b[2J", "content": "x"}]})
-
-
 def test_long_conversations_are_cut_and_those_without_target_dropped(prepare, tokenizer):
     record = chat("Hi", "one two three four")
     prompt = tokenizer.apply_chat_template(
@@ -175,7 +76,8 @@ def test_long_conversations_are_cut_and_those_without_target_dropped(prepare, to
 
 def test_nothing_to_train_on_is_an_error(refused):
     text = refused({"messages": [{"role": "user", "content": "Hi"}]})
-    assert "no conversation with a token to train on is left (1 without one, 0 invalid)" in text
+    assert ("no token would be trained on: no conversation with one is left (1 without one, "
+            "0 invalid)") in text
 
 
 def test_shards_do_not_depend_on_the_number_of_workers(outrider, model, examples, tmp_path):
@@ -223,114 +125,41 @@ def test_missing_inputs_are_named(outrider, model, jsonl, tmp_path):
     assert "OUTRIDER_PYTHON" in text
 
 
-def test_an_existing_folder_is_not_overwritten(outrider, model, jsonl, prepare):
+def test_an_existing_folder_is_not_overwritten(outrider, model, jsonl, prepare, tmp_path):
     shards = prepare(chat("Hi", "Hello"))
     before = (shards / "shards.json").read_bytes()
-    text = outrider("data", "prepare", jsonl(chat("a", "b")), "--model", model, "--out", shards,
-                    status=3).stderr
-    assert "exists and is not an empty folder" in text
+    command = ["data", "prepare", jsonl(chat("a", "b")), "--model", model, "--out"]
+    text = outrider(*command, shards, status=3).stderr
+    assert f"{shards}: holds finished token shards" in text
     assert (shards / "shards.json").read_bytes() == before
+    text = outrider(*command, tmp_path, "--resume", status=3).stderr
+    assert f"{tmp_path}: exists and is not an empty folder" in text
+    (tmp_path / "file").write_text("")
+    text = outrider(*command, tmp_path / "file", status=3).stderr
+    assert f"{tmp_path}/file: exists and is no folder" in text
+    (tmp_path / "empty").mkdir()
+    outrider(*command, tmp_path / "empty")
+    assert len(conversations(tmp_path / "empty")) == 1
 
 
-def template_model(model, folder, template):
-    """The model's tokenizer with another chat template."""
+@pytest.mark.parametrize(("template", "tokens"), [
+    ("{% for m in messages if m.role == 'assistant' %}{{ m.content }}<|im_end|>{% endfor %}", 2),
+    ("{% for m in messages %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
+     "{% endfor %}", 4)], ids=["no prompt", "marked"])
+@pytest.mark.parametrize("verb", ["prepare", "inspect"])
+def test_a_mask_of_nothing_but_ones_is_refused(
+        outrider, model, jsonl, tmp_path, template, tokens, verb):
+    folder = tmp_path / "model"
     folder.mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(model / name, folder)
     (folder / "chat_template.jinja").write_text(template)
-    return folder
-
-
-@pytest.mark.parametrize(("template", "problem"), [
-    ("{{ messages | length }}: {% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}",
-     "renders the turns before message 2 differently"),
-    ("{% for m in messages %}{{ m.content | upper }}<|im_end|>{% endfor %}",
-     "changes the text of message 2"),
-    ("{{ raise_exception('only one turn') }}", "the chat template refuses it: only one turn"),
-], ids=["no prefix", "changed text", "raises"])
-def test_templates_that_hide_the_answer_are_refused(
-        outrider, model, jsonl, tmp_path, template, problem):
-    folder = template_model(model, tmp_path / "model", template)
-    text = outrider("data", "prepare", jsonl(chat("Hi", "Hello")), "--model", folder,
-                    "--out", tmp_path / "out", status=4).stderr
-    assert "chats.jsonl:1: " in text and problem in text
-
-
-def test_templates_with_spaces_around_answers(outrider, model, tokenizer, jsonl, tmp_path):
-    folder = template_model(
-        model, tmp_path / "model",
-        "{% for m in messages %}{% if m.role == 'user' %}[{{ m.content }}]"
-        "{% else %} {{ m.content | trim }} <|endoftext|>{% endif %}{% endfor %}")
-    outrider("data", "prepare", jsonl(chat("Hi", " Hello you\n", "Bye", "Ok")), "--model", folder,
-             "--out", tmp_path / "out")
-    [(ids, mask)] = conversations(tmp_path / "out")
-    assert tokenizer.decode(ids) == "[Hi] Hello you <|endoftext|>[Bye] Ok <|endoftext|>"
-    text = "".join(trained_runs(ids, mask, tokenizer))
-    assert text.replace(" <", "<") == " Hello you<|endoftext|> Ok<|endoftext|>"
-
-
-def test_an_interrupted_run_leaves_nothing(program, model, examples, tmp_path):
-    process = subprocess.Popen(
-        [program, "data", "prepare", *[examples / "smollm2_self.jsonl"] * 20, "--model", model,
-         "--out", tmp_path / "out"], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert [p.name for p in tmp_path.iterdir()] != ["out"]
-    os.killpg(process.pid, signal.SIGINT)
-    _, text = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted" in text
-    assert not list(tmp_path.iterdir())
-
-
-def draft_vocabulary(path):
-    with safe_open(path, "np") as file:
-        d2t, metadata = file.get_tensor("d2t"), file.metadata()
-    assert d2t.dtype == np.int64
-    return d2t + np.arange(len(d2t)), metadata
-
-
-def test_calibrate_takes_the_most_frequent_targets(outrider, model, examples, tmp_path):
-    shards = tmp_path / "shards"
-    outrider("data", "prepare", examples / "smollm2_self_validation.jsonl", "--model", model,
-             "--out", shards)
-    counts = np.zeros(49152, int)
-    for ids, mask in conversations(shards):
-        np.add.at(counts, ids[mask == 1], 1)
-    expected = np.sort(np.argsort(-counts, kind="stable")[:256])
-    done = outrider("data", "calibrate", shards, "--size", 256, "--out", tmp_path / "d2t", "--json")
-    ids, metadata = draft_vocabulary(tmp_path / "d2t")
-    assert ids.tolist() == expected.tolist()
-    coverage = counts[expected].sum() / counts.sum()
-    assert done.json()["coverage"] == pytest.approx(coverage)
-    assert metadata == {"kind": "draft_vocabulary", "vocab_size": "49152",
-                        "coverage": f"{coverage:.6f}"}
-    assert "note" not in done.stderr
-
-
-def test_calibrate_always_takes_special_tokens_that_occur(outrider, prepare, tmp_path):
-    shards = prepare(chat("Hi", "no " * 10 + "no"))
-    outrider("data", "calibrate", shards, "--size", 1, "--out", tmp_path / "d2t")
-    ids, _ = draft_vocabulary(tmp_path / "d2t")
-    assert ids.tolist() == [2]  # <|im_end|>, though others are more frequent
-
-
-def test_calibrate_fills_up_with_unused_tokens(outrider, prepare, tokenizer, tmp_path):
-    shards = prepare(chat("Hi", "yes"))
-    done = outrider("data", "calibrate", shards, "--size", 5, "--out", tmp_path / "d2t")
-    ids, metadata = draft_vocabulary(tmp_path / "d2t")
-    assert ids.tolist() == [0, 1, 2, 3, tokenizer.convert_tokens_to_ids("yes")]
-    assert metadata["coverage"] == "1.000000"
-    assert "only 2 different tokens are trained on; the 3 smallest unused ids" in done.stderr
-
-
-def test_calibrate_refuses_what_is_no_folder_of_shards(outrider, prepare, tmp_path):
-    text = outrider("data", "calibrate", tmp_path, "--size", 5, "--out", tmp_path / "d2t",
-                    status=3).stderr
-    assert "shards.json: no such file" in text
-    shards = prepare(chat("Hi", "yes"))
-    text = outrider("data", "calibrate", shards, "--size", 50000, "--out", tmp_path / "d2t",
-                    status=2).stderr
-    assert "--size 50000 is more than the vocabulary's 49152 tokens" in text
-    assert not (tmp_path / "d2t").exists()
+    chats = jsonl(chat("Hi", "Hello"), "", chat("Hi", "You"))
+    done = outrider(
+        "data", verb, chats, "--model", folder, "--skip-invalid",
+        *(["--out", tmp_path / "out"] if verb == "prepare" else []), status=4)
+    assert done.stdout == ""
+    assert ("every token of 2 conversations would be trained on, the prompts too:\n"
+            f"  {chats}:1 ({tokens} tokens)\n  {chats}:3 ({tokens} tokens)\n") in done.stderr
+    assert "chat_template.jinja" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -47,11 +47,11 @@ def make_shards(folder, vocab):
     from outrider.shard_writer import ShardWriter
 
     folder.mkdir(parents=True)
-    writer = ShardWriter(folder)
+    writer = ShardWriter(folder, shard_tokens=1 << 21)
     for _ in range(128):
         ids = torch.randint(3, vocab // 16, (256,), dtype=torch.int32)
         writer.add(ids.numpy().astype("<i4").tobytes(), bytes([1]) * len(ids))
-    writer.finish()
+    writer.flush()
     description = {"format_version": 1, "kind": "tokens", "vocab_size": vocab,
                    "special_token_ids": [1, 2], "shards": writer.shards}
     (folder / "shards.json").write_text(json.dumps(description))

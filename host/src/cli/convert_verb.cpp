@@ -1,3 +1,4 @@
+#include <ATen/ATen.h>
 #include <fmt/format.h>
 
 #include <memory>
@@ -7,6 +8,7 @@
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/convert.h"
+#include "outrider/host/draft_vocabulary.h"
 #include "outrider/text.h"
 
 namespace outrider::cli {
@@ -54,18 +56,7 @@ Json combined_config(const ConvertArguments& arguments) {
 
 at::Tensor read_draft_vocabulary(const std::filesystem::path& path) {
   if (path.empty()) return {};
-  const auto tensors = read_tensors(path);
-  const auto found = tensors.find("d2t");
-  if (found == tensors.end() || found->second.dim() != 1 ||
-      found->second.scalar_type() != at::kLong) {
-    throw Error(ErrorCode::kInvalidFile,
-                fmt::format("{}: no int64 tensor 'd2t' [draft vocabulary]", path.string()),
-                "make the file with `outrider data calibrate SHARDS --size N --out FILE`");
-  }
-  std::vector<int64_t> ids(found->second.const_data_ptr<int64_t>(),
-                           found->second.const_data_ptr<int64_t>() + found->second.size(0));
-  for (size_t i = 0; i < ids.size(); ++i) ids[i] += static_cast<int64_t>(i);
-  return at::tensor(at::ArrayRef<int64_t>(ids), at::kLong);
+  return at::tensor(DraftVocabulary::read(path).ids, at::kLong);
 }
 
 Json summary(const CausalLM& model, const ConvertArguments& arguments) {

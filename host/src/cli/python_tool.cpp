@@ -1,0 +1,144 @@
+#include "cli/python_tool.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+#include "outrider/error.h"
+#include "outrider/text.h"
+
+namespace outrider::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The tools answer with one line of JSON on stdout, see python/outrider/tool.py.
+constexpr size_t kAnswerLimit = 64u << 20;
+constexpr const char* kPythonHint =
+    "scripts/setup.sh installs what the text tools need; OUTRIDER_PYTHON names an interpreter";
+
+fs::path program_folder() { return fs::read_symlink("/proc/self/exe").parent_path(); }
+
+std::string interpreter() {
+  if (const char* chosen = std::getenv("OUTRIDER_PYTHON"); chosen && *chosen) return chosen;
+  const auto beside = program_folder() / "python";
+  return fs::exists(beside) ? beside.string() : "python3";
+}
+
+/// This process's environment with the text tools in PYTHONPATH.
+std::vector<std::string> tool_environment() {
+  const std::string name = "PYTHONPATH=";
+  auto path = name + (program_folder().parent_path() / "lib/outrider/python").string();
+  std::vector<std::string> result;
+  for (char** entry = environ; *entry; ++entry) {
+    if (std::string_view(*entry).starts_with(name)) {
+      path += ":" + std::string(*entry + name.size());
+    } else {
+      result.emplace_back(*entry);
+    }
+  }
+  result.push_back(path);
+  return result;
+}
+
+std::vector<char*> null_terminated(std::vector<std::string>& strings) {
+  std::vector<char*> pointers;
+  for (auto& string : strings) pointers.push_back(string.data());
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+/// Ctrl-C reaches the whole process group: the child cleans up, this process reports.
+class IgnoreInterrupts {
+ public:
+  IgnoreInterrupts() { previous_ = signal(SIGINT, SIG_IGN); }
+  ~IgnoreInterrupts() { signal(SIGINT, previous_); }
+  IgnoreInterrupts(const IgnoreInterrupts&) = delete;
+  IgnoreInterrupts& operator=(const IgnoreInterrupts&) = delete;
+
+ private:
+  sighandler_t previous_;
+};
+
+[[noreturn]] void fail_to_start(const std::string& program) {
+  throw Error(ErrorCode::kToolMissing,
+              fmt::format("cannot run '{}': {}", printable(program), std::strerror(errno)),
+              kPythonHint);
+}
+
+std::string read_to_end(int descriptor) {
+  std::string text;
+  char buffer[1 << 14];
+  for (;;) {
+    const auto count = read(descriptor, buffer, sizeof buffer);
+    if (count > 0 && text.size() < kAnswerLimit) text.append(buffer, static_cast<size_t>(count));
+    if (count == 0 || (count < 0 && errno != EINTR)) return text;
+  }
+}
+
+int wait_for(pid_t child) {
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return status;
+}
+
+/// Runs a program without a shell; its stdout and wait status.
+std::pair<std::string, int> run_program(std::vector<std::string> arguments) {
+  auto environment = tool_environment();
+  const auto argv = null_terminated(arguments), envp = null_terminated(environment);
+  int output[2];
+  if (pipe2(output, O_CLOEXEC) != 0) fail_to_start(arguments.front());
+  const IgnoreInterrupts guard;
+  const auto child = fork();
+  if (child == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    signal(SIGINT, SIG_DFL);
+    dup2(output[1], STDOUT_FILENO);
+    execvpe(argv.front(), argv.data(), envp.data());
+    _exit(127);
+  }
+  close(output[1]);
+  auto text = child > 0 ? read_to_end(output[0]) : std::string();
+  close(output[0]);
+  if (child < 0) fail_to_start(arguments.front());
+  return {std::move(text), wait_for(child)};
+}
+
+ErrorCode code_of(const Json& error) {
+  const auto code = static_cast<ErrorCode>(error.value("code", 0));
+  return error_code_name(code) == "Unknown" ? ErrorCode::kInternal : code;
+}
+
+std::string describe(int status) {
+  return WIFSIGNALED(status) ? fmt::format("was ended by signal {}", WTERMSIG(status))
+                             : fmt::format("ended with status {}", WEXITSTATUS(status));
+}
+
+}  // namespace
+
+Json run_python_tool(const std::string& module, const std::vector<std::string>& arguments) {
+  std::vector<std::string> command{interpreter(), "-m", module};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  const auto [text, status] = run_program(command);
+  const auto answer = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (answer.is_object() && answer.contains("result")) return answer["result"];
+  if (!answer.is_object() || !answer.contains("error")) {
+    throw Error(ErrorCode::kToolMissing,
+                fmt::format("'{} -m {}' {} without an answer", printable(command.front()), module,
+                            describe(status)),
+                kPythonHint);
+  }
+  const auto& error = answer["error"];
+  throw Error(code_of(error), error.value("message", ""), error.value("hint", ""));
+}
+
+}  // namespace outrider::cli

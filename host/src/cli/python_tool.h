@@ -1,0 +1,14 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "outrider/json.h"
+
+namespace outrider::cli {
+
+/// The result of `python -m module arguments…`, one of the text tools in python/outrider; its
+/// errors are thrown. Throws kToolMissing when it cannot run or does not answer.
+Json run_python_tool(const std::string& module, const std::vector<std::string>& arguments);
+
+}  // namespace outrider::cli

@@ -1,0 +1,201 @@
+"""Where a rendered conversation holds the assistant's turns, for chat templates that do not say.
+
+A turn is found by rendering the conversation again with a marker in place of the answer: whatever
+stands before and behind the marker is the template's. See docs/data.md."""
+
+import re
+from dataclasses import dataclass
+
+from .conversations import Problem
+
+# A block of reasoning may be dropped by a template: the answer then begins after its closing tag.
+_CLOSING_TAG = re.compile(r"</[^<>\s]+>|\[/[^\[\]\s]+\]")
+_PRIVATE_USE = range(0xE000, 0xF900)
+
+
+@dataclass
+class Answer:
+    """floor <= begin <= end <= stop, positions in the rendered text. No token that starts before
+    `floor` is trained on, nor one that ends before `begin`; the text ends at `end`, its end of turn
+    at `stop`."""
+
+    floor: int
+    begin: int
+    end: int
+    stop: int
+
+
+def common_prefix(a, b):
+    """The number of leading characters that two texts share."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def longest_match(text, pattern):
+    """(begin, end) of the one longest piece of `text` that `pattern` begins with; None where there
+    is none, or several."""
+    found = [(common_prefix(text[at:], pattern), at) for at in range(len(text))]
+    longest, at = max(found, default=(0, 0))
+    if not longest or sum(length == longest for length, _ in found) > 1:
+        return None
+    return at, at + longest
+
+
+class AnswerFinder:
+    """Finds the answers in `text`, which `template` made of all the messages."""
+
+    def __init__(self, template, messages, tools, text):
+        self._template, self._messages, self._tools, self._text = template, messages, tools, text
+        unused = (c for c in map(chr, _PRIVATE_USE) if c not in text)
+        self._marker, self._other_marker = next(unused), next(unused)
+        self._plain = {"role": "assistant", "content": self._marker}
+
+    def answers(self):
+        """The Answer of each turn of the assistant; raises Problem where one cannot be told for
+        certain."""
+        answers, stop = [], 0
+        for i, message in enumerate(self._messages):
+            if message["role"] == "assistant":
+                answers.append(self._answer(i))
+                if answers[-1].floor < stop:
+                    raise Problem(f"the chat template does not render message {i + 1} behind the "
+                                  "ones before it")
+                stop = answers[-1].stop
+        return answers
+
+    def _answer(self, i):
+        marked, before, behind = self._surroundings(i)
+        end = len(self._text) - len(behind)
+        floor, begin = self._beginning(i, marked, before)
+        if self._text.endswith(behind) and end <= begin:
+            raise Problem(f"the chat template renders nothing of message {i + 1}")
+        if self._text[:begin] != before[:begin] or self._text[end:] != behind:
+            raise Problem(f"the chat template renders what is around message {i + 1} differently "
+                          "with every answer, so the answer cannot be located")
+        self._check_text(i, self._text[begin:end])
+        return Answer(floor, begin, end, end + len(self._template.end_of_turn(behind)))
+
+    # ---- What the template puts around an answer ------------------------------------------------
+
+    def _surroundings(self, i):
+        """(message i with a marker in it, what is rendered before the marker, and behind it up from
+        the end of the turn)."""
+        if "tool_calls" not in self._messages[i]:
+            return self._plain, *self._around_marker(i, self._with({i: self._plain}))
+        try:
+            before, behind = self._around_marker(i, self._with({i: self._plain}))
+            if self._text.endswith(behind):
+                return self._plain, before, behind
+        except Problem:  # templates may insist on a call before a tool's result
+            pass
+        return self._around_calls(i)
+
+    def _around_marker(self, i, rendered):
+        count = rendered.count(self._marker)
+        if count != 1:
+            what = f"repeats the text of message {i + 1}" if count else f"leaves out message {i + 1}"
+            raise Problem(f"the chat template {what}, so the answer cannot be located")
+        return rendered.split(self._marker)
+
+    def _around_calls(self, i):
+        """The same for a turn whose calls must stay."""
+        calls = [{**call, "function": {**call["function"], "name": self._marker,
+                                       "arguments": {self._marker: self._marker}}}
+                 for call in self._messages[i]["tool_calls"]]
+        marked = {**self._messages[i], "tool_calls": calls}
+        rendered = self._with({i: marked})
+        if self._marker not in rendered:
+            raise Problem(f"the chat template ignores the tool calls of message {i + 1}")
+        before, behind = (
+            rendered.split(self._marker)[0], rendered.rsplit(self._marker)[-1])
+        return marked, before, behind[self._end_of_calls(i, marked):]
+
+    def _end_of_calls(self, i, marked):
+        """How far behind the last marker of a message with calls its end of turn begins."""
+        rendered = self._with({i: marked, **self._other_marked(i + 1)})
+        between = rendered.rsplit(self._marker)[-1].split(self._other_marker)
+        usual = self._template.end_of_turn(self._alone(i)[1]).strip()
+        at = between[0].find(usual) if usual else -1
+        if at < 0:
+            at = self._template.first_special_token(between[0])
+        if at < 0 or len(between) != (2 if i + 1 < len(self._messages) else 1):
+            raise Problem("the end of the tool calls cannot be located in what the chat template "
+                          f"renders of message {i + 1}")
+        return at
+
+    # ---- Where an answer begins -----------------------------------------------------------------
+
+    def _beginning(self, i, marked, before):
+        """(floor, begin): behind the generation prompt, which inference puts before an answer."""
+        history = self._template.text_of(self._messages[:i], self._tools)
+        asked = self._template.text_of(self._messages[:i], self._tools, ask=True)
+        prompt = asked.removeprefix(history)
+        if not prompt.strip():
+            return self._beginning_without_prompt(i, marked, before)
+        if before.startswith(history):
+            begin = common_prefix(before, asked)
+            if before[len(history):begin].strip():
+                return begin, begin
+        else:
+            gap = self._gap(i, marked, self._messages[i + 1:])
+            found = longest_match(gap, prompt)
+            if found and found[1] in (found[0] + len(prompt), len(gap)):
+                begin = len(before) - len(gap) + found[1]
+                return begin, begin
+        raise Problem("the chat template does not render its generation prompt before message "
+                      f"{i + 1}, so the begin of the answer cannot be located")
+
+    def _beginning_without_prompt(self, i, marked, before):
+        """The template's own text ends where a plain answer and this one begin to differ."""
+        begin = len(before)
+        if "tool_calls" in marked:
+            gap = self._gap(i, marked, self._messages[i + 1:])
+            begin += common_prefix(gap, self._gap(i, self._plain, [])) - len(gap)
+        elif not before[common_prefix(before, self._text):].strip():
+            begin = common_prefix(before, self._text)  # calls and reasoning may need no blank
+        return len(before[:begin].rstrip()), begin
+
+    def _gap(self, i, marked, following):
+        """What is rendered between the texts of message i - 1 and of the marked message i."""
+        history = [*self._messages[:i - 1], self._other_marked(i - 1)[i - 1]]
+        rendered = self._template.text_of([*history, marked, *following], self._tools)
+        before = rendered.split(self._marker)[0].split(self._other_marker)
+        if len(before) != 2:
+            raise Problem(f"the chat template leaves out or repeats message {i}, so the answer "
+                          "behind it cannot be located")
+        return before[1]
+
+    # ---- Helpers ----------------------------------------------------------------------------------
+
+    def _check_text(self, i, rendered):
+        """The answer itself must be in what is taken for it."""
+        message = self._messages[i]
+        calls = message.get("tool_calls", [])
+        content = message["content"].strip()
+        tails = [content, *(content[tag.end():].strip() for tag in _CLOSING_TAG.finditer(content))]
+        if not any((tail or calls) and tail in rendered for tail in tails):
+            raise Problem(f"the chat template changes or leaves out text of message {i + 1}")
+        for call in calls:
+            if call["function"]["name"] not in rendered:
+                raise Problem(f"the chat template ignores the tool calls of message {i + 1}")
+
+    def _alone(self, i):
+        """What is before and behind a plain answer as message i and last message."""
+        rendered = self._template.text_of([*self._messages[:i], self._plain], self._tools)
+        return self._around_marker(i, rendered)
+
+    def _other_marked(self, i):
+        """{i: message i with the other marker as its text}, where there is such a message."""
+        return {i: {**message, "content": self._other_marker}
+                for message in self._messages[i:i + 1]}
+
+    def _with(self, replaced):
+        """The rendered text with some messages replaced."""
+        messages = [replaced.get(i, message) for i, message in enumerate(self._messages)]
+        return self._template.text_of(messages, self._tools)
