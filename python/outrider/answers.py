@@ -72,14 +72,18 @@ class AnswerFinder:
     def _answer(self, i):
         marked, before, behind = self._surroundings(i)
         end = len(self._text) - len(behind)
-        floor, begin = self._beginning(i, marked, before)
+        history = self._template.text_of(self._messages[:i], self._tools)
+        asked = self._template.text_of(self._messages[:i], self._tools, ask=True)
+        shared = common_prefix(history, asked)
+        history, prompt = asked[:shared], asked[shared:]
+        floor, begin = self._beginning(i, marked, before, history, prompt)
         if self._text.endswith(behind) and end <= begin:
             raise Problem(f"the chat template renders nothing of message {i + 1}")
         if self._text[:begin] != before[:begin] or self._text[end:] != behind:
             raise Problem(f"the chat template renders what is around message {i + 1} differently "
                           "with every answer, so the answer cannot be located")
         self._check_text(i, self._text[begin:end])
-        return Answer(floor, begin, end, end + len(self._template.end_of_turn(behind)))
+        return Answer(floor, begin, end, end + len(self._end_of_turn(i, prompt, behind)))
 
     # ---- What the template puts around an answer ------------------------------------------------
 
@@ -131,15 +135,12 @@ class AnswerFinder:
 
     # ---- Where an answer begins -----------------------------------------------------------------
 
-    def _beginning(self, i, marked, before):
+    def _beginning(self, i, marked, before, history, prompt):
         """(floor, begin): behind the generation prompt, which inference puts before an answer."""
-        history = self._template.text_of(self._messages[:i], self._tools)
-        asked = self._template.text_of(self._messages[:i], self._tools, ask=True)
-        prompt = asked.removeprefix(history)
         if not prompt.strip():
             return self._beginning_without_prompt(i, marked, before)
         if before.startswith(history):
-            begin = common_prefix(before, asked)
+            begin = common_prefix(before, history + prompt)
             if before[len(history):begin].strip():
                 return begin, begin
         else:
@@ -170,6 +171,13 @@ class AnswerFinder:
             raise Problem(f"the chat template leaves out or repeats message {i}, so the answer "
                           "behind it cannot be located")
         return before[1]
+
+    def _end_of_turn(self, i, prompt, behind):
+        """What closes message i, unless it is what opens the next one."""
+        text = self._template.end_of_turn(behind)
+        opens = prompt.strip().startswith(text.strip()) if prompt.strip() else (
+            self._template.end_of_turn(self._alone(i)[1]) != text)
+        return "" if opens else text
 
     # ---- Helpers ----------------------------------------------------------------------------------
 

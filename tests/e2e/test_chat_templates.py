@@ -179,6 +179,18 @@ def test_a_cut_answer_has_no_end_of_turn(chat_of, template):
     assert "⟦Hello!<|im_end|>⟧" in text
 
 
+@pytest.mark.parametrize(("template", "expected"), [
+    ("{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '\\n' }}{% endfor %}"
+     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+     "<|im_start|>user\nHi\n<|im_start|>assistant\n⟦Hello!⟧\n<|im_start|>user\nBye\n"
+     "<|im_start|>assistant\n⟦See you⟧\n"),
+    ("{% for m in messages %}{{ '[INST]' + m.content + '[/INST]' if m.role == 'user' else "
+     "m.content }}{% endfor %}", "[INST]Hi[/INST]⟦Hello!⟧[INST]Bye[/INST]⟦See you⟧")],
+    ids=["with prompt", "without prompt"])
+def test_the_token_that_opens_the_next_turn_is_no_end_of_turn(chat_of, template, expected):
+    assert marked(chat_of(template), TURNS) == expected
+
+
 def test_marked_templates_agree_with_transformers(chat_of):
     chat = chat_of(templates.MARKED)
     ids, mask = chat.tokenize(parse(json.dumps({"messages": TURNS}).encode()), 10000)
