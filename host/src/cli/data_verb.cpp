@@ -11,6 +11,7 @@ void add_data_verb(CLI::App& app, const GlobalOptions& options) {
   add_data_inspect_verb(*data, options);
   add_data_calibrate_verb(*data, options);
   add_data_coverage_verb(*data, options);
+  add_data_hidden_states_verb(*data, options);
 }
 
 }  // namespace outrider::cli

@@ -51,8 +51,9 @@ int terminal_width(int descriptor) {
 
 std::string format_progress(const ProgressReport& report) {
   const double share = std::clamp(report.share, 0.0, 1.0);
-  auto line = report.total_steps > 0 ? fmt::format("step {}/{}", report.step, report.total_steps)
-                                     : fmt::format("step {}", report.step);
+  auto line = report.total_steps > 0
+                  ? fmt::format("{} {}/{}", report.unit, report.step, report.total_steps)
+                  : fmt::format("{} {}", report.unit, report.step);
   line += fmt::format("  {:.0f}%", 100 * share);
   if (report.loss) line += fmt::format("  loss {:.4f}", *report.loss);
   if (report.accuracy) line += fmt::format("  accuracy {:.3f}", *report.accuracy);

@@ -12,6 +12,7 @@ namespace outrider {
 
 /// What a progress line says. `share` of the run is done, in [0,1].
 struct ProgressReport {
+  const char* unit = "step";
   int64_t step = 0, total_steps = 0;  // total_steps = 0: the run has a time limit only
   double share = 0;
   std::optional<double> eta_seconds, loss, accuracy, tokens_per_second;

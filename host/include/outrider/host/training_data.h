@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+#include "outrider/api.h"
+#include "outrider/host/hidden_state_shards.h"
+#include "outrider/host/token_shards.h"
+
+namespace outrider {
+
+/// Token shards, and the base's stored outputs where the folder holds them: those are then read
+/// instead of running the base.
+class OUTRIDER_API TrainingData {
+ public:
+  /// Throws as both kinds of shards do, kInvalidData for a base without decoder layers and a folder
+  /// without hidden states, kInvalidArgument for hidden states when the base itself is trained.
+  TrainingData(const std::filesystem::path& folder, const CausalLM& model);
+
+  const TokenShards& tokens() const { return tokens_; }
+  bool has_hidden_states() const { return hidden_states_.has_value(); }
+  /// A batch as TokenShards::batch() makes it, on the model's device.
+  ForwardInput input(const std::vector<int64_t>& conversations, int64_t max_length,
+                     TrainBatch& batch) const;
+
+ private:
+  TokenShards tokens_;
+  std::optional<HiddenStateShards> hidden_states_;
+  std::vector<int64_t> layers_;  // ascending
+  at::Device device_;
+};
+
+}  // namespace outrider
