@@ -1,11 +1,12 @@
 """Generated pages are up to date, and runnable blocks of the documentation run.
 
 A fenced block tagged `console run` is executed line by line ("$ " marks a command, a trailing backslash
-continues it) in a folder of its own that holds BASE, a small model with a tokenizer, and chats.jsonl. The
+continues it) in a folder of its own that holds BASE, a tiny model with a tokenizer, SmolLM2, and chats.jsonl. The
 blocks of one page share the folder."""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -50,10 +51,10 @@ def test_some_page_has_runnable_commands():
 
 @pytest.mark.parametrize("page", [p for p in PAGES if runnable(p)],
                          ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_commands_of_a_page_run(page, program, tiny, examples, tmp_path):
+def test_the_commands_of_a_page_run(page, program, tiny, model, examples, tmp_path):
     (tmp_path / "BASE").symlink_to(tiny())
-    lines = (examples / "smollm2_self.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "chats.jsonl").write_text("".join(lines[:50]))
+    (tmp_path / "SmolLM2").symlink_to(model)
+    shutil.copy(examples / "smollm2_self.jsonl", tmp_path / "chats.jsonl")
     environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
     for command in runnable(page):
         done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, text=True,
