@@ -20,6 +20,8 @@ os.environ["TQDM_DISABLE"] = "1"
 
 from outrider import demo_model  # noqa: E402
 
+from runs import SHORT  # noqa: E402
+
 
 @dataclass
 class Finished:
@@ -225,6 +227,32 @@ def prepare(outrider, model, jsonl, tmp_path):
     return run
 
 
+@pytest.fixture(scope="session")
+def eagle(convert, tiny, draft_vocabulary):
+    """eagle(dtype): the tiny model with preset eagle3."""
+    done = {}
+
+    def make(dtype="float32"):
+        if dtype not in done:
+            done[dtype] = convert(tiny(dtype), "--mode", "eagle", "--preset", "eagle3",
+                                  "--draft-vocab", draft_vocabulary)
+        return done[dtype]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def train(outrider, shards):
+    """train(model, run, *options): its summary, or what it says when it fails."""
+
+    def run(model, out, *options, status=0, learning_rate=3e-3, data="train"):
+        done = outrider("train", model, "--data", shards / data, "--out", out, "--json",
+                        "--learning-rate", learning_rate, *options, status=status)
+        return done.json() if status == 0 else done.stderr
+
+    return run
+
+
 @pytest.fixture
 def refused(outrider, model, jsonl, tmp_path):
     """refused(records…): the error text; nothing is left behind."""
@@ -237,3 +265,11 @@ def refused(outrider, model, jsonl, tmp_path):
         return done.stderr
 
     return run
+
+
+@pytest.fixture(scope="session")
+def short_run(train, eagle, tmp_path_factory):
+    """Twelve steps without a break, a checkpoint half-way."""
+    out = tmp_path_factory.mktemp("short") / "run"
+    train(eagle(), out, *SHORT)
+    return out

@@ -1,70 +1,11 @@
-"""outrider train: the loss falls, runs resume bit by bit, and what a run leaves behind."""
+"""outrider train: the loss falls, and what a run says and leaves behind."""
 
 import json
-import shutil
-import signal
-import subprocess
-import time
 
 import numpy as np
 import pytest
-from conftest import REFERENCE
+from runs import SHORT, TIMES, metrics
 from safetensors.torch import load_file
-
-TIMES = {"elapsed_seconds", "tokens_per_second", "trained_tokens_per_second", "peak_memory_mib"}
-
-
-def metrics(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def timeless(run):
-    return [{key: value for key, value in line.items() if key not in TIMES}
-            for line in metrics(run)]
-
-
-def same_tensors(a, b):
-    a, b = (load_file(folder / "model.safetensors") for folder in (a, b))
-    return sorted(a) == sorted(b) and all(a[name].equal(b[name]) for name in a)
-
-
-@pytest.fixture(scope="module")
-def eagle(convert, tiny, draft_vocabulary):
-    """eagle(dtype)"""
-    done = {}
-
-    def make(dtype="float32"):
-        if dtype not in done:
-            done[dtype] = convert(tiny(dtype), "--mode", "eagle", "--preset", "eagle3",
-                                  "--draft-vocab", draft_vocabulary)
-        return done[dtype]
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def train(outrider, shards):
-    """train(model, run, *options): its summary, or what it says when it fails."""
-
-    def run(model, out, *options, status=0, learning_rate=3e-3, data="train"):
-        done = outrider("train", model, "--data", shards / data, "--out", out, "--json",
-                        "--learning-rate", learning_rate, *options, status=status)
-        return done.json() if status == 0 else done.stderr
-
-    return run
-
-
-SHORT = ("--max-steps", 12, "--logging-steps", 2, "--save-steps", 6, "--save-total-limit", 0,
-         "--lr-scheduler-type", "cosine", "--warmup-steps", 3)
-
-
-@pytest.fixture(scope="module")
-def short_run(train, eagle, tmp_path_factory):
-    """Twelve steps without a break, a checkpoint half-way."""
-    out = tmp_path_factory.mktemp("short") / "run"
-    train(eagle(), out, *SHORT)
-    return out
-
 
 @pytest.fixture(scope="module")
 def long_run(train, eagle, shards, tmp_path_factory):
@@ -130,6 +71,17 @@ def test_held_out_loss_falls_too(long_run):
     assert summary["eval"]["conversations"] == 151
 
 
+def test_the_best_checkpoint_is_kept_with_its_numbers(outrider, long_run):
+    run, summary = long_run
+    evals = [line for line in metrics(run) if "eval" in line]
+    best = min(evals, key=lambda line: line["eval"]["drafts"][0]["loss"])
+    loss = best["eval"]["drafts"][0]["loss"]
+    assert summary["best"] == {"folder": str(run / "best"), "step": best["step"], "loss": loss}
+    record = json.loads((run / "best/best.json").read_text())
+    assert (record["step"], record["loss"], record["eval"]) == (best["step"], loss, best["eval"])
+    assert outrider("inspect", run / "best", "--json").json()["modes"][0]["mode"] == "eagle"
+
+
 def test_the_base_is_not_touched(eagle, long_run, tiny):
     before, after = (load_file(folder / "model.safetensors")
                      for folder in (eagle(), long_run[0] / "final"))
@@ -185,7 +137,8 @@ def test_the_summary_counts(long_run, eagle):
     assert summary["steps"] == 30 and summary["trained_parameters"] == trained
     assert summary["conversations"] == 200 and summary["skipped_conversations"] == 0
     assert summary["final"] == str(run / "final")
-    assert sorted(path.name for path in run.iterdir()) == ["final", "metrics.jsonl"]
+    assert sorted(path.name for path in run.iterdir()) == [
+        "best", "final", "metrics.jsonl", "run.json"]
 
 
 def test_progress_goes_to_stderr(outrider, eagle, shards, tmp_path):
@@ -220,7 +173,7 @@ def test_a_run_does_not_write_into_another(train, eagle, short_run):
     before = sorted(short_run.rglob("*"))
     text = train(eagle(), short_run, *SHORT, status=3)
     assert f"'{short_run}' exists and is not an empty folder" in text
-    assert "--resume" in text
+    assert "continue the run in it with --resume" in text
     assert sorted(short_run.rglob("*")) == before
 
 
@@ -228,72 +181,4 @@ def test_old_checkpoints_make_room(train, eagle, tmp_path):
     train(eagle(), tmp_path / "run", "--max-steps", 5, "--save-steps", 1,
           "--save-total-limit", 2)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "checkpoint-3", "checkpoint-4", "final", "metrics.jsonl"]
-
-
-# --- resuming ----------------------------------------------------------------------------------
-
-
-def half_of(run, folder):
-    """The run as it was after six steps, with metrics that were written later."""
-    folder.mkdir()
-    shutil.copytree(run / "checkpoint-6", folder / "checkpoint-6")
-    shutil.copy(run / "metrics.jsonl", folder)
-    return folder
-
-
-def test_two_halves_equal_one_whole_bit_by_bit(train, eagle, short_run, tmp_path):
-    resumed = half_of(short_run, tmp_path / "run")
-    train(eagle(), resumed, *SHORT, "--resume")
-    assert timeless(resumed) == timeless(short_run)
-    assert [line["step"] for line in metrics(resumed)] == [2, 4, 6, 8, 10, 12]
-    assert same_tensors(resumed / "final", short_run / "final")
-    assert not same_tensors(resumed / "checkpoint-6", short_run / "final")
-
-
-def test_the_seed_decides_the_run(train, eagle, short_run, tmp_path):
-    train(eagle(), tmp_path / "same", *SHORT)
-    train(eagle(), tmp_path / "other", *SHORT, "--seed", 7)
-    assert timeless(tmp_path / "same") == timeless(short_run)
-    assert same_tensors(tmp_path / "same/final", short_run / "final")
-    assert not same_tensors(tmp_path / "other/final", short_run / "final")
-
-
-def test_resuming_with_other_options_names_them(train, eagle, short_run, tmp_path):
-    half = half_of(short_run, tmp_path / "run")
-    before = sorted(half.rglob("*")), (half / "metrics.jsonl").read_bytes()
-    text = train(eagle(), half, *SHORT, "--resume", "--seed", 1, learning_rate=1e-4,
-                 data="held_out", status=2)
-    assert "checkpoint-6' is from a run with other options" in text
-    assert "learning_rate is 0.0001, was 0.003" in text
-    assert "seed is 1, was 42" in text
-    assert "data is " in text
-    assert "warmup" not in text
-    assert (sorted(half.rglob("*")), (half / "metrics.jsonl").read_bytes()) == before
-
-
-def test_an_interrupted_run_goes_on_where_it_stopped(program, train, eagle, shards, tmp_path):
-    options = ("--max-steps", 150, "--logging-steps", 1)
-    run = tmp_path / "run"
-    process = subprocess.Popen(
-        [program, "train", eagle(), "--data", shards / "train", "--out", run,
-         "--learning-rate", "3e-3", *map(str, options)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if (run / "metrics.jsonl").exists() and len(metrics(run)) >= 5:
-            break
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    [checkpoint] = run.glob("checkpoint-*")
-    step = int(checkpoint.name.split("-")[1])
-    assert 5 <= step < 150
-    assert f"error: interrupted after step {step}; '{checkpoint}' holds everything" in stderr
-    assert "--resume" in stderr and stdout == ""
-    assert sorted(p.name for p in run.iterdir()) == [checkpoint.name, "metrics.jsonl"]
-    train(eagle(), run, *options, "--resume")
-    train(eagle(), tmp_path / "whole", *options)
-    assert timeless(run) == timeless(tmp_path / "whole")
-    assert same_tensors(run / "final", tmp_path / "whole/final")
+        "checkpoint-3", "checkpoint-4", "final", "metrics.jsonl", "run.json"]

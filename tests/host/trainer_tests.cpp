@@ -2,12 +2,17 @@
 #include <doctest/doctest.h>
 #include <signal.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "outrider/checkpoint/json_file.h"
+#include "outrider/host/checkpoint.h"
 #include "outrider/host/evaluator.h"
 #include "outrider/host/token_shards.h"
 #include "outrider/host/trainer.h"
@@ -141,7 +146,8 @@ TEST_CASE("a run is resumed with the options it was started with, or not at all"
   CHECK_CONTAINS(error, "learning_rate is 0.5, was 0.1; seed is 1, was 42");
 
   run.options.output = run.folder.path() / "elsewhere";
-  CHECK_CONTAINS(run.failure(ErrorCode::kFileNotFound, *tiny_model()), "no checkpoint");
+  CHECK_CONTAINS(run.failure(ErrorCode::kFileNotFound, *tiny_model()),
+                 "no such folder, so there is no run to resume");
 }
 
 TEST_CASE("a run does not start in a folder with something in it") {
@@ -149,8 +155,138 @@ TEST_CASE("a run does not start in a folder with something in it") {
   fs::create_directory(run.options.output);
   std::ofstream(run.options.output / "notes") << "mine";
   const auto error = run.failure(ErrorCode::kFileExists, *tiny_model());
-  CHECK_CONTAINS(error, "exists and is not an empty folder");
-  CHECK_CONTAINS(error, "--resume");
+  CHECK_CONTAINS(error, "exists and is not an empty folder\nchoose another folder");
+  run.options.resume = true;
+  CHECK_CONTAINS(run.failure(ErrorCode::kInvalidArgument, *tiny_model()),
+                 "is no folder of a run: it has neither run.json nor a checkpoint");
+  CHECK(fs::exists(run.options.output / "notes"));
+}
+
+/// Throws what no one catches, as a machine that stops: nothing is saved, nothing tidied up.
+struct PulledPlug {};
+
+TEST_CASE("a run that ended before its first checkpoint starts again from step 0") {
+  Run whole, cut;
+  const auto straight = tiny_model();
+  train(*straight, whole.options);
+  CHECK_THROWS_AS(train(*tiny_model(), cut.options,
+                        [](const Json& line) {
+                          if (line["step"] == 6) throw PulledPlug();
+                        }),
+                  PulledPlug);
+  REQUIRE(metrics(cut.options.output).size() == 2);
+  CHECK_CONTAINS(cut.failure(ErrorCode::kFileExists, *tiny_model()), "--resume");
+
+  cut.options.resume = true;
+  cut.options.seed = 1;
+  const auto error = cut.failure(ErrorCode::kInvalidArgument, *tiny_model());
+  CHECK_CONTAINS(error, "run.json' is from a run with other options: seed is 1, was 42");
+  cut.options.seed = 42;
+  const auto resumed = tiny_model();
+  train(*resumed, cut.options);
+  check_same_weights(*straight, *resumed);
+  CHECK(metrics(cut.options.output) == metrics(whole.options.output));
+  const auto record = read_json_file(cut.options.output / "run.json");
+  CHECK(record["starts"].size() == 2);
+  CHECK(record["starts"][1]["step"] == 0);
+}
+
+TEST_CASE("a finished run is left as it is") {
+  Run run;
+  const auto summary = train(*tiny_model(), run.options);
+  const auto written = fs::last_write_time(run.options.output / "run.json");
+  run.options.resume = true;
+  CHECK(train(*tiny_model(), run.options) == summary);
+  CHECK(fs::last_write_time(run.options.output / "run.json") == written);
+  CHECK(metrics(run.options.output).size() == 4);
+  fs::remove_all(run.options.output / "final");
+  train(*tiny_model(), run.options);
+  CHECK(fs::exists(run.options.output / "final"));
+  CHECK(metrics(run.options.output).size() == 4);
+}
+
+TEST_CASE("a run that fails in its first step leaves nothing") {
+  Run run;
+  const auto model = tiny_model();
+  testing::spoil_tiny_losses_from(*model, 1);
+  run.failure(ErrorCode::kNonFinite, *model);
+  CHECK_FALSE(fs::exists(run.options.output));
+  fs::create_directory(run.options.output);
+  run.failure(ErrorCode::kNonFinite, *model);
+  CHECK(fs::is_empty(run.options.output));
+}
+
+TEST_CASE("the best checkpoint is the one with the lowest held-out loss") {
+  Run run;
+  run.options.eval_data = run.options.data;
+  run.options.eval_steps = 3;
+  run.options.save_steps = 3;
+  run.options.save_total_limit = 1;
+  const auto model = tiny_model();
+  // Of four evaluations and two epochs with 11 passes each, the last evaluation is spoiled.
+  testing::spoil_tiny_losses_from(*model, 5 * 11 + 1);
+  const auto summary = train(*model, run.options);
+  const auto lines = metrics(run.options.output);
+  double lowest = 1e9;
+  int64_t step = 0;
+  for (const auto& line : lines) {
+    if (!line.contains("eval") || !line["eval"]["drafts"][0]["loss"].is_number()) continue;
+    const auto loss = line["eval"]["drafts"][0]["loss"].get<double>();
+    if (loss < lowest) step = line["step"];
+    lowest = std::min(loss, lowest);
+  }
+  CHECK(std::isinf(summary["eval"]["drafts"][0]["loss"].get<double>()));
+  const auto folder = run.options.output / "best";
+  CHECK(summary["best"] == Json({{"folder", folder.string()}, {"step", step}, {"loss", lowest}}));
+  const auto best = read_json_file(folder / "best.json");
+  CHECK(best["step"] == step);
+  CHECK(best["loss"] == lowest);
+  CHECK(best["eval"]["conversations"] == 22);
+  const auto restored = tiny_model();
+  load_weights(*restored, folder / "model.safetensors");
+  CHECK(evaluate(*restored, TokenShards::open(run.options.data), 2, 64) == best["eval"]);
+}
+
+TEST_CASE("the best so far survives a restart, and other held-out data begins anew") {
+  Run run;
+  run.options.eval_data = run.options.data;
+  run.options.eval_steps = 3;
+  run.options.save_steps = 6;
+  const auto stop_at = [](int64_t step) {
+    return [step](const Json& line) {
+      if (line["step"] == step && line.contains("eval")) raise(SIGINT);
+    };
+  };
+  run.failure(ErrorCode::kInterrupted, *tiny_model(), stop_at(6));
+  const auto file = run.options.output / "best" / "best.json";
+  auto best = read_json_file(file);
+  CHECK(best["step"] == 6);
+  best["loss"] = 1e-3;  // not to be reached
+  write_json_file(file, best);
+  run.options.resume = true;
+  run.failure(ErrorCode::kInterrupted, *tiny_model(), stop_at(9));
+  CHECK(read_json_file(file) == best);
+
+  testing::write_tiny_shards(run.folder.path() / "other", 9);
+  run.options.eval_data = run.folder.path() / "other";
+  CHECK(train(*tiny_model(), run.options)["best"]["step"] == 12);
+  write_json_file(file, {{"step", 1}});
+  fs::remove_all(run.options.output / "final");
+  CHECK_CONTAINS(run.failure(ErrorCode::kInvalidFile, *tiny_model()), "'loss'");
+}
+
+TEST_CASE("time spent on evaluations is no training time") {
+  Run run;
+  run.options.max_steps = 4;
+  run.options.logging_steps = 1;
+  run.options.eval_data = run.options.data;
+  run.options.eval_steps = 2;
+  double after = 0;
+  train(*tiny_model(), run.options, [&](const Json& line) {
+    if (line.contains("eval")) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    if (line["step"] == 3) after = line["tokens_per_second"];
+  });
+  CHECK(after > 2 * 2 * 12 / 0.5);  // more than if its time had counted
 }
 
 TEST_CASE("a loss that is not finite ends the run before it is saved") {

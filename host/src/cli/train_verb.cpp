@@ -1,15 +1,21 @@
 #include <fmt/format.h>
 
+#include <fstream>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "cli/app.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/trainer.h"
+#include "outrider/text.h"
 #include "trainer/progress.h"
+#include "trainer/run_folder.h"
 #include "trainer/training_state.h"
 
 namespace outrider::cli {
+namespace fs = std::filesystem;
 namespace {
 
 struct TrainArguments {
@@ -21,11 +27,12 @@ void add_run_options(CLI::App& verb, TrainArguments& a) {
   auto& o = a.options;
   verb.add_option("model", o.source, "Converted model folder")->required()->type_name("DIR");
   verb.add_option("--data", o.data, "Token shards to train on")->required()->type_name("DIR");
-  verb.add_option("--out", o.output, "Folder of the run: metrics.jsonl, checkpoints, final")
+  verb.add_option("--out", o.output,
+                  "Folder of the run: checkpoints, best, final, metrics.jsonl, report.html")
       ->required()
       ->type_name("DIR");
   verb.add_option("--eval-data", o.eval_data, "Held-out token shards")->type_name("DIR");
-  verb.add_flag("--resume", o.resume, "Continue from the newest checkpoint in --out");
+  verb.add_flag("--resume", o.resume, "Continue the run in --out where it stopped");
   verb.add_option("--device", a.device, "cpu, cuda or cuda:N")->capture_default_str();
   verb.add_option("--dtype", a.dtype, "Train in float32, bfloat16, …  (default: as stored)");
   verb.add_option("--seed", o.seed, "Decides data order and random draws")->capture_default_str();
@@ -105,10 +112,33 @@ void print_summary(const Json& summary) {
              format_duration(summary["elapsed_seconds"].get<double>()),
              format_count(summary["trained_parameters"].get<double>()));
   fmt::print("written to {}\n", summary["final"].get<std::string>());
+  if (const auto& best = summary["best"]; best.is_object()) {
+    fmt::print("best at step {}, held-out loss {}: {}\n", best["step"].dump(),
+               decimals(best["loss"], 4), best["folder"].get<std::string>());
+  }
   Table table({"data", "mode", "step", "loss", "accuracy", "overlap"});
   if (summary["metrics"].is_object()) add_rows(table, "training", summary["metrics"]["drafts"]);
   if (summary["eval"].is_object()) add_rows(table, "held out", summary["eval"]["drafts"]);
   table.print();
+}
+
+std::string quoted_for_shell(const std::string& argument) {
+  constexpr const char* kPlain =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-./=:,+@%";
+  if (!argument.empty() && argument.find_first_not_of(kPlain) == std::string::npos) return argument;
+  std::string quoted = "'";
+  for (const char c : argument) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return quoted + "'";
+}
+
+/// What this process was started with, as a shell would take it.
+std::string command_line() {
+  std::ifstream file("/proc/self/cmdline", std::ios::binary);
+  std::vector<std::string> arguments;
+  for (std::string argument; std::getline(file, argument, '\0');) {
+    arguments.push_back(quoted_for_shell(argument));
+  }
+  return printable(join(arguments, " "), 8000);
 }
 
 void run_train(const TrainArguments& a, const GlobalOptions& global) {
@@ -116,9 +146,13 @@ void run_train(const TrainArguments& a, const GlobalOptions& global) {
   load.device = parse_device(a.device);
   if (!a.dtype.empty()) load.dtype = parse_dtype(a.dtype);
   use_plugins(global);
-  const auto folder = a.options.resume ? newest_checkpoint(a.options.output) : a.options.source;
-  const auto model = from_pretrained(folder, load);
-  const auto summary = train(*model, a.options);
+  RunFolder::check(a.options.output, a.options.resume);
+  const auto checkpoint =
+      a.options.resume ? newest_checkpoint(a.options.output) : std::optional<fs::path>();
+  const auto model = from_pretrained(checkpoint.value_or(a.options.source), load);
+  auto options = a.options;
+  options.command_line = command_line();
+  const auto summary = train(*model, options);
   global.json ? print_json(summary) : print_summary(summary);
 }
 

@@ -26,11 +26,15 @@ void FiniteWatch::check() {
     const float loss = *value++, norm = *value++;
     if (std::isfinite(loss) && std::isfinite(norm)) continue;
     const auto conversations = fmt::format("{}", fmt::join(step.conversations, ", "));
-    throw Error(ErrorCode::kNonFinite,
-                fmt::format("step {}: loss {}, gradient norm {}; the batch held conversations {}",
-                            step.number, loss, norm, printable(conversations, 1000)),
-                "start a new run from the last checkpoint's folder with a lower --learning-rate or "
-                "--max-grad-norm, or without these conversations");
+    throw Error(
+        ErrorCode::kNonFinite,
+        fmt::format("step {}: loss {}, gradient norm {}; the batch held conversations {} of {} "
+                    "(counted from 0)",
+                    step.number, loss, norm, printable(conversations, 1000),
+                    in_quotes(data_.string())),
+        "nothing of this step was saved: start a new run, from the last checkpoint's folder "
+        "or the beginning, with a lower --learning-rate or --max-grad-norm, or on data "
+        "without these conversations");
   }
 }
 

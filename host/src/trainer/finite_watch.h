@@ -3,6 +3,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <filesystem>
+#include <utility>
 #include <vector>
 
 #include "outrider/api.h"
@@ -13,6 +15,9 @@ namespace outrider {
 /// came from. Remembering costs no synchronisation; checking does.
 class OUTRIDER_API FiniteWatch {
  public:
+  /// `data` is the folder that conversations are numbered in.
+  explicit FiniteWatch(std::filesystem::path data) : data_(std::move(data)) {}
+
   struct Step {
     int64_t number;
     std::vector<int64_t> conversations;
@@ -24,6 +29,7 @@ class OUTRIDER_API FiniteWatch {
   void check();
 
  private:
+  std::filesystem::path data_;
   std::vector<Step> steps_;
 };
 

@@ -56,6 +56,7 @@ std::string format_progress(const ProgressReport& report) {
                   : fmt::format("{} {}", report.unit, report.step);
   line += fmt::format("  {:.0f}%", 100 * share);
   if (report.loss) line += fmt::format("  loss {:.4f}", *report.loss);
+  if (report.held_out_loss) line += fmt::format("  held out {:.4f}", *report.held_out_loss);
   if (report.accuracy) line += fmt::format("  accuracy {:.3f}", *report.accuracy);
   if (report.tokens_per_second) {
     line += fmt::format("  {} tokens/s", format_count(*report.tokens_per_second));

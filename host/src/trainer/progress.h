@@ -15,14 +15,14 @@ struct ProgressReport {
   const char* unit = "step";
   int64_t step = 0, total_steps = 0;  // total_steps = 0: the run has a time limit only
   double share = 0;
-  std::optional<double> eta_seconds, loss, accuracy, tokens_per_second;
+  std::optional<double> eta_seconds, loss, held_out_loss, accuracy, tokens_per_second;
 };
 
 /// "3:07", "1:00:07".
 OUTRIDER_API std::string format_duration(double seconds);
 /// "950", "12.3k", "1.2M".
 OUTRIDER_API std::string format_count(double count);
-/// "step 120/1000  12%  loss 2.3456  accuracy 0.612  12.3k tokens/s  ETA 3:07"
+/// "step 120/1000  12%  loss 2.3456  held out 2.4567  accuracy 0.612  12.3k tokens/s  ETA 3:07"
 OUTRIDER_API std::string format_progress(const ProgressReport& report);
 /// Columns of the terminal that a descriptor is connected to, 0 if it is none.
 OUTRIDER_API int terminal_width(int descriptor);

@@ -9,15 +9,14 @@
 #include <fstream>
 #include <set>
 #include <string>
-#include <system_error>
 #include <utility>
 
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
-#include "outrider/host/plugin_lock.h"
 #include "outrider/text.h"
 #include "trainer/batches.h"
-#include "trainer/metrics_log.h"
+#include "trainer/run_record.h"
+#include "trainer/train_options.h"
 
 namespace outrider {
 namespace fs = std::filesystem;
@@ -51,24 +50,12 @@ Json fixed_options(const TrainOptions& options, int64_t total_steps, const Causa
   for (const auto& attached : model.speculative_state()) {
     modes.push_back({{"mode", attached.state.mode}, {"config", attached.state.config}});
   }
-  return {{"data", sha256_of_file(options.data / "shards.json")},
-          {"dtype", dtype_name(model.dtype())},
-          {"modes", std::move(modes)},
-          {"max_steps", total_steps},
-          {"max_seconds", options.max_seconds},
-          {"max_length", options.max_length},
-          {"per_device_train_batch_size", options.per_device_train_batch_size},
-          {"gradient_accumulation_steps", options.gradient_accumulation_steps},
-          {"learning_rate", options.learning_rate},
-          {"lr_scheduler_type", options.lr_scheduler_type},
-          {"warmup_ratio", options.warmup_ratio},
-          {"warmup_steps", options.warmup_steps},
-          {"weight_decay", options.weight_decay},
-          {"adam_beta1", options.adam_beta1},
-          {"adam_beta2", options.adam_beta2},
-          {"adam_epsilon", options.adam_epsilon},
-          {"max_grad_norm", options.max_grad_norm},
-          {"seed", options.seed}};
+  auto fixed = reproducible_options(options);
+  fixed["data"] = data_sha256(options.data);
+  fixed["dtype"] = dtype_name(model.dtype());
+  fixed["modes"] = std::move(modes);
+  fixed["max_steps"] = total_steps;
+  return fixed;
 }
 
 Json environment(at::Device device) {
@@ -78,32 +65,11 @@ Json environment(at::Device device) {
           {"cpu_capability", at::get_cpu_capability()}};
 }
 
-NewRunFolder::NewRunFolder(fs::path folder) : folder_(std::move(folder)) {
-  std::error_code error;
-  const bool exists = fs::exists(folder_, error);
-  if (exists && !(fs::is_directory(folder_, error) && fs::is_empty(folder_, error))) {
-    throw Error(ErrorCode::kFileExists,
-                in_quotes(folder_.string()) + " exists and is not an empty folder",
-                "continue the run in it with --resume, or choose another folder");
-  }
-  fs::create_directories(folder_, error);
-  if (!error) return;
-  throw Error(ErrorCode::kWriteFailed,
-              fmt::format("cannot create {}: {}", in_quotes(folder_.string()), error.message()));
-}
-
-NewRunFolder::~NewRunFolder() {
-  if (kept_) return;
-  std::error_code ignored;
-  fs::remove(folder_ / MetricsLog::kFileName, ignored);
-  fs::remove(folder_, ignored);  // where it is empty
-}
-
-void require_same_options(const Json& now, const TrainingState& saved, const fs::path& checkpoint) {
-  const auto problems = differences(now, saved.options);
+void require_same_options(const Json& now, const Json& before, const fs::path& origin) {
+  const auto problems = differences(now, before);
   if (problems.empty()) return;
   throw Error(ErrorCode::kInvalidArgument,
-              fmt::format("{} is from a run with other options: {}", in_quotes(checkpoint.string()),
+              fmt::format("{} is from a run with other options: {}", in_quotes(origin.string()),
                           join(problems, "; ")),
               "resume with the options that the run was started with");
 }

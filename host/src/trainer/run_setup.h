@@ -22,25 +22,8 @@ Json fixed_options(const TrainOptions& options, int64_t total_steps, const Causa
 /// What decides whether a resumed run gives the same bits.
 Json environment(at::Device device);
 
-/// The folder of a new run. Unless it is kept, it goes again, with its metrics file.
-class NewRunFolder {
- public:
-  /// Makes it. Throws kFileExists where there is something already.
-  explicit NewRunFolder(std::filesystem::path folder);
-  ~NewRunFolder();
-  NewRunFolder(const NewRunFolder&) = delete;
-  NewRunFolder& operator=(const NewRunFolder&) = delete;
-
-  void keep() { kept_ = true; }
-
- private:
-  std::filesystem::path folder_;
-  bool kept_ = false;
-};
-
 /// Throws kInvalidArgument naming each difference.
-void require_same_options(const Json& now, const TrainingState& saved,
-                          const std::filesystem::path& checkpoint);
+void require_same_options(const Json& now, const Json& before, const std::filesystem::path& origin);
 
 /// Loads all tensors of a checkpoint folder into the model.
 void restore_weights(CausalLM& model, const std::filesystem::path& checkpoint);

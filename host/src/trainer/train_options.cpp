@@ -80,6 +80,38 @@ void check_options(const TrainOptions& options) {
   problems.throw_if_any();
 }
 
+Json reproducible_options(const TrainOptions& options) {
+  return {{"max_seconds", options.max_seconds},
+          {"max_length", options.max_length},
+          {"per_device_train_batch_size", options.per_device_train_batch_size},
+          {"gradient_accumulation_steps", options.gradient_accumulation_steps},
+          {"learning_rate", options.learning_rate},
+          {"lr_scheduler_type", options.lr_scheduler_type},
+          {"warmup_ratio", options.warmup_ratio},
+          {"warmup_steps", options.warmup_steps},
+          {"weight_decay", options.weight_decay},
+          {"adam_beta1", options.adam_beta1},
+          {"adam_beta2", options.adam_beta2},
+          {"adam_epsilon", options.adam_epsilon},
+          {"max_grad_norm", options.max_grad_norm},
+          {"seed", options.seed}};
+}
+
+Json option_values(const TrainOptions& options) {
+  auto values = reproducible_options(options);
+  values.update({{"model", options.source.string()},
+                 {"data", options.data.string()},
+                 {"eval_data", options.eval_data.string()},
+                 {"output", options.output.string()},
+                 {"max_steps", options.max_steps},
+                 {"num_train_epochs", options.num_train_epochs},
+                 {"logging_steps", options.logging_steps},
+                 {"save_steps", options.save_steps},
+                 {"save_total_limit", options.save_total_limit},
+                 {"eval_steps", options.eval_steps}});
+  return values;
+}
+
 int64_t planned_steps(const TrainOptions& options, int64_t batches_per_epoch) {
   if (options.max_steps > 0 || options.max_seconds > 0) return options.max_steps;
   const auto accumulation = options.gradient_accumulation_steps;

@@ -15,6 +15,7 @@
 #include "outrider/text.h"
 #include "trainer/interrupt.h"
 #include "trainer/random_state.h"
+#include "trainer/run_record.h"
 #include "trainer/run_setup.h"
 #include "trainer/train_options.h"
 
@@ -62,7 +63,8 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
                 planned_steps(options, order_.batches_per_epoch()), options.warmup_ratio,
                 options.max_seconds},
       optimizer_(parameters_, optimizer_options(options)),
-      interval_(mode_names(model)) {
+      interval_(mode_names(model)),
+      watch_(options.data) {
   if (eval_data_) select_conversations(*eval_data_, model, options.max_length);
   if (options.progress) progress_.emplace(std::cerr, terminal_width(STDERR_FILENO));
 }
@@ -71,6 +73,7 @@ Json Trainer::run() {
   const InterruptScope interrupt;
   const DraftTrainingScope training_mode(model_);
   start();
+  if (auto summary = finished_before()) return *std::move(summary);
   for (bool is_last = finished(); !is_last;) {
     take_step();
     is_last = finished();
@@ -82,11 +85,14 @@ Json Trainer::run() {
 
 void Trainer::start() {
   seed_generators(model_.device(), options_.seed);
-  if (options_.resume) {
-    resume(newest_checkpoint(options_.output));
-  } else {
-    new_folder_.emplace(options_.output);
-  }
+  folder_.emplace(options_.output, options_.resume);
+  record_ = describe_run(options_, fixed_options(options_, schedule_.total_steps, model_), model_,
+                         data_, eval_data_);
+  if (options_.resume) continue_run();
+  if (finished_before()) return;
+  folder_->remove_leftovers();
+  note_start();
+  if (eval_data_) best_.emplace(options_.output, data_sha256(options_.eval_data));
   log_.emplace(options_.output, step_);
   if (selection_.skipped > 0) {
     say(fmt::format("note: {} of {} conversations have no training target in their first {} tokens",
@@ -97,9 +103,30 @@ void Trainer::start() {
   interval_.restart_clock();
 }
 
-void Trainer::resume(const fs::path& checkpoint) {
+/// Takes up the run that the folder holds, without a change to it.
+void Trainer::continue_run() {
+  const auto before = folder_->record();
+  const auto checkpoint = newest_checkpoint(options_.output);
+  if (before) {
+    require_same_options(record_["fixed_options"], before->at("fixed_options"),
+                         options_.output / RunFolder::kRecordFile);
+    record_["starts"] = before->at("starts");
+    record_["summary"] = before->value("summary", Json());
+  }
+  if (finished_before()) {
+    say(fmt::format("note: the run in {} is finished; there is nothing to resume",
+                    in_quotes(options_.output.string())));
+  } else if (checkpoint) {
+    load_checkpoint(*checkpoint);
+  } else {
+    say(fmt::format("note: {} holds no checkpoint yet: the run starts again from step 0",
+                    in_quotes(options_.output.string())));
+  }
+}
+
+void Trainer::load_checkpoint(const fs::path& checkpoint) {
   const auto saved = TrainingState::read(checkpoint);
-  require_same_options(fixed_options(options_, schedule_.total_steps, model_), saved, checkpoint);
+  require_same_options(record_["fixed_options"], saved.options, checkpoint);
   for (const auto& difference : differences(environment(model_.device()), saved.environment)) {
     say(fmt::format("note: {}: results may differ in their last bits", difference));
   }
@@ -111,6 +138,18 @@ void Trainer::resume(const fs::path& checkpoint) {
   step_ = saved_step_ = saved.step;
   elapsed_before_ = saved.elapsed_seconds;
   say(fmt::format("resuming from {}", in_quotes(checkpoint.string())));
+}
+
+std::optional<Json> Trainer::finished_before() const {
+  const auto& summary = record_["summary"];
+  if (!summary.is_object() || !fs::exists(options_.output / "final" / "config.json")) return {};
+  return summary;
+}
+
+void Trainer::note_start() {
+  record_["summary"] = nullptr;
+  record_["starts"].push_back(describe_start(options_, step_, model_.device()));
+  folder_->write_record(record_);
 }
 
 bool Trainer::finished() const {
@@ -179,18 +218,23 @@ void Trainer::evaluate_and_log() {
                     draft["mode"].get<std::string>(), draft["loss"].get<double>(),
                     draft["expected_acceptance_length"].get<double>()));
   }
+  keep_if_best();
+}
+
+void Trainer::keep_if_best() {
+  if (!best_->is_beaten_by(evaluation_)) return;
+  watch_.check();
+  best_->replace(step_, cursor_.epochs(), evaluation_, [&](const fs::path& folder) {
+    save_pretrained(model_, folder, {.source = options_.source, .replace = false});
+  });
 }
 
 void Trainer::record(Json line) {
   line["step"] = step_;
   line["elapsed_seconds"] = elapsed_seconds();
   log_->append(line);
-  keep_folder();
+  folder_->keep();
   if (on_metrics_) on_metrics_(line);
-}
-
-void Trainer::keep_folder() {
-  if (new_folder_) new_folder_->keep();
 }
 
 void Trainer::say(const std::string& text) {
@@ -216,7 +260,7 @@ void Trainer::save_checkpoint() {
   save_pretrained(model_, checkpoint.staging(), {.source = options_.source, .replace = false});
   state().write(checkpoint.staging());
   checkpoint.commit();
-  keep_folder();
+  folder_->keep();
   saved_step_ = step_;
   remove_old_checkpoints(options_.output, options_.save_total_limit);
 }
@@ -232,9 +276,12 @@ void Trainer::stop_interrupted() {
 Json Trainer::finish() {
   save_pretrained(model_, options_.output / "final",
                   {.source = options_.source, .replace = options_.resume});
-  keep_folder();
+  folder_->keep();
   if (eval_data_) evaluate_and_log();
-  return summary();
+  auto result = summary();
+  record_["summary"] = result;
+  folder_->write_record(record_);
+  return result;
 }
 
 Json Trainer::summary() const {
@@ -248,7 +295,8 @@ Json Trainer::summary() const {
           {"conversations", selection_.conversations.size()},
           {"skipped_conversations", selection_.skipped},
           {"metrics", metrics_},
-          {"eval", evaluation_}};
+          {"eval", evaluation_},
+          {"best", best_ ? best_->summary() : Json()}};
 }
 
 double Trainer::elapsed_seconds() const {
@@ -271,6 +319,7 @@ ProgressReport Trainer::progress_report() const {
   if (rate > 0) report.eta_seconds = (1 - report.share) / rate;
   if (!metrics_.contains("loss")) return report;
   report.loss = metrics_["loss"].get<double>();
+  if (evaluation_.is_object()) report.held_out_loss = held_out_loss(evaluation_);
   report.tokens_per_second = metrics_["tokens_per_second"].get<double>();
   const auto& steps = metrics_["drafts"].at(0)["steps"];
   if (!steps.empty()) report.accuracy = steps[0]["accuracy"].get<double>();

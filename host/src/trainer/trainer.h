@@ -11,12 +11,13 @@
 #include "outrider/host/trainer.h"
 #include "trainer/batch_order.h"
 #include "trainer/batches.h"
+#include "trainer/best_checkpoint.h"
 #include "trainer/finite_watch.h"
 #include "trainer/interval_metrics.h"
 #include "trainer/metrics_log.h"
 #include "trainer/optimizer.h"
 #include "trainer/progress.h"
-#include "trainer/run_setup.h"
+#include "trainer/run_folder.h"
 #include "trainer/schedule.h"
 #include "trainer/training_state.h"
 
@@ -34,7 +35,9 @@ class Trainer {
   using Clock = std::chrono::steady_clock;
 
   void start();
-  void resume(const std::filesystem::path& checkpoint);
+  void continue_run();
+  void load_checkpoint(const std::filesystem::path& checkpoint);
+  std::optional<Json> finished_before() const;
   bool finished() const;
   void take_step();
   at::Tensor learn_from(const std::vector<std::vector<int64_t>>& batches);
@@ -42,13 +45,14 @@ class Trainer {
   void after_step(bool is_last);
   void log_step();
   void evaluate_and_log();
+  void keep_if_best();
   void save_checkpoint();
   [[noreturn]] void stop_interrupted();
   Json finish();
   Json summary() const;
 
   void record(Json line);
-  void keep_folder();
+  void note_start();
   void say(const std::string& text);
   TrainingState state() const;
   ProgressReport progress_report() const;
@@ -71,8 +75,10 @@ class Trainer {
   IntervalMetrics interval_;
   FiniteWatch watch_;
   std::optional<ProgressLine> progress_;
-  std::optional<NewRunFolder> new_folder_;  // goes again if the run fails with nothing to show
+  std::optional<RunFolder> folder_;
   std::optional<MetricsLog> log_;
+  std::optional<BestCheckpoint> best_;  // with held-out data
+  Json record_;                         // run.json
 
   int64_t step_ = 0, saved_step_ = -1;
   double learning_rate_ = 0, elapsed_before_ = 0, share_before_ = 0;

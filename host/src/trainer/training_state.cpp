@@ -121,12 +121,10 @@ std::vector<fs::path> checkpoints(const fs::path& run) {
   return paths;
 }
 
-fs::path newest_checkpoint(const fs::path& run) {
+std::optional<fs::path> newest_checkpoint(const fs::path& run) {
   auto all = checkpoints(run);
-  if (!all.empty()) return std::move(all.back());
-  throw Error(ErrorCode::kFileNotFound,
-              in_quotes(run.string()) + " holds no checkpoint to resume from",
-              "start the run without --resume, into an empty folder");
+  if (all.empty()) return std::nullopt;
+  return std::move(all.back());
 }
 
 void remove_old_checkpoints(const fs::path& run, int64_t keep) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,8 +38,9 @@ OUTRIDER_API std::filesystem::path checkpoint_path(const std::filesystem::path& 
 /// The complete checkpoints of a run, oldest first.
 OUTRIDER_API std::vector<std::filesystem::path> checkpoints(const std::filesystem::path& run);
 
-/// Throws kFileNotFound if there is none.
-OUTRIDER_API std::filesystem::path newest_checkpoint(const std::filesystem::path& run);
+/// Nothing where the run has none.
+OUTRIDER_API std::optional<std::filesystem::path> newest_checkpoint(
+    const std::filesystem::path& run);
 
 /// Deletes all but the newest `keep` checkpoints; 0 keeps all.
 OUTRIDER_API void remove_old_checkpoints(const std::filesystem::path& run, int64_t keep);

@@ -32,19 +32,22 @@ struct TrainOptions {
   double max_seconds = 0;
   uint64_t seed = 42;
   bool resume = false;
-  bool progress = true;  // shown on stderr
+  bool progress = true;      // shown on stderr
+  std::string command_line;  // noted in the run's record
 };
 
 /// What `metrics.jsonl` gets per logged step and callers may watch.
 using MetricsCallback = std::function<void(const Json&)>;
 
-/// Trains the attached drafts on token shards. Writes `output`/metrics.jsonl, periodic
-/// `output`/checkpoint-N (a restorable folder with training state) and `output`/final.
-/// With `resume` the newest checkpoint in `output` is continued, its tensors replacing the model's;
-/// on the CPU the result has the bits of a run that never stopped. Throws kInvalidArgument
-/// (options, also where they differ from the resumed run's), kInvalidData, kNotConverted,
-/// kNonFinite (naming step and batch), kFileExists, kInterrupted (after leaving a resumable
-/// checkpoint).
+/// Trains the attached drafts on token shards. Writes into `output`: run.json (what the run is),
+/// metrics.jsonl, periodic checkpoint-N (a restorable folder with training state), best (the folder
+/// with the lowest held-out loss, where there is eval_data), and final.
+/// With `resume` the run in `output` goes on from its newest checkpoint, whose tensors replace the
+/// model's, or from its beginning where it has none; on the CPU the result has the bits of a run
+/// that never stopped. A finished run is left as it is. Returns the summary, also found in
+/// run.json. Throws kInvalidArgument (options, also where they differ from the resumed run's; a
+/// folder that is no run's), kInvalidData, kNotConverted, kNonFinite (naming step and batch),
+/// kFileExists, kFileNotFound, kInterrupted (after leaving a resumable checkpoint).
 OUTRIDER_API Json train(CausalLM& model, const TrainOptions& options,
                         const MetricsCallback& on_metrics = {});
 

@@ -1,0 +1,69 @@
+#include "trainer/best_checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <utility>
+
+#include "outrider/checkpoint/atomic_file.h"
+#include "outrider/checkpoint/json_file.h"
+#include "outrider/error.h"
+#include "outrider/text.h"
+
+namespace outrider {
+namespace fs = std::filesystem;
+
+double held_out_loss(const Json& evaluation) {
+  double sum = 0;
+  for (const auto& draft : evaluation.at("drafts")) sum += draft.at("loss").get<double>();
+  return sum;
+}
+
+BestCheckpoint::BestCheckpoint(const fs::path& run, std::string eval_data_sha256)
+    : folder_(run / kFolder), eval_data_sha256_(std::move(eval_data_sha256)) {
+  if (fs::exists(folder_ / kRecordFile)) read();
+}
+
+void BestCheckpoint::read() {
+  const auto file = folder_ / kRecordFile;
+  const auto json = read_json_file(file);
+  const auto is = [&](const char* key, bool (Json::*is_type)() const noexcept) {
+    return json.contains(key) && (json[key].*is_type)();
+  };
+  if (!json.is_object() || !is("step", &Json::is_number_unsigned) ||
+      !is("loss", &Json::is_number) || !is("eval_data", &Json::is_string)) {
+    throw Error(ErrorCode::kInvalidFile,
+                fmt::format("{}: 'step', 'loss' or 'eval_data' is missing or of a wrong type",
+                            in_quotes(file.string())),
+                "delete or move this folder, and the next evaluation chooses a best anew");
+  }
+  if (json["eval_data"] != eval_data_sha256_) return;
+  step_ = json["step"].get<int64_t>();
+  loss_ = json["loss"].get<double>();
+}
+
+bool BestCheckpoint::is_beaten_by(const Json& evaluation) const {
+  return held_out_loss(evaluation) < loss_;  // false for NaN
+}
+
+void BestCheckpoint::replace(int64_t step, double epoch, const Json& evaluation,
+                             const std::function<void(const fs::path&)>& write) {
+  const auto loss = held_out_loss(evaluation);
+  AtomicDirectory folder(folder_, /*replace=*/true);
+  write(folder.staging());
+  write_json_file(folder.staging() / kRecordFile, {{"step", step},
+                                                   {"loss", loss},
+                                                   {"epoch", epoch},
+                                                   {"eval_data", eval_data_sha256_},
+                                                   {"eval", evaluation}});
+  folder.commit();
+  step_ = step;
+  loss_ = loss;
+}
+
+Json BestCheckpoint::summary() const {
+  if (!std::isfinite(loss_)) return nullptr;
+  return {{"folder", folder_.string()}, {"step", step_}, {"loss", loss_}};
+}
+
+}  // namespace outrider

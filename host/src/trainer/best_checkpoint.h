@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <limits>
+
+#include "outrider/api.h"
+#include "outrider/json.h"
+
+namespace outrider {
+
+/// The sum of the drafts' held-out losses in a result of evaluate(). It decides which checkpoint of
+/// a run is the best: it is the number that training lowers, it moves with every token where an
+/// accuracy moves only with those whose first choice changes, and drafts that train together are
+/// compared together.
+OUTRIDER_API double held_out_loss(const Json& evaluation);
+
+/// `RUN/best`: the model folder with the lowest held-out loss of a run, and `best.json` in it:
+/// {"step", "loss", "epoch", "eval_data" (SHA-256 of its shards.json), "eval"}. It is replaced as a
+/// whole or not at all, and no limit on checkpoints removes it.
+class OUTRIDER_API BestCheckpoint {
+ public:
+  static constexpr const char* kFolder = "best";
+  static constexpr const char* kRecordFile = "best.json";
+
+  /// Continues from what `run` holds. A best that was chosen on other held-out data cannot be
+  /// compared and counts as none. Throws kInvalidFile.
+  BestCheckpoint(const std::filesystem::path& run, std::string eval_data_sha256);
+
+  /// Whether this evaluation is better than all before; one that is not a number never is.
+  bool is_beaten_by(const Json& evaluation) const;
+
+  /// Makes what `write` puts into the folder it is given the best.
+  void replace(int64_t step, double epoch, const Json& evaluation,
+               const std::function<void(const std::filesystem::path&)>& write);
+
+  /// {"folder", "step", "loss"}; null where there is none.
+  Json summary() const;
+
+ private:
+  void read();
+
+  std::filesystem::path folder_;
+  std::string eval_data_sha256_;
+  int64_t step_ = 0;
+  double loss_ = std::numeric_limits<double>::infinity();
+};
+
+}  // namespace outrider
