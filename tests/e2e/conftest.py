@@ -273,3 +273,10 @@ def short_run(train, eagle, tmp_path_factory):
     out = tmp_path_factory.mktemp("short") / "run"
     train(eagle(), out, *SHORT)
     return out
+
+
+@pytest.fixture(scope="session")
+def long_run(train, eagle, shards, tmp_path_factory):
+    out = tmp_path_factory.mktemp("long") / "run"
+    return out, train(eagle(), out, "--max-steps", 30, "--logging-steps", 5,
+                      "--eval-data", shards / "held_out", "--eval-steps", 10)

@@ -7,13 +7,6 @@ import pytest
 from runs import SHORT, TIMES, metrics
 from safetensors.torch import load_file
 
-@pytest.fixture(scope="module")
-def long_run(train, eagle, shards, tmp_path_factory):
-    out = tmp_path_factory.mktemp("long") / "run"
-    return out, train(eagle(), out, "--max-steps", 30, "--logging-steps", 5,
-                      "--eval-data", shards / "held_out", "--eval-steps", 10)
-
-
 # --- learning ----------------------------------------------------------------------------------
 
 
@@ -138,7 +131,7 @@ def test_the_summary_counts(long_run, eagle):
     assert summary["conversations"] == 200 and summary["skipped_conversations"] == 0
     assert summary["final"] == str(run / "final")
     assert sorted(path.name for path in run.iterdir()) == [
-        "best", "final", "metrics.jsonl", "run.json"]
+        "best", "final", "metrics.jsonl", "report.html", "run.json"]
 
 
 def test_progress_goes_to_stderr(outrider, eagle, shards, tmp_path):
@@ -181,4 +174,4 @@ def test_old_checkpoints_make_room(train, eagle, tmp_path):
     train(eagle(), tmp_path / "run", "--max-steps", 5, "--save-steps", 1,
           "--save-total-limit", 2)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "checkpoint-3", "checkpoint-4", "final", "metrics.jsonl", "run.json"]
+        "checkpoint-3", "checkpoint-4", "final", "metrics.jsonl", "report.html", "run.json"]

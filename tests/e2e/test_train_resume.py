@@ -175,6 +175,8 @@ def test_an_interrupted_run_can_be_resumed(moment, command, whole, tmp_path):
     if process.returncode == 130:
         [saved] = sorted(run.glob("checkpoint-*"), key=lambda p: int(p.name[11:]))[-1:]
         assert f"'{saved}' holds everything so far" in errors and "--resume" in errors
+        step = saved.name.split("-")[1]
+        assert f"<p>interrupted after step {step}; " in (run / "report.html").read_text()
     subprocess.run(command(run, *(["--resume"] if run.exists() else [])), check=True,
                    capture_output=True)
     check_same_run(run, whole)
@@ -242,7 +244,8 @@ def test_a_poisoned_batch_stops_the_run_and_is_named(train, poisoned, shards, tm
     run = tmp_path / "run"
     text = train(poisoned(token), run, "--save-steps", 1, "--logging-steps", 1, status=4)
     step = int(text.split("error: step ")[1].split(":")[0])
-    assert f"step {step}: loss nan, gradient norm nan" in text
+    values = f"step {step}: loss nan, gradient norm nan; the batch held conversations"
+    assert values in text
     named = text.split("conversations ")[1].split(" of ")[0]
     assert str(culprit) in named.split(", ") and len(named.split(", ")) == 4
     assert f"of '{shards}/train'" in text and "(counted from 0)" in text
@@ -254,3 +257,4 @@ def test_a_poisoned_batch_stops_the_run_and_is_named(train, poisoned, shards, tm
         tensors = load_file(run / f"checkpoint-{step - 1}/model.safetensors")
         assert all(t.isfinite().all() for n, t in tensors.items() if n.startswith("eagle_module."))
     assert not (run / "final").exists()
+    assert values in (run / "report.html").read_text()

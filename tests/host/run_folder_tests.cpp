@@ -25,11 +25,14 @@ TEST_CASE("the folder of a new run goes again unless it is kept") {
   CHECK_FALSE(fs::exists(path));
   {
     RunFolder folder(path, /*resume=*/false);
-    folder.write_record(kRecord);
+    auto record = kRecord;
+    record["command"] = "no UTF-8: \xff";
+    folder.write_record(record);
     folder.keep();
   }
   const RunFolder again(path, /*resume=*/true);
-  CHECK(again.record()->at("fixed_options") == Json{{"seed", 1}});
+  CHECK(again.record()->at("fixed_options") == Json({{"seed", 1}}));
+  CHECK(again.record()->at("command") == "no UTF-8: \xef\xbf\xbd");
 }
 
 TEST_CASE("two processes do not train in one folder") {

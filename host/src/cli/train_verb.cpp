@@ -116,6 +116,7 @@ void print_summary(const Json& summary) {
     fmt::print("best at step {}, held-out loss {}: {}\n", best["step"].dump(),
                decimals(best["loss"], 4), best["folder"].get<std::string>());
   }
+  fmt::print("report: {}\n", summary["report"].get<std::string>());
   Table table({"data", "mode", "step", "loss", "accuracy", "overlap"});
   if (summary["metrics"].is_object()) add_rows(table, "training", summary["metrics"]["drafts"]);
   if (summary["eval"].is_object()) add_rows(table, "held out", summary["eval"]["drafts"]);

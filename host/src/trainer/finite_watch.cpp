@@ -5,12 +5,19 @@
 #include <fmt/ranges.h>
 
 #include <cmath>
+#include <string>
 #include <utility>
 
 #include "outrider/error.h"
 #include "outrider/text.h"
 
 namespace outrider {
+namespace {
+
+/// A NaN has no sign that means anything.
+std::string shown(float value) { return std::isnan(value) ? "nan" : fmt::format("{}", value); }
+
+}  // namespace
 
 void FiniteWatch::remember(Step step) { steps_.push_back(std::move(step)); }
 
@@ -30,7 +37,7 @@ void FiniteWatch::check() {
         ErrorCode::kNonFinite,
         fmt::format("step {}: loss {}, gradient norm {}; the batch held conversations {} of {} "
                     "(counted from 0)",
-                    step.number, loss, norm, printable(conversations, 1000),
+                    step.number, shown(loss), shown(norm), printable(conversations, 1000),
                     in_quotes(data_.string())),
         "nothing of this step was saved: start a new run, from the last checkpoint's folder "
         "or the beginning, with a lower --learning-rate or --max-grad-norm, or on data "

@@ -67,9 +67,9 @@ void check_new(const fs::path& path) {
 
 }  // namespace
 
-RunFolder::RunFolder(fs::path path, bool resume) : path_(std::move(path)), is_new_(!resume) {
+RunFolder::RunFolder(fs::path path, bool resume) : path_(std::move(path)), is_kept_(resume) {
   check(path_, resume);
-  if (is_new_) make();
+  if (!resume) make();
   lock();
 }
 
@@ -98,7 +98,7 @@ void RunFolder::lock() {
 }
 
 RunFolder::~RunFolder() {
-  if (is_new_ && !is_kept_) {
+  if (!is_kept_) {
     std::error_code ignored;
     fs::remove(path_ / MetricsLog::kFileName, ignored);
     fs::remove(path_ / kRecordFile, ignored);
@@ -129,7 +129,9 @@ std::optional<Json> RunFolder::record() const {
 
 void RunFolder::write_record(Json record) const {
   record["format_version"] = kFormatVersion;
-  write_json_file(path_ / kRecordFile, record);
+  // Names of files need not be UTF-8, which JSON is.
+  const auto text = record.dump(-1, ' ', false, Json::error_handler_t::replace);
+  write_json_file(path_ / kRecordFile, Json::parse(text));
 }
 
 void RunFolder::remove_leftovers() const {

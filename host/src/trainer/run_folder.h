@@ -34,13 +34,14 @@ class OUTRIDER_API RunFolder {
   /// Deletes what processes left that were killed while they wrote.
   void remove_leftovers() const;
   void keep() { is_kept_ = true; }
+  bool is_kept() const { return is_kept_; }
 
  private:
   void make();
   void lock();
 
   std::filesystem::path path_;
-  bool is_new_, is_made_ = false, is_kept_ = false;
+  bool is_made_ = false, is_kept_;
   int descriptor_ = -1;
 };
 

@@ -13,7 +13,6 @@
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/evaluator.h"
 #include "outrider/text.h"
-#include "trainer/interrupt.h"
 #include "trainer/random_state.h"
 #include "trainer/run_record.h"
 #include "trainer/run_setup.h"
@@ -74,13 +73,22 @@ Json Trainer::run() {
   const DraftTrainingScope training_mode(model_);
   start();
   if (auto summary = finished_before()) return *std::move(summary);
+  try {
+    train_to_the_end(interrupt);
+    return finish();
+  } catch (const Error& e) {
+    report_failure(e.what());
+    throw;
+  }
+}
+
+void Trainer::train_to_the_end(const InterruptScope& interrupt) {
   for (bool is_last = finished(); !is_last;) {
     take_step();
     is_last = finished();
     after_step(is_last);
     if (interrupt.requested()) stop_interrupted();
   }
-  return finish();
 }
 
 void Trainer::start() {
@@ -94,6 +102,7 @@ void Trainer::start() {
   note_start();
   if (eval_data_) best_.emplace(options_.output, data_sha256(options_.eval_data));
   log_.emplace(options_.output, step_);
+  reporter_.emplace(options_.output, data_, selection_, options_.max_length);
   if (selection_.skipped > 0) {
     say(fmt::format("note: {} of {} conversations have no training target in their first {} tokens",
                     selection_.skipped, data_.size(), options_.max_length));
@@ -233,8 +242,21 @@ void Trainer::record(Json line) {
   line["step"] = step_;
   line["elapsed_seconds"] = elapsed_seconds();
   log_->append(line);
+  reporter_->add(line);
   folder_->keep();
   if (on_metrics_) on_metrics_(line);
+}
+
+void Trainer::write_report(const std::string& status) {
+  reporter_->write(status, record_, best_ ? best_->summary() : Json());
+}
+
+/// A report is worth less than the error that ended the run.
+void Trainer::report_failure(const std::string& reason) noexcept {
+  try {
+    if (folder_->is_kept()) write_report(reason);
+  } catch (const std::exception&) {
+  }
 }
 
 void Trainer::say(const std::string& text) {
@@ -263,6 +285,7 @@ void Trainer::save_checkpoint() {
   folder_->keep();
   saved_step_ = step_;
   remove_old_checkpoints(options_.output, options_.save_total_limit);
+  write_report(fmt::format("Running; this page is from step {}.", step_));
 }
 
 void Trainer::stop_interrupted() {
@@ -281,6 +304,7 @@ Json Trainer::finish() {
   auto result = summary();
   record_["summary"] = result;
   folder_->write_record(record_);
+  write_report("Finished.");
   return result;
 }
 
@@ -296,7 +320,8 @@ Json Trainer::summary() const {
           {"skipped_conversations", selection_.skipped},
           {"metrics", metrics_},
           {"eval", evaluation_},
-          {"best", best_ ? best_->summary() : Json()}};
+          {"best", best_ ? best_->summary() : Json()},
+          {"report", (options_.output / RunReporter::kFileName).string()}};
 }
 
 double Trainer::elapsed_seconds() const {

@@ -13,11 +13,13 @@
 #include "trainer/batches.h"
 #include "trainer/best_checkpoint.h"
 #include "trainer/finite_watch.h"
+#include "trainer/interrupt.h"
 #include "trainer/interval_metrics.h"
 #include "trainer/metrics_log.h"
 #include "trainer/optimizer.h"
 #include "trainer/progress.h"
 #include "trainer/run_folder.h"
+#include "trainer/run_reporter.h"
 #include "trainer/schedule.h"
 #include "trainer/training_state.h"
 
@@ -35,6 +37,7 @@ class Trainer {
   using Clock = std::chrono::steady_clock;
 
   void start();
+  void train_to_the_end(const InterruptScope& interrupt);
   void continue_run();
   void load_checkpoint(const std::filesystem::path& checkpoint);
   std::optional<Json> finished_before() const;
@@ -53,6 +56,8 @@ class Trainer {
 
   void record(Json line);
   void note_start();
+  void write_report(const std::string& status);
+  void report_failure(const std::string& reason) noexcept;
   void say(const std::string& text);
   TrainingState state() const;
   ProgressReport progress_report() const;
@@ -77,6 +82,7 @@ class Trainer {
   std::optional<ProgressLine> progress_;
   std::optional<RunFolder> folder_;
   std::optional<MetricsLog> log_;
+  std::optional<RunReporter> reporter_;
   std::optional<BestCheckpoint> best_;  // with held-out data
   Json record_;                         // run.json
 

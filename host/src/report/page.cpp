@@ -1,0 +1,152 @@
+#include "report/page.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "report/axis.h"
+#include "report/details.h"
+#include "report/html.h"
+#include "report/style.h"
+
+namespace outrider::report {
+namespace {
+
+std::string tile(const std::string& value, const std::string& name) {
+  return fmt::format("<div><b>{}</b><span>{}</span></div>\n", value, escaped(name));
+}
+
+std::string tiles(const RunReport& report) {
+  const auto& history = report.history;
+  std::string html;
+  const auto add = [&](const Series& series, const std::string& name, int decimals) {
+    if (series.points.empty()) return;
+    html += tile(fmt::format("{:.{}f}", series.points.back().value, decimals), name);
+  };
+  add(history.loss, "training loss", 4);
+  add(history.held_out_loss, "held-out loss", 4);
+  if (report.best.is_object()) {
+    html += tile(fmt::format("{:.4f}", report.best.value("loss", 0.0)),
+                 fmt::format("best held-out loss, step {}", report.best.value("step", int64_t{0})));
+  }
+  const bool is_held_out = !history.held_out.empty();
+  for (const auto& draft : is_held_out ? history.held_out : history.training) {
+    add(draft.acceptance,
+        fmt::format("tokens per base pass, {}, {}", draft.mode,
+                    is_held_out ? "held out" : "training"),
+        2);
+  }
+  add(history.tokens_per_second, "tokens/s", 0);
+  add(history.memory, "MiB of memory at most", 0);
+  return "<div class=\"tiles\">\n" + html + "</div>\n";
+}
+
+std::string heading(const RunReport& report) {
+  const auto options = report.record.value("options", Json::object());
+  const auto& last = report.history.last_training;
+  std::string progress;
+  if (last.is_object()) {
+    progress = fmt::format("Step {}, {} epochs, {} s. ", last.value("step", int64_t{0}),
+                           number_text(last.value("epoch", 0.0)),
+                           number_text(last.value("elapsed_seconds", 0.0)));
+  }
+  return fmt::format(
+      "<header>\n<h1>Training of {}</h1>\n<p>{}</p>\n<p>{}Written by {}.</p>\n</header>\n",
+      escaped(options.value("model", std::string())), escaped(report.status), progress,
+      escaped(report.record.value("written_by", std::string())));
+}
+
+std::string loss_charts(const RunReport& report) {
+  const auto& history = report.history;
+  Chart loss{.title = "Draft loss",
+             .unit = "nats, weighted sum of steps",
+             .series = {history.loss, history.held_out_loss}};
+  if (report.best.is_object()) {
+    loss.mark = Point{report.best.value("step", int64_t{0}), report.best.value("loss", 0.0)};
+    loss.mark_name = "best";
+  }
+  return figure(loss) +
+         figure(
+             {.title = "Loss of the base", .unit = "nats per token", .series = {history.lm_loss}});
+}
+
+/// Training and held out in one chart would double its lines: a chart each, side by side.
+std::string draft_charts(const std::vector<DraftHistory>& drafts, const char* where,
+                         bool is_held_out) {
+  std::string html;
+  for (const auto& draft : drafts) {
+    Chart chart{.title = fmt::format("Accuracy of {}, {}", draft.mode, where),
+                .unit = "share of positions",
+                .series = draft.accuracies,
+                .starts_at_zero = true};
+    for (auto& series : chart.series) series.held_out = is_held_out;
+    html += figure(chart);
+  }
+  return html;
+}
+
+std::string acceptance_chart(const RunHistory& history) {
+  Chart chart{.title = "Expected acceptance length", .unit = "tokens per base pass", .series = {}};
+  for (const auto* drafts : {&history.training, &history.held_out}) {
+    for (size_t i = 0; i < drafts->size(); ++i) {
+      const auto& draft = (*drafts)[i];
+      auto series = draft.acceptance;
+      series.hue = i;
+      series.held_out = drafts == &history.held_out;
+      series.name = fmt::format("{}, {}", draft.mode, series.held_out ? "held out" : "training");
+      chart.series.push_back(std::move(series));
+    }
+  }
+  return figure(chart);
+}
+
+std::string run_charts(const RunHistory& history) {
+  return figure({.title = "Learning rate",
+                 .unit = "of the step",
+                 .series = {history.learning_rate},
+                 .starts_at_zero = true}) +
+         figure({.title = "Gradient norm",
+                 .unit = "before clipping",
+                 .series = {history.gradient_norm},
+                 .starts_at_zero = true,
+                 .may_be_logarithmic = true}) +
+         figure({.title = "Throughput",
+                 .unit = "tokens/s",
+                 .series = {history.tokens_per_second, history.trained_tokens_per_second},
+                 .starts_at_zero = true}) +
+         figure({.title = "Memory of the process",
+                 .unit = "MiB, peak so far",
+                 .series = {history.memory},
+                 .starts_at_zero = true});
+}
+
+std::string charts(const RunReport& report) {
+  const auto& history = report.history;
+  return "<div class=\"charts\">\n" + loss_charts(report) + acceptance_chart(history) +
+         draft_charts(history.training, "training", false) +
+         draft_charts(history.held_out, "held out", true) + run_charts(history) + "</div>\n";
+}
+
+std::string section_if_any(const char* title, const std::string& body) {
+  return body.empty() ? body : section(title, body);
+}
+
+}  // namespace
+
+std::string page(const RunReport& report) {
+  const auto options = report.record.value("options", Json::object());
+  return fmt::format(
+             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+             "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
+             "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
+             "style-src 'unsafe-inline'\">\n<title>Training of {}</title>\n<style>{}</style>\n"
+             "</head>\n<body>\n",
+             escaped(options.value("model", std::string())), kStyle) +
+         heading(report) + tiles(report) + section("Curves", charts(report)) +
+         section_if_any("Results", results_table(report.history)) +
+         section_if_any("What is trained on", mask_view(report.samples)) +
+         section("Configuration", configuration(report.record)) +
+         section("Provenance", provenance(report.record)) + "</body>\n</html>\n";
+}
+
+}  // namespace outrider::report

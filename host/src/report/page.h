@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "outrider/api.h"
+#include "outrider/json.h"
+#include "report/history.h"
+
+namespace outrider::report {
+
+/// The beginning of a conversation as training sees it.
+struct MaskSample {
+  int64_t conversation = 0;
+  int64_t length = 0;  // tokens of the conversation, of which the vectors may hold fewer
+  std::vector<int32_t> input_ids;
+  std::vector<uint8_t> loss_mask;
+};
+
+/// What a report is made of.
+struct RunReport {
+  std::string status;  // "finished", "running", "interrupted", or the error that ended it
+  Json record;         // run.json
+  Json best;           // {"step", "loss", …}, or null
+  RunHistory history;
+  std::vector<MaskSample> samples;
+};
+
+/// One static HTML page: no script, nothing from elsewhere, text escaped; it adapts to narrow
+/// screens and to a dark colour scheme.
+OUTRIDER_API std::string page(const RunReport& report);
+
+}  // namespace outrider::report

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "outrider/host/token_shards.h"
+#include "outrider/json.h"
+#include "report/page.h"
+#include "trainer/batches.h"
+
+namespace outrider {
+
+/// Keeps `RUN/report.html`: a page for people about the run so far.
+class RunReporter {
+ public:
+  static constexpr const char* kFileName = "report.html";
+
+  /// Starts from the run's metrics file as it is; a few of the selected conversations serve as
+  /// samples of the loss mask.
+  RunReporter(const std::filesystem::path& run, const TokenShards& data, const Selection& selection,
+              int64_t max_length);
+
+  /// A line of the metrics.
+  void add(const Json& line) { report_.history.add(line); }
+
+  /// Writes the page anew, as a whole or not at all. Throws kWriteFailed.
+  void write(const std::string& status, const Json& record, const Json& best);
+
+ private:
+  std::filesystem::path file_;
+  report::RunReport report_;
+};
+
+}  // namespace outrider
