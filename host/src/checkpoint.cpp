@@ -8,7 +8,6 @@
 #include <set>
 
 #include "allocation_budget.h"
-#include "base_identity.h"
 #include "outrider/checkpoint/atomic_file.h"
 #include "outrider/checkpoint/json_file.h"
 #include "outrider/error.h"
@@ -31,6 +30,8 @@ constexpr const char* kStateKey = "outrider_state";
 
 // In outrider_state.json's base_model; see CausalLM::weights_sha256().
 constexpr const char* kWeightsKey = "weights_sha256";
+// There, too, where the folder holds drafts alone.
+constexpr const char* kReferenceKey = "reference";
 
 /// Collects what does not fit, so that one error names all of it.
 class Mismatches {
@@ -83,8 +84,10 @@ bool belongs_to_a_draft(const CausalLM& model, const std::string& name) {
   });
 }
 
+using StoredTensors = std::map<std::string, SafetensorsFolder::Entry>;
+
 // A converted folder without decoder layers, which only offline training makes.
-bool is_offline(const ModelConfig& config, const SafetensorsFolder& stored,
+bool is_offline(const ModelConfig& config, const StoredTensors& stored,
                 const CheckpointMetadata& metadata) {
   if (metadata.modes.empty()) return false;
   const auto shapes = BaseModelRegistry::instance().create(config, at::kMeta);
@@ -92,12 +95,12 @@ bool is_offline(const ModelConfig& config, const SafetensorsFolder& stored,
   shapes->drop_decoder_layers();
   const auto kept = shapes->named_parameters();
   return std::none_of(all.begin(), all.end(), [&](const auto& item) {
-    return !kept.contains(item.key()) && stored.tensors().contains(item.key());
+    return !kept.contains(item.key()) && stored.contains(item.key());
   });
 }
 
 // A config.json with wrong sizes must not take the machine's memory before its tensors are missed.
-void check_size(const ModelConfig& config, const SafetensorsFolder& stored, bool offline,
+void check_size(const ModelConfig& config, const StoredTensors& stored, bool offline,
                 const fs::path& folder) {
   double described = 0, held = 0;
   const auto shapes = BaseModelRegistry::instance().create(config, at::kMeta);
@@ -105,7 +108,7 @@ void check_size(const ModelConfig& config, const SafetensorsFolder& stored, bool
   for (const auto& parameter : shapes->parameters()) {
     described += static_cast<double>(parameter.numel());
   }
-  for (const auto& [name, entry] : stored.tensors()) {
+  for (const auto& [name, entry] : stored) {
     double count = 1;
     for (const int64_t size : entry.view->shape) count *= static_cast<double>(size);
     held += count;
@@ -117,18 +120,16 @@ void check_size(const ModelConfig& config, const SafetensorsFolder& stored, bool
               "does the config.json belong to these tensors, and is the folder complete?");
 }
 
-using StoredTensors = std::map<std::string, SafetensorsFolder::Entry>;
-
 size_t total_bytes(const StoredTensors& tensors) {
   size_t total = 0;
   for (const auto& [name, entry] : tensors) total += entry.view->bytes.size();
   return total;
 }
 
-void load_strictly(CausalLM& model, const StoredTensors& stored, const fs::path& origin,
-                   const std::string& hint) {
+/// Fills `targets`, which are tensors of `model`.
+void load_strictly(const CausalLM& model, const TensorMap& targets, const StoredTensors& stored,
+                   const fs::path& origin, const std::string& hint) {
   Mismatches mismatches;
-  const auto targets = checkpoint_tensors(model);
   for (const auto& [name, target] : targets) {
     const auto found = stored.find(name);
     if (found == stored.end()) {
@@ -195,13 +196,24 @@ CheckpointMetadata metadata_in(const fs::path& folder) {
   return CheckpointMetadata::read(folder);
 }
 
-void identify_base(CausalLM& base, const CheckpointMetadata& metadata,
-                   const SafetensorsFolder& stored, bool hash_if_unknown) {
+// Of what is stored, what this model has, in place.
+TensorMap stored_values(const CausalLM& model, const StoredTensors& stored) {
+  TensorMap values;
+  for (const auto& [name, unused] : checkpoint_tensors(model)) {
+    const auto found = stored.find(name);
+    if (found == stored.end()) continue;
+    values[name] = tensor_over(found->second.file, *found->second.view);
+  }
+  return values;
+}
+
+void identify_base(CausalLM& base, const CheckpointMetadata& metadata, const StoredTensors& stored,
+                   bool hash_if_unknown) {
   const auto recorded = metadata.base_model.value(kWeightsKey, Json());
   if (recorded.is_string()) {
     base.set_weights_sha256(recorded.get<std::string>());
   } else if (hash_if_unknown) {
-    base.set_weights_sha256(weights_sha256(stored, checkpoint_tensors(base)));
+    base.set_weights_sha256(base_weights_sha256(stored_values(base, stored)));
   }
 }
 
@@ -242,6 +254,30 @@ Json base_identity(const CausalLM& model) {
   return identity;
 }
 
+/// Every parameter and buffer of the attached drafts, under checkpoint names.
+TensorMap draft_tensors(const CausalLM& model) {
+  auto tensors = checkpoint_tensors(model);
+  std::erase_if(tensors, [&](const auto& item) { return !belongs_to_a_draft(model, item.first); });
+  return tensors;
+}
+
+/// The tensors of a folder; where it holds drafts only, with those of its base, which is checked.
+StoredTensors read_tensors_of(const fs::path& folder, const ModelConfig& config,
+                              const fs::path& given_base) {
+  auto stored = SafetensorsFolder::open(folder).tensors();
+  const auto reference = base_reference_of(folder);
+  if (!reference && !given_base.empty()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{} holds its base: no other can be named", in_quotes(folder.string())),
+                "leave --base out");
+  }
+  if (!reference) return stored;
+  const auto base = reference->find(given_base);
+  reference->require_same(stored_base_sha256(base, config), base);
+  stored.merge(stored_base(base, config));
+  return stored;
+}
+
 CheckpointMetadata metadata_of(const CausalLM& model) {
   CheckpointMetadata metadata;
   metadata.written_by = fmt::format("outrider {}", version());
@@ -261,7 +297,8 @@ bool is_companion(const fs::path& path) {
   static const std::set<std::string> extensions = {".json", ".txt", ".model", ".jinja",
                                                    ".tiktoken"};
   static const std::set<std::string> ours = {"config.json", CheckpointMetadata::kFileName,
-                                             "model.safetensors.index.json", "training_state.json"};
+                                             "model.safetensors.index.json", "training_state.json",
+                                             "best.json"};
   const auto name = path.filename().string();
   return fs::is_regular_file(path) && extensions.contains(path.extension().string()) &&
          !ours.contains(name) && !name.starts_with(".");
@@ -310,7 +347,7 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOpti
   load_required_plugins(metadata);
   const auto config = ModelConfig::read(folder);
   plugin_loader().load_base(config.architecture);
-  const auto stored = SafetensorsFolder::open(folder);
+  const auto stored = read_tensors_of(folder, config, options.base);
   const bool offline = is_offline(config, stored, metadata);
   check_size(config, stored, offline, folder);
   // Layers that are about to be dropped take no memory on the host as long as nothing is written.
@@ -322,9 +359,9 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOpti
   identify_base(*model, metadata, stored, options.hash_weights);
   check_base(*model, metadata.base_model, folder,
              "config.json was replaced after the conversion: put the original back");
-  for (const auto& state : metadata.modes) restore_mode(*model, state, stored.tensors());
+  for (const auto& state : metadata.modes) restore_mode(*model, state, stored);
   if (offline) model->to(options.device);
-  load_strictly(*model, stored.tensors(), folder,
+  load_strictly(*model, checkpoint_tensors(*model), stored, folder,
                 "is the folder complete, and does its config.json belong to these tensors?");
   return model;
 }
@@ -353,12 +390,18 @@ TensorMap checkpoint_tensors(const CausalLM& model) {
 
 void save_pretrained(const CausalLM& model, const fs::path& folder, const SaveOptions& options) {
   AtomicDirectory directory(folder, options.replace);
-  write_weights(directory.staging(), checkpoint_tensors(model), options.max_shard_size);
+  write_weights(directory.staging(),
+                options.base ? draft_tensors(model) : checkpoint_tensors(model),
+                options.max_shard_size);
   auto config = model.config().raw;
   config.erase("torch_dtype");
   config["dtype"] = dtype_name(model.dtype());
   write_json_file(directory.staging() / "config.json", config);
-  if (!model.speculative_state().empty()) metadata_of(model).write(directory.staging());
+  if (!model.speculative_state().empty()) {
+    auto metadata = metadata_of(model);
+    if (options.base) metadata.base_model[kReferenceKey] = options.base->to_json();
+    metadata.write(directory.staging());
+  }
   copy_companions(options.source, directory.staging());
   directory.commit();
 }
@@ -381,8 +424,15 @@ void restore(CausalLM& base, const fs::path& file_or_folder) {
   const std::string hint = "restore onto the base model that was converted";
   check_base(base, stored.metadata.base_model, file_or_folder, hint);
   load_required_plugins(stored.metadata);
+  const auto& recorded = stored.metadata.base_model;
+  const bool drafts_only = recorded.contains(kReferenceKey);
+  if (drafts_only) {
+    BaseReference::from_json(recorded[kReferenceKey], file_or_folder.string())
+        .require_same(base_weights_sha256(checkpoint_tensors(base)), "the given base");
+  }
   for (const auto& state : stored.metadata.modes) restore_mode(base, state, stored.tensors);
-  load_strictly(base, stored.tensors, file_or_folder, hint);
+  load_strictly(base, drafts_only ? draft_tensors(base) : checkpoint_tensors(base), stored.tensors,
+                file_or_folder, hint);
 }
 
 }  // namespace outrider

@@ -95,6 +95,12 @@ void add_shard_size_option(CLI::App& verb, int64_t& bytes) {
       ->type_name("SIZE");
 }
 
+void add_base_option(CLI::App& verb, std::filesystem::path& base) {
+  verb.add_option("--base", base,
+                  "Base of a folder that holds drafts only (default: where the folder says)")
+      ->type_name("DIR");
+}
+
 void note(const std::string& text) {
   std::fflush(stdout);
   fmt::print(stderr, "{}\n", text);

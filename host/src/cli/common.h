@@ -51,6 +51,9 @@ at::Device parse_device(const std::string& name);
 /// --max-shard-size: bytes, or a number with a unit such as 5GB.
 void add_shard_size_option(CLI::App& verb, int64_t& bytes);
 
+/// --base: where a checkpoint that holds drafts only finds its base.
+void add_base_option(CLI::App& verb, std::filesystem::path& base);
+
 /// One line on stderr.
 void note(const std::string& text);
 

@@ -11,12 +11,12 @@ namespace {
 
 struct ExportArguments {
   std::string model, mode, format = "hf";
-  std::filesystem::path out;
+  std::filesystem::path out, base;
 };
 
 void export_model(const ExportArguments& arguments, const GlobalOptions& global) {
   use_plugins(global);
-  const auto model = from_pretrained(arguments.model);
+  const auto model = from_pretrained(arguments.model, {.base = arguments.base});
   export_draft(*model, arguments.mode, arguments.format, arguments.out);
   if (global.json) {
     return print_json({{"out", arguments.out.string()}, {"format", arguments.format}});
@@ -34,6 +34,7 @@ void add_export_verb(CLI::App& app, const GlobalOptions& global) {
   verb->add_option("--out", arguments->out, "Folder to write")->required();
   verb->add_option("--format", arguments->format, "Format name")->capture_default_str();
   verb->add_option("--mode", arguments->mode, "Which draft, when there are several");
+  add_base_option(*verb, arguments->base);
   verb->callback([arguments, &global] { export_model(*arguments, global); });
 }
 

@@ -15,7 +15,7 @@ namespace {
 
 struct ForwardArguments {
   std::string model, dtype, device = "cpu";
-  std::filesystem::path batch, out, weights;
+  std::filesystem::path batch, out, weights, base;
   bool train = false, gradients = false, hidden_states = false;
 };
 
@@ -130,6 +130,7 @@ void forward(const ForwardArguments& arguments, const GlobalOptions& global) {
   use_plugins(global);
   LoadOptions load;
   load.device = parse_device(arguments.device);
+  load.base = arguments.base;
   if (!arguments.dtype.empty()) load.dtype = parse_dtype(arguments.dtype);
   const auto model = from_pretrained(arguments.model, load);
   if (!arguments.weights.empty()) load_weights(*model, arguments.weights);
@@ -173,6 +174,7 @@ void add_forward_verb(CLI::App& app, const GlobalOptions& global) {
   verb->add_option("--weights", arguments->weights, "Replace parameters and buffers by name first");
   verb->add_option("--dtype", arguments->dtype, "float32, float64, bfloat16, float16");
   verb->add_option("--device", arguments->device, "cpu, cuda or cuda:N")->capture_default_str();
+  add_base_option(*verb, arguments->base);
   verb->callback([arguments, &global] { forward(*arguments, global); });
 }
 

@@ -8,6 +8,7 @@
 #include "outrider/checkpoint/safetensors.h"
 #include "outrider/checkpoint/tensor_io.h"
 #include "outrider/error.h"
+#include "outrider/host/base_reference.h"
 #include "outrider/host/plugin_loader.h"
 #include "outrider/model/model_config.h"
 
@@ -16,7 +17,7 @@ namespace fs = std::filesystem;
 namespace {
 
 struct InspectArguments {
-  fs::path folder;
+  fs::path folder, base;
   bool tensors = false;
 };
 
@@ -85,6 +86,22 @@ Json mode_list(const fs::path& folder) {
   return modes;
 }
 
+// The base that a folder of drafts alone refers to, and whether it is there and the same.
+Json referenced_base(const InspectArguments& arguments, const ModelConfig& config) {
+  const auto reference = base_reference_of(arguments.folder);
+  if (!reference) return nullptr;
+  auto json = reference->to_json();
+  try {
+    const auto folder = reference->find(arguments.base);
+    reference->require_same(stored_base_sha256(folder, config), folder);
+    json["found"] = folder.string();
+  } catch (const Error& error) {
+    json["problem"] = error.what();
+    json["hint"] = error.hint();
+  }
+  return json;
+}
+
 Json describe(const InspectArguments& arguments) {
   const auto config = ModelConfig::read(arguments.folder);
   const auto stored = SafetensorsFolder::open(arguments.folder);
@@ -94,7 +111,8 @@ Json describe(const InspectArguments& arguments) {
                  {"hidden_size", config.hidden_size},
                  {"num_hidden_layers", config.num_hidden_layers},
                  {"vocab_size", config.vocab_size},
-                 {"dtype", dtype_name(config.dtype)}}},
+                 {"dtype", dtype_name(config.dtype)},
+                 {"reference", referenced_base(arguments, config)}}},
                {"parameters", parameters_by_part(stored)},
                {"modes", mode_list(arguments.folder)}};
   if (arguments.tensors) json["tensors"] = tensor_list(stored);
@@ -126,12 +144,24 @@ void print_mode(const Json& mode) {
   fmt::print("  metadata {}\n", mode["metadata"].dump());
 }
 
+void print_reference(const Json& reference) {
+  fmt::print("drafts only; their base is {} (weights {:.12}…)\n",
+             reference["path"].get<std::string>(), reference["weights_sha256"].get<std::string>());
+  if (reference.contains("problem")) {
+    fmt::print("  {}\n  {}\n", reference["problem"].get<std::string>(),
+               reference["hint"].get<std::string>());
+  } else {
+    fmt::print("  found, the same weights: {}\n", reference["found"].get<std::string>());
+  }
+}
+
 void print_description(const Json& json) {
   const auto& base = json["base_model"];
   fmt::print("{}: {}, {} layers, hidden size {}, {} tokens, {}\n",
              json["folder"].get<std::string>(), base["architecture"].get<std::string>(),
              base["num_hidden_layers"].dump(), base["hidden_size"].dump(),
              base["vocab_size"].dump(), base["dtype"].get<std::string>());
+  if (base["reference"].is_object()) print_reference(base["reference"]);
   Table table({"PART", "PARAMETERS"});
   for (const auto& [part, count] : json["parameters"].items()) table.add({part, count.dump()});
   table.print();
@@ -154,6 +184,7 @@ void add_inspect_verb(CLI::App& app, const GlobalOptions& global) {
                "outrider inspect SmolLM2-eagle3 --json");
   verb->add_option("DIR", arguments->folder, "Model folder")->required();
   verb->add_flag("--tensors", arguments->tensors, "List every tensor");
+  add_base_option(*verb, arguments->base);
   verb->callback([arguments, &global] {
     use_plugins(global);
     const auto json = describe(*arguments);

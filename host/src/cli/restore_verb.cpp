@@ -9,7 +9,7 @@ namespace outrider::cli {
 namespace {
 
 struct SaveArguments {
-  std::filesystem::path model, out;
+  std::filesystem::path model, out, base;
 };
 
 struct RestoreArguments {
@@ -27,7 +27,7 @@ void print_result(const CausalLM& model, const std::filesystem::path& out, bool 
 
 void save_file(const SaveArguments& arguments, const GlobalOptions& global) {
   use_plugins(global);
-  const auto model = from_pretrained(arguments.model);
+  const auto model = from_pretrained(arguments.model, {.base = arguments.base});
   save(*model, arguments.out);
   print_result(*model, arguments.out, global.json);
 }
@@ -51,6 +51,7 @@ void add_save_verb(CLI::App& app, const GlobalOptions& global) {
                         "outrider save SmolLM2-eagle3 --out SmolLM2-eagle3.safetensors");
   verb->add_option("DIR", arguments->model, "Converted model folder")->required();
   verb->add_option("--out", arguments->out, "Safetensors file to write")->required();
+  add_base_option(*verb, arguments->base);
   verb->callback([arguments, &global] { save_file(*arguments, global); });
 }
 

@@ -32,6 +32,7 @@ void add_run_options(CLI::App& verb, TrainArguments& a) {
       ->required()
       ->type_name("DIR");
   verb.add_option("--eval-data", o.eval_data, "Held-out token shards")->type_name("DIR");
+  add_base_option(verb, o.base);
   verb.add_flag("--resume", o.resume, "Continue the run in --out where it stopped");
   verb.add_option("--device", a.device, "cpu, cuda or cuda:N")->capture_default_str();
   verb.add_option("--dtype", a.dtype, "Train in float32, bfloat16, …  (default: as stored)");
@@ -83,6 +84,9 @@ void add_report_options(CLI::App& verb, TrainOptions& o) {
   verb.add_option("--save-steps", o.save_steps, "Steps between checkpoints (0: none but the final)")
       ->capture_default_str();
   verb.add_option("--save-total-limit", o.save_total_limit, "Checkpoints to keep (0: all)")
+      ->capture_default_str();
+  verb.add_option("--save", o.save,
+                  "full: whole models; draft: the drafts, with a reference to the base")
       ->capture_default_str();
   verb.add_option("--eval-steps", o.eval_steps,
                   "Steps between evaluations on --eval-data (0: only at the end)")
@@ -139,7 +143,7 @@ std::string command_line() {
   for (std::string argument; std::getline(file, argument, '\0');) {
     arguments.push_back(quoted_for_shell(argument));
   }
-  return printable(join(arguments, " "), 8000);
+  return join(arguments, " ");
 }
 
 void run_train(const TrainArguments& a, const GlobalOptions& global) {
@@ -150,7 +154,9 @@ void run_train(const TrainArguments& a, const GlobalOptions& global) {
   RunFolder::check(a.options.output, a.options.resume);
   const auto checkpoint =
       a.options.resume ? newest_checkpoint(a.options.output) : std::optional<fs::path>();
-  const auto model = from_pretrained(checkpoint.value_or(a.options.source), load);
+  const auto folder = checkpoint.value_or(a.options.source);
+  if (base_reference_of(folder)) load.base = a.options.base;
+  const auto model = from_pretrained(folder, load);
   auto options = a.options;
   options.command_line = command_line();
   const auto summary = train(*model, options);

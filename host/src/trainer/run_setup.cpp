@@ -45,6 +45,20 @@ bool includes_base(const std::vector<AdamW::Parameter>& parameters, const Causal
   });
 }
 
+BaseReference base_to_refer_to(const TrainOptions& options, bool trains_base) {
+  if (trains_base) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "--save draft: this run trains the base too, and a draft is of no use without the "
+                "base it was trained with",
+                "use --save full, or convert with a frozen base");
+  }
+  auto reference = refer_to_base(options.source);
+  if (options.base.empty()) return reference;
+  reference.path = options.base.string();
+  reference.absolute = fs::weakly_canonical(options.base).string();
+  return reference;
+}
+
 Json fixed_options(const TrainOptions& options, int64_t total_steps, const CausalLM& model) {
   Json modes = Json::array();
   for (const auto& attached : model.speculative_state()) {

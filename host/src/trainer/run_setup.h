@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "outrider/host/base_reference.h"
 #include "outrider/host/trainer.h"
 #include "trainer/optimizer.h"
 #include "trainer/training_state.h"
@@ -15,6 +16,10 @@ std::vector<AdamW::Parameter> trainable_parameters(const CausalLM& model);
 
 /// Whether a parameter that belongs to no draft is among them.
 bool includes_base(const std::vector<AdamW::Parameter>& parameters, const CausalLM& model);
+
+/// The reference that checkpoints of drafts alone hold; reads the whole base once. Throws
+/// kInvalidArgument where the base itself is trained.
+BaseReference base_to_refer_to(const TrainOptions& options, bool trains_base);
 
 /// What a resumed run must share with the run it continues.
 Json fixed_options(const TrainOptions& options, int64_t total_steps, const CausalLM& model);

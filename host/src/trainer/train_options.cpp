@@ -46,6 +46,10 @@ void check_sizes(const TrainOptions& o, Problems& problems) {
   problems.require(o.save_steps >= 0, "save_steps", o.save_steps, "0 or more");
   problems.require(o.eval_steps >= 0, "eval_steps", o.eval_steps, "0 or more");
   problems.require(o.save_total_limit >= 0, "save_total_limit", o.save_total_limit, "0 or more");
+  if (o.save != "full" && o.save != "draft") {
+    problems.add(
+        fmt::format("save '{}' is unknown, accepted are full and draft", printable(o.save)));
+  }
   if (o.eval_steps > 0 && o.eval_data.empty()) problems.add("eval_steps needs eval_data");
 }
 
@@ -106,6 +110,7 @@ Json option_values(const TrainOptions& options) {
                  {"max_steps", options.max_steps},
                  {"num_train_epochs", options.num_train_epochs},
                  {"logging_steps", options.logging_steps},
+                 {"save", options.save},
                  {"save_steps", options.save_steps},
                  {"save_total_limit", options.save_total_limit},
                  {"eval_steps", options.eval_steps}});

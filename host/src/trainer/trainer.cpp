@@ -64,6 +64,7 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
       optimizer_(parameters_, optimizer_options(options)),
       interval_(mode_names(model)),
       watch_(options.data) {
+  if (options.save == "draft") base_ = base_to_refer_to(options, trains_base_);
   if (eval_data_) select_conversations(*eval_data_, model, options.max_length);
   if (options.progress) progress_.emplace(std::cerr, terminal_width(STDERR_FILENO));
 }
@@ -233,9 +234,8 @@ void Trainer::evaluate_and_log() {
 void Trainer::keep_if_best() {
   if (!best_->is_beaten_by(evaluation_)) return;
   watch_.check();
-  best_->replace(step_, cursor_.epochs(), evaluation_, [&](const fs::path& folder) {
-    save_pretrained(model_, folder, {.source = options_.source, .replace = false});
-  });
+  best_->replace(step_, cursor_.epochs(), evaluation_,
+                 [&](const fs::path& folder) { write_model(folder, /*replace=*/false); });
 }
 
 void Trainer::record(Json line) {
@@ -275,11 +275,15 @@ TrainingState Trainer::state() const {
           std::move(tensors)};
 }
 
+void Trainer::write_model(const fs::path& folder, bool replace) const {
+  save_pretrained(model_, folder, {.source = options_.source, .replace = replace, .base = base_});
+}
+
 void Trainer::save_checkpoint() {
   if (saved_step_ == step_) return;
   watch_.check();
   AtomicDirectory checkpoint(checkpoint_path(options_.output, step_), /*replace=*/true);
-  save_pretrained(model_, checkpoint.staging(), {.source = options_.source, .replace = false});
+  write_model(checkpoint.staging(), /*replace=*/false);
   state().write(checkpoint.staging());
   checkpoint.commit();
   folder_->keep();
@@ -297,8 +301,7 @@ void Trainer::stop_interrupted() {
 }
 
 Json Trainer::finish() {
-  save_pretrained(model_, options_.output / "final",
-                  {.source = options_.source, .replace = options_.resume});
+  write_model(options_.output / "final", /*replace=*/options_.resume);
   folder_->keep();
   if (eval_data_) evaluate_and_log();
   auto result = summary();

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "outrider/host/base_reference.h"
 #include "outrider/host/token_shards.h"
 #include "outrider/host/trainer.h"
 #include "trainer/batch_order.h"
@@ -49,6 +50,7 @@ class Trainer {
   void log_step();
   void evaluate_and_log();
   void keep_if_best();
+  void write_model(const std::filesystem::path& folder, bool replace) const;
   void save_checkpoint();
   [[noreturn]] void stop_interrupted();
   Json finish();
@@ -85,6 +87,7 @@ class Trainer {
   std::optional<RunReporter> reporter_;
   std::optional<BestCheckpoint> best_;  // with held-out data
   Json record_;                         // run.json
+  std::optional<BaseReference> base_;   // where only drafts are saved
 
   int64_t step_ = 0, saved_step_ = -1;
   double learning_rate_ = 0, elapsed_before_ = 0, share_before_ = 0;

@@ -7,6 +7,7 @@
 
 #include "outrider/api.h"
 #include "outrider/checkpoint/tensor_io.h"
+#include "outrider/host/base_reference.h"
 #include "outrider/model/causal_lm.h"
 
 namespace outrider {
@@ -14,11 +15,14 @@ namespace outrider {
 struct LoadOptions {
   std::optional<at::ScalarType> dtype;  // default: as stored
   at::Device device = at::kCPU;
-  bool hash_weights = false;  // for CausalLM::weights_sha256(), where the folder does not record it
+  std::filesystem::path base;  // of a folder that holds drafts only; default: where it says
+  bool hash_weights = false;   // for CausalLM::weights_sha256(), where the folder does not record it
 };
 
 /// A base model folder, or a converted one: then its plugins are found and its drafts rebuilt
-/// before tensors are loaded. Loading is strict: missing, unexpected and mis-shaped tensors are
+/// before tensors are loaded. A folder that holds drafts only takes the other weights from its
+/// base's folder, once their hash is found to be the recorded one (kFileNotFound,
+/// kIncompatibleCheckpoint). Loading is strict: missing, unexpected and mis-shaped tensors are
 /// reported together (kTensorMismatch).
 OUTRIDER_API std::shared_ptr<CausalLM> from_pretrained(const std::filesystem::path& folder,
                                                        const LoadOptions& options = {});
@@ -33,6 +37,7 @@ struct SaveOptions {
   std::filesystem::path source;  // folder whose tokenizer and config files are copied along
   bool replace = false;          // an existing folder may be replaced
   int64_t max_shard_size = 5'000'000'000;  // bytes of tensors in one file
+  std::optional<BaseReference> base;       // where given, only the drafts are written
 };
 
 /// Writes a Hugging Face folder that plain transformers can load the base from, atomically. Weights

@@ -17,6 +17,7 @@ namespace outrider {
 struct TrainOptions {
   std::filesystem::path data, eval_data, output;  // eval_data may be empty
   std::filesystem::path source;                   // the converted folder that is trained
+  std::filesystem::path base;                     // of a `source` that holds drafts only
   int64_t max_steps = 0;                          // 0: decided by num_train_epochs
   double num_train_epochs = 1.0;
   int64_t per_device_train_batch_size = 4, gradient_accumulation_steps = 1;
@@ -27,6 +28,7 @@ struct TrainOptions {
   double warmup_ratio = 0.0;
   int64_t warmup_steps = 0;  // wins over warmup_ratio when positive
   int64_t logging_steps = 10, save_steps = 0, eval_steps = 0, save_total_limit = 2;
+  std::string save = "full";  // full: whole models | draft: drafts with a reference to the base
   /// Ends the run, and its schedule, after this time whatever the epochs; 0: no limit. Not
   /// reproducible.
   double max_seconds = 0;
