@@ -31,18 +31,17 @@ std::vector<std::vector<int64_t>> batches_by_length(const Selection& selection,
 
 }  // namespace
 
-Json evaluate(CausalLM& model, const TokenShards& shards, int64_t batch_size, int64_t max_length) {
+Json evaluate(CausalLM& model, const TrainingData& data, int64_t batch_size, int64_t max_length) {
   require_drafts(model);
-  const auto selection = select_conversations(shards, model, max_length);
+  const auto selection = select_conversations(data.tokens(), model, max_length);
   const at::NoGradGuard no_grad;
   const DraftTrainingScope training_mode(model);
   const RandomStateScope same_draws_every_time(model.device(), /*seed=*/0);
   DraftMeter meter(mode_names(model));
   int64_t trained_tokens = 0;
   for (const auto& conversations : batches_by_length(selection, batch_size)) {
-    const auto batch = shards.batch(conversations, max_length);
-    trained_tokens += count_tokens(batch).trained;
-    auto input = forward_input(batch, model.device());
+    auto [input, counts] = data.batch(conversations, max_length);
+    trained_tokens += counts.trained;
     input.measure_acceptance = true;
     meter.add(model.forward(input).draft_losses);
   }

@@ -45,12 +45,12 @@ TrainingData::TrainingData(const std::filesystem::path& folder, const CausalLM& 
       layers_(ascending(model.hidden_states_needed().layer_outputs)),
       device_(model.device()) {}
 
-ForwardInput TrainingData::input(const std::vector<int64_t>& conversations, int64_t max_length,
-                                 TrainBatch& batch) const {
-  batch = tokens_.batch(conversations, max_length);
-  auto input = forward_input(batch, device_);
+TrainingInput TrainingData::batch(const std::vector<int64_t>& conversations,
+                                  int64_t max_length) const {
+  const auto batch = tokens_.batch(conversations, max_length);
+  TrainingInput input{forward_input(batch, device_), count_tokens(batch)};
   if (hidden_states_) {
-    input.base_outputs = hidden_states_->batch(conversations, max_length, layers_);
+    input.forward.base_outputs = hidden_states_->batch(conversations, max_length, layers_);
   }
   return input;
 }

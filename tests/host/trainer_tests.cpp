@@ -244,7 +244,7 @@ TEST_CASE("the best checkpoint is the one with the lowest held-out loss") {
   CHECK(best["eval"]["conversations"] == 22);
   const auto restored = tiny_model();
   load_weights(*restored, folder / "model.safetensors");
-  CHECK(evaluate(*restored, TokenShards::open(run.options.data), 2, 64) == best["eval"]);
+  CHECK(evaluate(*restored, TrainingData(run.options.data, *restored), 2, 64) == best["eval"]);
 }
 
 TEST_CASE("the best so far survives a restart, and other held-out data begins anew") {
@@ -327,18 +327,18 @@ TEST_CASE("conversations without a target before the cut are left out") {
 TEST_CASE("evaluation weighs batches by their trained positions and leaves no trace") {
   Run run;
   const auto model = tiny_model();
-  const auto shards = TokenShards::open(run.options.data);
+  const TrainingData data(run.options.data, *model);
   auto& draft = *model->speculative_state().front().draft;
   draft.eval();
   const auto before = at::rand({1});
-  const auto together = evaluate(*model, shards, 22, 64);
-  CHECK(evaluate(*model, shards, 22, 64) == together);
+  const auto together = evaluate(*model, data, 22, 64);
+  CHECK(evaluate(*model, data, 22, 64) == together);
   CHECK_FALSE(draft.is_training());
   CHECK_FALSE(draft.parameters().front().grad().defined());
   CHECK(before.item<float>() != at::rand({1}).item<float>());
-  CHECK(together["trained_tokens"] == shards.trained_token_count());
+  CHECK(together["trained_tokens"] == data.tokens().trained_token_count());
 
-  const auto apart = evaluate(*model, shards, 5, 64);
+  const auto apart = evaluate(*model, data, 5, 64);
   for (size_t step = 0; step < 2; ++step) {
     const auto& a = together["drafts"][0]["steps"][step];
     const auto& b = apart["drafts"][0]["steps"][step];

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "outrider/host/token_shards.h"
+#include "outrider/host/training_data.h"
 #include "outrider/model/causal_lm.h"
 
 namespace outrider {
@@ -22,9 +23,6 @@ struct Selection {
 Selection select_conversations(const TokenShards& shards, const CausalLM& model,
                                int64_t max_length);
 
-struct TokenCounts {
-  int64_t tokens = 0, trained = 0;  // without padding
-};
 /// `batch` is on the CPU.
 TokenCounts count_tokens(const TrainBatch& batch);
 

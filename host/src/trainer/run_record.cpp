@@ -76,13 +76,13 @@ std::string data_sha256(const std::filesystem::path& shards) {
 }
 
 Json describe_run(const TrainOptions& options, Json fixed_options, const CausalLM& model,
-                  const TokenShards& data, const std::optional<TokenShards>& eval_data) {
+                  const TrainingData& data, const std::optional<TrainingData>& eval_data) {
   return {{"written_by", fmt::format("outrider {}", version())},
           {"fixed_options", std::move(fixed_options)},
           {"options", option_values(options)},
           {"model", describe_model(model, options)},
-          {"data", describe_data(options.data, data)},
-          {"eval_data", eval_data ? describe_data(options.eval_data, *eval_data) : Json()},
+          {"data", describe_data(options.data, data.tokens())},
+          {"eval_data", eval_data ? describe_data(options.eval_data, eval_data->tokens()) : Json()},
           {"starts", Json::array()},
           {"summary", nullptr}};
 }

@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <optional>
 
-#include "outrider/host/token_shards.h"
 #include "outrider/host/trainer.h"
+#include "outrider/host/training_data.h"
 
 namespace outrider {
 
@@ -15,7 +15,7 @@ std::string data_sha256(const std::filesystem::path& shards);
 /// "options", "model", "data", "eval_data" (null without), "starts" (none yet), "summary" (null
 /// until the run is finished)}.
 Json describe_run(const TrainOptions& options, Json fixed_options, const CausalLM& model,
-                  const TokenShards& data, const std::optional<TokenShards>& eval_data);
+                  const TrainingData& data, const std::optional<TrainingData>& eval_data);
 
 /// One entry of "starts": when, with which command and on which machine the run went on from
 /// `step`.

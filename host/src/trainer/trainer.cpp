@@ -28,9 +28,9 @@ const TrainOptions& checked(const TrainOptions& options) {
   return options;
 }
 
-std::optional<TokenShards> open_if_given(const fs::path& folder) {
+std::optional<TrainingData> open_if_given(const fs::path& folder, const CausalLM& model) {
   if (folder.empty()) return std::nullopt;
-  return TokenShards::open(folder);
+  return TrainingData(folder, model);
 }
 
 AdamWOptions optimizer_options(const TrainOptions& options) {
@@ -52,9 +52,9 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
       on_metrics_(std::move(on_metrics)),
       parameters_(trainable_parameters(model)),
       trains_base_(includes_base(parameters_, model)),
-      data_(TokenShards::open(options.data)),
-      eval_data_(open_if_given(options.eval_data)),
-      selection_(select_conversations(data_, model, options.max_length)),
+      data_(options.data, model),
+      eval_data_(open_if_given(options.eval_data, model)),
+      selection_(select_conversations(data_.tokens(), model, options.max_length)),
       order_(selection_.conversations, selection_.lengths, options.per_device_train_batch_size,
              options.seed),
       cursor_(order_, {}),
@@ -65,7 +65,7 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
       interval_(mode_names(model)),
       watch_(options.data) {
   if (options.save == "draft") base_ = base_to_refer_to(options, trains_base_);
-  if (eval_data_) select_conversations(*eval_data_, model, options.max_length);
+  if (eval_data_) select_conversations(eval_data_->tokens(), model, options.max_length);
   if (options.progress) progress_.emplace(std::cerr, terminal_width(STDERR_FILENO));
 }
 
@@ -103,10 +103,12 @@ void Trainer::start() {
   note_start();
   if (eval_data_) best_.emplace(options_.output, data_sha256(options_.eval_data));
   log_.emplace(options_.output, step_);
-  reporter_.emplace(options_.output, data_, selection_, options_.max_length);
+  reporter_.emplace(options_.output, data_.tokens(), selection_, options_.max_length);
+  if (data_.has_hidden_states())
+    say("note: the data holds the base's hidden states: it is not run");
   if (selection_.skipped > 0) {
     say(fmt::format("note: {} of {} conversations have no training target in their first {} tokens",
-                    selection_.skipped, data_.size(), options_.max_length));
+                    selection_.skipped, data_.tokens().size(), options_.max_length));
   }
   started_ = Clock::now();
   share_before_ = share_done();
@@ -168,11 +170,10 @@ bool Trainer::finished() const {
 }
 
 ForwardOutput Trainer::forward(const std::vector<int64_t>& conversations) {
-  const auto batch = data_.batch(conversations, options_.max_length);
-  auto input = forward_input(batch, model_.device());
+  auto [input, counts] = data_.batch(conversations, options_.max_length);
   input.want_lm_loss = trains_base_;
   auto output = model_.forward(input);
-  interval_.add(output, count_tokens(batch));
+  interval_.add(output, counts);
   return output;
 }
 

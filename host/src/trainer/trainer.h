@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "outrider/host/base_reference.h"
-#include "outrider/host/token_shards.h"
 #include "outrider/host/trainer.h"
+#include "outrider/host/training_data.h"
 #include "trainer/batch_order.h"
 #include "trainer/batches.h"
 #include "trainer/best_checkpoint.h"
@@ -72,8 +72,8 @@ class Trainer {
   MetricsCallback on_metrics_;
   std::vector<AdamW::Parameter> parameters_;
   bool trains_base_;
-  TokenShards data_;
-  std::optional<TokenShards> eval_data_;
+  TrainingData data_;
+  std::optional<TrainingData> eval_data_;
   Selection selection_;
   BatchOrder order_;
   BatchCursor cursor_;

@@ -16,7 +16,7 @@ struct LoadOptions {
   std::optional<at::ScalarType> dtype;  // default: as stored
   at::Device device = at::kCPU;
   std::filesystem::path base;  // of a folder that holds drafts only; default: where it says
-  bool hash_weights = false;   // for CausalLM::weights_sha256(), where the folder does not record it
+  bool hash_weights = false;  // for CausalLM::weights_sha256(), where the folder does not record it
 };
 
 /// A base model folder, or a converted one: then its plugins are found and its drafts rebuilt

@@ -11,6 +11,16 @@
 
 namespace outrider {
 
+struct TokenCounts {
+  int64_t tokens = 0, trained = 0;  // without padding
+};
+
+/// A right-padded batch on the model's device, and what is in it.
+struct TrainingInput {
+  ForwardInput forward;
+  TokenCounts counts;
+};
+
 /// Token shards, and the base's stored outputs where the folder holds them: those are then read
 /// instead of running the base.
 class OUTRIDER_API TrainingData {
@@ -21,9 +31,7 @@ class OUTRIDER_API TrainingData {
 
   const TokenShards& tokens() const { return tokens_; }
   bool has_hidden_states() const { return hidden_states_.has_value(); }
-  /// A batch as TokenShards::batch() makes it, on the model's device.
-  ForwardInput input(const std::vector<int64_t>& conversations, int64_t max_length,
-                     TrainBatch& batch) const;
+  TrainingInput batch(const std::vector<int64_t>& conversations, int64_t max_length) const;
 
  private:
   TokenShards tokens_;
