@@ -12,6 +12,7 @@
 #include "outrider/checkpoint/metadata.h"
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
+#include "outrider/host/plugin_loader.h"
 #include "outrider/host/plugin_lock.h"
 #include "outrider/model/base_model_registry.h"
 #include "outrider/text.h"
@@ -47,7 +48,7 @@ BaseReference BaseReference::from_json(const Json& json, const std::string& orig
         fmt::format("{}: /base_model/reference/{} is missing or no string", in_quotes(origin), key),
         "restore the file from where the checkpoint came from");
   };
-  return {text("path"), text("absolute"), text("weights_sha256")};
+  return {text("path"), text("absolute"), text("weights_sha256"), {}};
 }
 
 fs::path BaseReference::find(const fs::path& given) const {
@@ -64,7 +65,7 @@ fs::path BaseReference::find(const fs::path& given) const {
 }
 
 void BaseReference::require_same(const std::string& found_sha256, const fs::path& folder) const {
-  if (found_sha256 == weights_sha256) return;
+  if (found_sha256 == weights_sha256 || found_sha256 == original_sha256) return;
   throw Error(ErrorCode::kIncompatibleCheckpoint,
               fmt::format("the base in {} has other weights than the one the draft was trained on "
                           "({}): SHA-256 {}, recorded is {}",
@@ -85,6 +86,7 @@ std::string base_weights_sha256(const TensorMap& weights) {
 std::map<std::string, SafetensorsFolder::Entry> stored_base(const fs::path& folder,
                                                             const ModelConfig& config) {
   const auto stored = SafetensorsFolder::open(folder);
+  plugin_loader().load_base(config.architecture);
   const auto shapes = BaseModelRegistry::instance().create(config, at::kMeta);
   std::map<std::string, SafetensorsFolder::Entry> weights;
   for (const auto& [name, unused] : checkpoint_tensors(*shapes)) {
@@ -104,16 +106,23 @@ std::string stored_base_sha256(const fs::path& folder, const ModelConfig& config
 
 BaseReference refer_to_base(const fs::path& folder) {
   if (auto reference = base_reference_of(folder)) return *std::move(reference);
-  return {folder.string(), fs::weakly_canonical(folder).string(),
-          stored_base_sha256(folder, ModelConfig::read(folder))};
+  return {folder.string(),
+          fs::weakly_canonical(folder).string(),
+          stored_base_sha256(folder, ModelConfig::read(folder)),
+          {}};
 }
 
 std::optional<BaseReference> base_reference_of(const fs::path& folder) {
   if (!fs::exists(folder / CheckpointMetadata::kFileName)) return std::nullopt;
   const auto base = CheckpointMetadata::read(folder).base_model;
   if (!base.contains("reference")) return std::nullopt;
-  return BaseReference::from_json(base["reference"],
-                                  (folder / CheckpointMetadata::kFileName).string());
+  auto reference = BaseReference::from_json(base["reference"],
+                                            (folder / CheckpointMetadata::kFileName).string());
+  if (const auto original = base.find("weights_sha256");
+      original != base.end() && original->is_string()) {
+    reference.original_sha256 = original->get<std::string>();
+  }
+  return reference;
 }
 
 }  // namespace outrider

@@ -70,6 +70,15 @@ def test_the_unconverted_base_serves_as_well(drafts, whole, outrider, forward, b
     assert (tmp_path / "file").stat().st_size > size(drafts / "final") * 10
 
 
+def test_the_base_serves_as_it_was_before_its_type_changed(train, convert, forward, tiny, batch,
+                                                           tmp_path):
+    model = convert(tiny(), "--mode", "medusa", "--set", "medusa_num_heads=1", "--dtype", "bfloat16")
+    train(model, tmp_path / "run", "--max-steps", 1, "--save", "draft")
+    a = forward(tmp_path / "run/final", batch)
+    b = forward(tmp_path / "run/final", batch, "--base", tiny())
+    assert sorted(a) == sorted(b) and all((a[name] == b[name]).all() for name in a)
+
+
 def test_a_base_that_is_not_there_is_named(drafts, edited, outrider, tmp_path):
     def move(state):
         state["base_model"]["reference"].update(path="gone", absolute="/nowhere/gone")

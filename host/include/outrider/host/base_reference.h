@@ -18,6 +18,9 @@ struct OUTRIDER_API BaseReference {
   std::string path;            // of its folder, as it was given
   std::string absolute;        // the same from the root, for whoever works in another folder
   std::string weights_sha256;  // see base_weights_sha256
+  /// The same of the base as it was before a conversion changed its type; it serves as well. Empty
+  /// where that is not known. It is not part of the reference's JSON but stands beside it.
+  std::string original_sha256;
 
   Json to_json() const;
   /// Throws kInvalidFile about a key that is missing or no string.
@@ -26,7 +29,7 @@ struct OUTRIDER_API BaseReference {
   /// `given`, or where it is empty the first of `absolute` and `path` that is a folder. Throws
   /// kFileNotFound naming what was looked for.
   std::filesystem::path find(const std::filesystem::path& given) const;
-  /// Throws kIncompatibleCheckpoint unless `found_sha256`, of the weights in `folder`, is the
+  /// Throws kIncompatibleCheckpoint unless `found_sha256`, of the weights in `folder`, is a
   /// recorded one.
   void require_same(const std::string& found_sha256, const std::filesystem::path& folder) const;
 };
