@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <set>
@@ -17,13 +16,11 @@
 #include "outrider/text.h"
 #include "outrider/version.h"
 #include "shard_writer.h"
+#include "tensor_mismatches.h"
 
 namespace outrider {
 namespace fs = std::filesystem;
 namespace {
-
-// At most this many tensors are named in one message.
-constexpr size_t kNamedTensors = 12;
 
 // Where a single file keeps what outrider_state.json says in a folder.
 constexpr const char* kStateKey = "outrider_state";
@@ -32,45 +29,6 @@ constexpr const char* kStateKey = "outrider_state";
 constexpr const char* kWeightsKey = "weights_sha256";
 // There, too, where the folder holds drafts alone.
 constexpr const char* kReferenceKey = "reference";
-
-/// Collects what does not fit, so that one error names all of it.
-class Mismatches {
- public:
-  void add(const char* what, const std::string& name) {
-    problems_.push_back(fmt::format("{}: {}", what, printable(name)));
-  }
-  void finish(const std::string& origin, const std::string& hint) {
-    if (problems_.empty()) return;
-    const size_t count = problems_.size();
-    if (count > kNamedTensors) {
-      problems_.resize(kNamedTensors);
-      problems_.push_back(fmt::format("and {} more", count - kNamedTensors));
-    }
-    throw Error(
-        ErrorCode::kTensorMismatch,
-        fmt::format("{}: tensors do not fit the model\n  {}", origin, join(problems_, "\n  ")),
-        hint);
-  }
-
- private:
-  std::vector<std::string> problems_;
-};
-
-std::string sizes_text(at::IntArrayRef sizes) { return fmt::format("[{}]", fmt::join(sizes, ",")); }
-
-void copy_into(const at::Tensor& target, const at::Tensor& source, const std::string& name,
-               Mismatches& mismatches) {
-  const bool same_kind = target.is_floating_point() == source.is_floating_point();
-  if (target.sizes() != source.sizes() || !same_kind) {
-    mismatches.add("wrong shape or type",
-                   fmt::format("{} is {} {}, expected {} {}", name, sizes_text(source.sizes()),
-                               at::toString(source.scalar_type()), sizes_text(target.sizes()),
-                               at::toString(target.scalar_type())));
-    return;
-  }
-  const at::NoGradGuard no_grad;
-  target.copy_(source);
-}
 
 // Writers of other projects store a tied head a second time, and buffers that are computed.
 bool may_be_ignored(const CausalLM& model, const std::string& name) {
@@ -129,13 +87,13 @@ size_t total_bytes(const StoredTensors& tensors) {
 /// Fills `targets`, which are tensors of `model`.
 void load_strictly(const CausalLM& model, const TensorMap& targets, const StoredTensors& stored,
                    const fs::path& origin, const std::string& hint) {
-  Mismatches mismatches;
+  TensorMismatches mismatches;
   for (const auto& [name, target] : targets) {
     const auto found = stored.find(name);
     if (found == stored.end()) {
       mismatches.add("missing", name);
     } else {
-      copy_into(target, tensor_over(found->second.file, *found->second.view), name, mismatches);
+      mismatches.copy(target, tensor_over(found->second.file, *found->second.view), name);
     }
   }
   for (const auto& [name, entry] : stored) {
@@ -367,14 +325,14 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOpti
 }
 
 void load_weights(CausalLM& model, const fs::path& file) {
-  Mismatches mismatches;
+  TensorMismatches mismatches;
   auto targets = checkpoint_tensors(model);
   for (const auto& [name, tensor] : read_tensors(file)) {
     const auto found = targets.find(name);
     if (found == targets.end()) {
       mismatches.add("unknown name", name);
     } else {
-      copy_into(found->second, tensor, name, mismatches);
+      mismatches.copy(found->second, tensor, name);
       if (!belongs_to_a_draft(model, name)) model.set_weights_sha256("");
     }
   }

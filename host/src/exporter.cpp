@@ -45,12 +45,16 @@ ForeignFormat find_format(const AttachedDraft& draft, const std::string& name) {
 
 }  // namespace
 
-void export_draft(const CausalLM& model, const std::string& mode, const std::string& format,
+void export_draft(const CausalLM& model, const ExportOptions& options,
                   const std::filesystem::path& folder) {
-  const auto& draft = find_draft(model, mode);
-  const auto writer = find_format(draft, format);
+  const auto& draft = find_draft(model, options.mode);
+  const auto writer = find_format(draft, options.format);
   AtomicDirectory directory(folder);
-  writer.write({model, draft}, directory.staging());
+  writer.write({.model = model,
+                .draft = draft,
+                .base_name = options.base_name,
+                .allow_train_serve_mismatch = options.allow_train_serve_mismatch},
+               directory.staging());
   directory.commit();
 }
 

@@ -57,8 +57,8 @@ CASES = {
                        ["--device tpu: unknown device", "cpu, cuda and cuda:N"]),
     "unknown format": ("export {eagle} --out {out} --format hff", REQUEST,
                        ["no export format 'hff'", "did you mean 'hf'"]),
-    "mode without formats": ("export {medusa} --out {out}", REQUEST,
-                             ["mode 'medusa' has no export format"]),
+    "format of another mode": ("export {medusa} --out {out}", REQUEST,
+                             ["mode 'medusa' has no export format 'hf'", "known are: medusa"]),
     "absent draft": ("export {eagle} --out {out} --mode medusa", REQUEST,
                      ["no draft of mode 'medusa'", "--mode: eagle"]),
     "all problems of training options": (

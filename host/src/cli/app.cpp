@@ -45,6 +45,7 @@ void add_verbs(CLI::App& app, const GlobalOptions& options) {
   add_save_verb(app, options);
   add_restore_verb(app, options);
   add_export_verb(app, options);
+  add_import_verb(app, options);
   add_forward_verb(app, options);
 }
 

@@ -10,18 +10,19 @@ namespace outrider::cli {
 namespace {
 
 struct ExportArguments {
-  std::string model, mode, format = "hf";
+  std::string model;
+  ExportOptions options;
   std::filesystem::path out, base;
 };
 
 void export_model(const ExportArguments& arguments, const GlobalOptions& global) {
   use_plugins(global);
   const auto model = from_pretrained(arguments.model, {.base = arguments.base});
-  export_draft(*model, arguments.mode, arguments.format, arguments.out);
+  export_draft(*model, arguments.options, arguments.out);
   if (global.json) {
-    return print_json({{"out", arguments.out.string()}, {"format", arguments.format}});
+    return print_json({{"out", arguments.out.string()}, {"format", arguments.options.format}});
   }
-  fmt::print("exported as {} to {}\n", arguments.format, arguments.out.string());
+  fmt::print("exported as {} to {}\n", arguments.options.format, arguments.out.string());
 }
 
 }  // namespace
@@ -32,8 +33,14 @@ void add_export_verb(CLI::App& app, const GlobalOptions& global) {
                         "outrider export SmolLM2-eagle3 --format hf --out exported");
   verb->add_option("DIR", arguments->model, "Converted model folder")->required();
   verb->add_option("--out", arguments->out, "Folder to write")->required();
-  verb->add_option("--format", arguments->format, "Format name")->capture_default_str();
-  verb->add_option("--mode", arguments->mode, "Which draft, when there are several");
+  verb->add_option("--format", arguments->options.format, "hf, eagle, sglang, vllm or medusa")
+      ->capture_default_str();
+  verb->add_option("--mode", arguments->options.mode, "Which draft, when there are several");
+  verb->add_option("--base-name", arguments->options.base_name,
+                   "Name or folder of the base, for formats that record it");
+  verb->add_flag(
+      "--allow-train-serve-mismatch", arguments->options.allow_train_serve_mismatch,
+      "Export a draft that will be served with other arithmetic than it was trained with");
   add_base_option(*verb, arguments->base);
   verb->callback([arguments, &global] { export_model(*arguments, global); });
 }

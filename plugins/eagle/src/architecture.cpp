@@ -18,20 +18,6 @@ std::vector<std::string> known_keys() {
   return names;
 }
 
-// What a draft takes from the base when it is sized like the base's own layers.
-Json sizes_of(const ModelConfig& base) {
-  Json rope = base.rope.parameters;
-  rope["rope_type"] = base.rope.type;
-  rope["rope_theta"] = base.rope.theta;
-  return {{"intermediate_size", base.intermediate_size},
-          {"num_attention_heads", base.num_attention_heads},
-          {"num_key_value_heads", base.num_key_value_heads},
-          {"head_dim", base.head_dim},
-          {"rms_norm_eps", base.rms_norm_eps},
-          {"rope_scaling", std::move(rope)},
-          {"rope_theta", base.rope.theta}};
-}
-
 Json defaults(const Numerics& numerics) {
   auto architecture = eagle3_architecture();
   if (!numerics.llama3_rope) return architecture;
@@ -46,14 +32,6 @@ void take_sizes_of_base(Json& architecture, const ModelConfig& base, const Json&
     const auto chosen = user.find(key);
     if (chosen == user.end() || *chosen == usual.at(key)) architecture[key] = value;
   }
-}
-
-std::string rope_type(const Json& architecture) {
-  const auto& rope = architecture.at("rope_scaling");
-  for (const char* key : {"rope_type", "type"}) {
-    if (rope.is_object() && rope.contains(key) && rope[key].is_string()) return rope[key];
-  }
-  return "default";
 }
 
 void note_unknown_keys(const Json& user, std::vector<std::string>& notes) {
@@ -89,6 +67,34 @@ std::vector<int64_t> default_aux_layer_ids(int64_t num_layers) {
 }
 
 }  // namespace
+
+Json sizes_of(const ModelConfig& layers) {
+  Json rope = layers.rope.parameters;
+  rope["rope_type"] = layers.rope.type;
+  rope["rope_theta"] = layers.rope.theta;
+  return {{"intermediate_size", layers.intermediate_size},
+          {"num_attention_heads", layers.num_attention_heads},
+          {"num_key_value_heads", layers.num_key_value_heads},
+          {"head_dim", layers.head_dim},
+          {"rms_norm_eps", layers.rms_norm_eps},
+          {"rope_scaling", std::move(rope)},
+          {"rope_theta", layers.rope.theta}};
+}
+
+std::string rope_type(const Json& architecture) {
+  const auto& rope = architecture.at("rope_scaling");
+  for (const char* key : {"rope_type", "type"}) {
+    if (rope.is_object() && rope.contains(key) && rope[key].is_string()) return rope[key];
+  }
+  return "default";
+}
+
+RopeConfig rope_config(const Architecture& a) {
+  return RopeConfig::from_json({{"rope_scaling", a.rope_scaling},
+                                {"rope_theta", a.rope_theta},
+                                {"max_position_embeddings", a.max_position_embeddings}},
+                               "eagle_architecture_config");
+}
 
 Json resolve_architecture(const BaseInfo& base, const EagleConfig& config, const Numerics& numerics,
                           std::vector<std::string>& notes) {

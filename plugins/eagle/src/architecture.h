@@ -16,11 +16,18 @@ namespace outrider::eagle {
 Json resolve_architecture(const BaseInfo& base, const EagleConfig& config, const Numerics& numerics,
                           std::vector<std::string>& notes);
 
+/// The keys that a draft takes from a config when it is sized like that config's layers.
+Json sizes_of(const ModelConfig& layers);
+
 /// Throws kInvalidConfig where the export would replace a rope scaling that was trained with.
 void check_export_rope(const Json& architecture, const Json& export_rope_scaling);
 
 /// The typed view of a resolved dictionary. Throws kInvalidConfig.
 Architecture typed_architecture(const Json& architecture);
+
+/// The type of a dictionary's rope_scaling, "default" where it names none.
+std::string rope_type(const Json& architecture);
+RopeConfig rope_config(const Architecture& architecture);
 
 /// The layers that EAGLE-3 reads: those of the config, or 1, L/2-1 and L-4; ascending, each once.
 /// None without use_aux_hidden_state. Throws kInvalidConfig for a layer that the base has not.

@@ -5,17 +5,11 @@
 
 #include <algorithm>
 
+#include "architecture.h"
 #include "outrider/error.h"
 
 namespace outrider::eagle {
 namespace {
-
-RopeConfig rope_config(const Architecture& a) {
-  return RopeConfig::from_json({{"rope_scaling", a.rope_scaling},
-                                {"rope_theta", a.rope_theta},
-                                {"max_position_embeddings", a.max_position_embeddings}},
-                               "eagle_architecture_config");
-}
 
 nn::CosSin slice_tables(const nn::CosSin& tables, int64_t begin, int64_t end) {
   return {tables.cos.slice(2, begin, end), tables.sin.slice(2, begin, end)};

@@ -4,11 +4,14 @@
 
 #include "architecture.h"
 #include "eagle_draft.h"
+#include "eagle_format.h"
 #include "eagle_schema.h"
 #include "hf_format.h"
 #include "outrider/error.h"
 #include "outrider/model/draft_model_registry.h"
+#include "sglang_format.h"
 #include "support.h"
+#include "vllm_format.h"
 
 namespace outrider::eagle {
 namespace {
@@ -112,6 +115,8 @@ Conversion EagleMode::restore(const BaseInfo& base, const Json& config,
   return restored;
 }
 
-std::vector<ForeignFormat> EagleMode::formats() const { return {hf_format()}; }
+std::vector<ForeignFormat> EagleMode::formats() const {
+  return {hf_format(), eagle_format(), sglang_format(), vllm_format()};
+}
 
 }  // namespace outrider::eagle

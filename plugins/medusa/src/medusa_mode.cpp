@@ -1,5 +1,6 @@
 #include "medusa_mode.h"
 
+#include "medusa_format.h"
 #include "outrider/config/struct_schema.h"
 
 namespace outrider::medusa {
@@ -40,6 +41,8 @@ Conversion MedusaMode::convert(const BaseInfo& base, const Json& config) const {
       base.reference_numerics.empty() ? Json() : Json(base.reference_numerics);
   return conversion;
 }
+
+std::vector<ForeignFormat> MedusaMode::formats() const { return {medusa_format()}; }
 
 std::vector<BaseEdit> MedusaMode::base_edits(const MedusaConfig& config) const {
   if (!config.medusa_freeze_base_model) return {};

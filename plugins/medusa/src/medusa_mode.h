@@ -10,6 +10,7 @@ class MedusaMode : public SimpleMode<MedusaDraft, MedusaConfig> {
   MedusaMode();
 
   Conversion convert(const BaseInfo& base, const Json& config) const override;
+  std::vector<ForeignFormat> formats() const override;
 
  protected:
   std::vector<BaseEdit> base_edits(const MedusaConfig& config) const override;

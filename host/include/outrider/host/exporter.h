@@ -8,9 +8,16 @@
 
 namespace outrider {
 
-/// Writes the draft of `mode` (or of the only mode there is, when empty) in another project's
-/// format, atomically. Throws kNotConverted, kUnknownFormat (naming the formats the mode has).
-OUTRIDER_API void export_draft(const CausalLM& model, const std::string& mode,
-                               const std::string& format, const std::filesystem::path& folder);
+struct ExportOptions {
+  std::string format = "hf";
+  std::string mode;       // which draft; empty: the only one
+  std::string base_name;  // see ExportContext
+  bool allow_train_serve_mismatch = false;
+};
+
+/// Writes a draft in another project's format, atomically. Throws kNotConverted, kUnknownFormat
+/// (naming the formats the mode has), and kUnsupported for a draft that the format cannot hold.
+OUTRIDER_API void export_draft(const CausalLM& model, const ExportOptions& options,
+                               const std::filesystem::path& folder);
 
 }  // namespace outrider

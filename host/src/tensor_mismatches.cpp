@@ -1,0 +1,48 @@
+#include "tensor_mismatches.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "outrider/error.h"
+#include "outrider/text.h"
+
+namespace outrider {
+namespace {
+
+std::string sizes_text(at::IntArrayRef sizes) { return fmt::format("[{}]", fmt::join(sizes, ",")); }
+
+}  // namespace
+
+void TensorMismatches::add(const char* what, const std::string& name) {
+  problems_.push_back(fmt::format("{}: {}", what, printable(name)));
+}
+
+void TensorMismatches::copy(const at::Tensor& target, const at::Tensor& source,
+                            const std::string& name) {
+  const bool same_kind = target.is_floating_point() == source.is_floating_point();
+  if (target.sizes() != source.sizes() || !same_kind) {
+    add("wrong shape or type",
+        fmt::format("{} is {} {}, expected {} {}", name, sizes_text(source.sizes()),
+                    at::toString(source.scalar_type()), sizes_text(target.sizes()),
+                    at::toString(target.scalar_type())));
+    return;
+  }
+  const at::NoGradGuard no_grad;
+  target.copy_(source);
+}
+
+void TensorMismatches::finish(const std::string& origin, const std::string& hint) {
+  constexpr size_t kNamed = 40;
+  if (problems_.empty()) return;
+  const size_t count = problems_.size();
+  if (count > kNamed) {
+    problems_.resize(kNamed);
+    problems_.push_back(fmt::format("and {} more", count - kNamed));
+  }
+  throw Error(
+      ErrorCode::kTensorMismatch,
+      fmt::format("{}: tensors do not fit the model\n  {}", origin, join(problems_, "\n  ")), hint);
+}
+
+}  // namespace outrider

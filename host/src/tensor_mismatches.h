@@ -1,0 +1,25 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+namespace outrider {
+
+/// Collects which tensors do not fit a model, so that one error names all of them.
+class TensorMismatches {
+ public:
+  void add(const char* what, const std::string& name);
+  /// A line as it is.
+  void add(const std::string& problem) { problems_.push_back(problem); }
+  /// Copies values of any floating-point type into `target`, if shapes and kinds are equal.
+  void copy(const at::Tensor& target, const at::Tensor& source, const std::string& name);
+  /// Throws kTensorMismatch if there are problems; names the first few dozen.
+  void finish(const std::string& origin, const std::string& hint);
+
+ private:
+  std::vector<std::string> problems_;
+};
+
+}  // namespace outrider

@@ -1,0 +1,138 @@
+#include "medusa_format.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include "medusa_draft.h"
+#include "outrider/checkpoint/json_file.h"
+#include "outrider/error.h"
+#include "outrider/sdk/draft_record.h"
+#include "outrider/text.h"
+
+namespace outrider::medusa {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kName = "medusa";
+constexpr const char* kTensorFile = "medusa_lm_head.safetensors";
+constexpr const char* kPickleFile = "medusa_lm_head.pt";
+constexpr const char* kSizes[] = {"medusa_num_heads", "medusa_num_layers"};
+
+TensorMap draft_tensors(const ExportContext& context) {
+  if (!dynamic_cast<const MedusaDraft*>(context.draft.draft.get())) {
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("format '{}' cannot hold the draft that another plugin brought for {}",
+                            kName, context.model.config().architecture),
+                "export it with a format of that plugin");
+  }
+  TensorMap tensors;
+  for (const auto& item : context.draft.draft->named_parameters()) {
+    tensors[item.key()] = item.value();
+  }
+  return tensors;
+}
+
+// Medusa's own program makes one residual block per head and applies it once per layer.
+bool blocks_are_shared(const TensorMap& tensors, int64_t heads, int64_t layers) {
+  for (int64_t i = 0; i < heads; ++i) {
+    for (int64_t j = 1; j < layers; ++j) {
+      for (const char* part : {"weight", "bias"}) {
+        if (!at::equal(tensors.at(fmt::format("{}.{}.linear.{}", i, j, part)),
+                       tensors.at(fmt::format("{}.0.linear.{}", i, part)))) {
+          return false;
+        }
+      }
+    }
+  }
+  return true;
+}
+
+void refuse_separate_blocks(const ExportContext& context, const TensorMap& tensors) {
+  const auto& config = context.draft.state.config;
+  const auto layers = config.at("medusa_num_layers").get<int64_t>();
+  const auto heads = config.at("medusa_num_heads").get<int64_t>();
+  if (context.allow_train_serve_mismatch || blocks_are_shared(tensors, heads, layers)) return;
+  throw Error(
+      ErrorCode::kUnsupported,
+      fmt::format("medusa_num_layers={}: Medusa's own program applies one residual block of "
+                  "a head {} times, while this draft has a block for each",
+                  layers, layers),
+      "train with medusa_num_layers=1, or, for readers that keep the blocks apart, add "
+      "--allow-train-serve-mismatch");
+}
+
+void write(const ExportContext& context, const fs::path& folder) {
+  const auto tensors = draft_tensors(context);
+  refuse_separate_blocks(context, tensors);
+  const auto& base = context.model.config();
+  Json json = {
+      {"base_model_name_or_path", context.base_name.empty() ? Json() : Json(context.base_name)},
+      {"hidden_size", base.hidden_size},
+      {"vocab_size", base.vocab_size},
+      {"torch_dtype", dtype_name(context.model.dtype())},
+      {"version", "2"}};
+  for (const char* key : kSizes) json[key] = context.draft.state.config.at(key);
+  write_tensors(folder / kTensorFile, tensors, DraftRecord::of(context.draft));
+  write_json_file(folder / "config.json", json);
+}
+
+bool probe(const fs::path& folder) {
+  const auto config = read_json_file(folder / "config.json");
+  return config.is_object() && config.contains(kSizes[0]);
+}
+
+Json read_config(const fs::path& path) {
+  const auto config = read_json_file(path);
+  std::vector<std::string> problems;
+  for (const char* key : kSizes) {
+    const auto value = config.is_object() ? config.value(key, Json()) : Json();
+    const bool fits = value.is_number_integer() && value >= 0 && value <= 64;
+    if (!fits) {
+      problems.push_back(fmt::format("'{}' is {}, expected an integer from 0 to 64", key,
+                                     printable(value.dump())));
+    }
+  }
+  if (problems.empty()) return config;
+  throw Error(ErrorCode::kInvalidConfig, fmt::format("{}:{}", path.string(), indented(problems)),
+              "Medusa's config.json has both numbers");
+}
+
+std::shared_ptr<const SafetensorsFile> open_tensors(const fs::path& folder) {
+  if (!fs::exists(folder / kTensorFile) && fs::exists(folder / kPickleFile)) {
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{} is a Python pickle, which Outrider does not run",
+                            (folder / kPickleFile).string()),
+                fmt::format("save its tensors as {} beside it", kTensorFile));
+  }
+  return SafetensorsFile::open(folder / kTensorFile);
+}
+
+ImportedDraft read(const fs::path& folder) {
+  const auto config = read_config(folder / "config.json");
+  const auto file = open_tensors(folder);
+  ImportedDraft draft;
+  draft.config = Json::object();
+  draft.metadata = Json::object();
+  if (const auto record = DraftRecord::in(*file)) {
+    draft.config = record->config;
+    draft.metadata["reference_numerics"] = record->metadata.value("reference_numerics", Json());
+  }
+  for (const char* key : kSizes) draft.config[key] = config.at(key);
+  for (const char* key : {"hidden_size", "vocab_size"}) {
+    if (config.contains(key)) draft.base[key] = config[key];
+  }
+  for (const auto& [name, view] : file->tensors()) draft.tensors[name] = tensor_over(file, view);
+  return draft;
+}
+
+}  // namespace
+
+ForeignFormat medusa_format() {
+  return {.name = kName,
+          .description = "FasterDecoding's Medusa layout",
+          .probe = probe,
+          .write = write,
+          .read = read};
+}
+
+}  // namespace outrider::medusa
