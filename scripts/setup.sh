@@ -109,6 +109,7 @@ install_peers() {
   local packages='import sysconfig; print(sysconfig.get_path("purelib"))'
   "$main/bin/python" -c "$packages" >"$("$1/bin/python" -c "$packages")/outrider_main.pth"
   pip_install "$1" -c "$root/requirements.txt" -r "$root/requirements-peers.txt"
+  pip_install "$1" --no-deps -r "$root/requirements-readers.txt"
 }
 
 with_peers=no
@@ -126,7 +127,7 @@ mkdir -p "$cache"
 main=$cache/venv-$(key_of "$root/requirements.txt")
 ensure_environment .venv "$main" install_main
 if [[ $with_peers == yes ]]; then
-  peers=$cache/venv-peers-$(key_of "$root/requirements.txt" "$root/requirements-peers.txt")
+  peers=$cache/venv-peers-$(key_of "$root"/requirements{,-peers,-readers}.txt)
   ensure_environment .venv-peers "$peers" install_peers
 fi
 say "ready"

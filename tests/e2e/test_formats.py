@@ -2,11 +2,12 @@
 
 import itertools
 import json
+import os
+import subprocess
 
 import numpy as np
 import pytest
-from conftest import REFERENCE
-from safetensors import safe_open
+from conftest import REFERENCE, ROOT
 from safetensors.numpy import load_file, save_file
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 8,
@@ -16,6 +17,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
           "original_max_position_embeddings": 16}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 ENGINES = {"sglang", "vllm"}
+PEERS = ROOT / ".venv-peers/bin/python"
 ALL = ENGINES | {"eagle", "hf"}
 
 # A draft's architecture, and the formats that can hold it.
@@ -155,7 +157,7 @@ def same_tensors(one, other, prefix=""):
 
 
 @pytest.mark.parametrize("name, format", ROUND_TRIPS)
-def test_a_round_trip_is_the_identity(draft, exported, imported, forward, name, format):
+def test_a_round_trip_is_the_identity(draft, exported, imported, name, format):
     folder = exported(draft(name), format)
     back = imported(folder)
     assert same_tensors(back, draft(name))
@@ -313,3 +315,316 @@ def test_tensors_of_another_type_take_the_bases(draft, exported, imported):
         assert tensor.dtype == before[name].dtype
         if name.startswith("eagle_module."):
             assert np.array_equal(tensor, before[name].astype(np.float16).astype(np.float32))
+
+
+# --- files that are wrong
+
+
+def break_tensors(tensors):
+    del tensors["norm.weight"], tensors["midlayer.mlp.up_proj.weight"]
+    tensors["midlayer.mlp.gate_proj.weight"] = np.zeros((48, 31), np.float32)
+    tensors["layers.0.extra.weight"] = np.zeros(3, np.float32)
+    tensors["surprise\x1b[2J"] = np.zeros(3, np.float32)
+    tensors["t2d"] = np.roll(tensors["t2d"], 1)
+    tensors["embed_tokens.weight"] = np.ones((64, 32), np.float32)
+
+
+@pytest.mark.parametrize("format", ["eagle", "sglang"])
+def test_everything_wrong_with_the_tensors_is_named_at_once(draft, exported, outrider, base,
+                                                            tmp_path, format):
+    folder = without_record(exported(draft("vocabulary"), format), break_tensors)
+    text = outrider("import", folder, "--base", base, "--out", tmp_path / "out", status=4).stderr
+    for part in ("missing: norm.weight", "missing: midlayer.mlp.up_proj.weight",
+                 "midlayer.mlp.gate_proj.weight is [48,31] Float, expected [48,32] Float",
+                 "unexpected: layers.0.extra.weight", "unexpected: surprise\\x1b[2J",
+                 "d2t and t2d disagree: t2d marks 24 tokens, d2t names 24; draft id ",
+                 "differs from the base's, which a draft here cannot replace: embed_tokens.weight"):
+        assert part in text, text
+    assert "\x1b" not in text
+    assert not (tmp_path / "out").exists()
+
+
+def change_maps(**maps):
+    return lambda tensors: tensors.update(
+        {name: change(tensors[name]) for name, change in maps.items()})
+
+
+MAPS = {
+    "a token less in t2d": (
+        change_maps(t2d=lambda t: t & (np.arange(64) != np.flatnonzero(t)[-1])),
+        "t2d marks 23 tokens, d2t names 24; one is the beginning of the other"),
+    "out of order": (change_maps(d2t=lambda d: d[::-1].copy()), "must be increasing token ids below"),
+    "outside": (change_maps(d2t=lambda d: d + 64), "must be increasing token ids below 64"),
+    "negative": (change_maps(d2t=lambda d: d - 64), "must be increasing token ids below 64"),
+    "short d2t": (change_maps(d2t=lambda d: d[:9].copy()), "d2t is [9] Long, expected [24] Long"),
+    "d2t of floats": (change_maps(d2t=lambda d: d.astype(np.float32)), "d2t is [24] Float"),
+    "t2d of numbers": (change_maps(t2d=lambda t: t.astype(np.int64)), "t2d is [64] Long, expected"),
+    "no t2d": (lambda tensors: tensors.pop("t2d"), "missing: t2d"),
+    "no d2t": (lambda tensors: tensors.pop("d2t"), "missing: d2t"),
+}
+
+
+@pytest.mark.parametrize("case", MAPS)
+def test_vocabulary_maps_that_disagree_are_refused(draft, exported, outrider, base, tmp_path, case):
+    change, expected = MAPS[case]
+    folder = without_record(exported(draft("vocabulary"), "vllm"), change)
+    text = outrider("import", folder, "--base", base, "--out", tmp_path / "out", status=4).stderr
+    assert expected in text
+
+
+CONFIGS = {
+    "normed residual": ("vllm", lambda c: c.update(norm_before_residual=True), 4,
+                        ["'norm_before_residual' is not false"]),
+    "unsaid residual": ("vllm", lambda c: c.pop("norm_before_residual"), 4,
+                        ["speculators reads as false and vLLM as true"]),
+    "all flags": ("vllm", lambda c: c.update(norm_before_fc=True, fc_norm=True, norm_output=True), 4,
+                  ["'norm_before_fc'", "'fc_norm'", "'norm_output'"]),
+    "another algorithm": ("vllm", lambda c: c.update(speculators_model_type="dflash"), 4,
+                          ['is "dflash", supported is "eagle3"']),
+    "another decoder": ("vllm", lambda c: c["transformer_layer_config"].update(model_type="qwen3"), 4,
+                        ['model_type\' is "qwen3"']),
+    "layer 0's input": ("vllm", lambda c: c.update(eagle_aux_hidden_state_layer_ids=[0, 2, 4]), 4,
+                        ["is [0,2,4], expected increasing layer numbers from 1 on"]),
+    "unordered layers": (
+        "sglang", lambda c: c["eagle_config"].update(eagle_aux_hidden_state_layer_ids=[4, 2, 1]), 4,
+        ["is [4,2,1], expected increasing layer numbers from 0 on"]),
+    "a layer that is not there": (
+        "sglang", lambda c: c["eagle_config"].update(eagle_aux_hidden_state_layer_ids=[1, 2, 8]), 2,
+        ["eagle reads the layers [1, 2, 8], but the base has 8 layers"]),
+    "SpecForge's flags": ("sglang", lambda c: c.update(fc_norm=True, norm_output=False), 4,
+                          ["'fc_norm'", "no norm before the head"]),
+    "two embeddings": (
+        "sglang", lambda c: c.update(rope_scaling={"rope_type": "linear", "factor": 2.0}), 4,
+        ["'rope_scaling' and 'rope_parameters' describe different rotary embeddings"]),
+    "unknown key": ("hf", lambda c: c["eagle_config"].update(mixer="x"), 4,
+                    ["'eagle_config.mixer' is not known"]),
+    "a rope it never had": ("eagle", lambda c: c.update(rope_scaling=LLAMA3), 4,
+                            ["EAGLE's program knows null and the types linear and dynamic"]),
+    "sliding window": ("eagle", lambda c: c.update(sliding_window=16), 4, ["'sliding_window' is 16"]),
+    "wrong sizes": ("eagle", lambda c: c.update(hidden_size=16, vocab_size=65), 4,
+                    ["hidden_size is 32 in the base, 16 in the draft's files",
+                     "vocab_size is 64 in the base, 65 in the draft's files"]),
+    "huge": ("eagle", lambda c: c.update(intermediate_size=2**20), 4,
+             ["far larger than the tensors beside it"]),
+    "mistyped": ("eagle", lambda c: c.update(num_attention_heads="4", intermediate_size=-1), 2,
+                 ["num_attention_heads", "intermediate_size"]),
+    "mistyped vocabulary": ("hf", lambda c: c.update(draft_vocab_size=65), 2,
+                            ["'draft_vocab_size' is 65, expected an integer from 1 to 64"]),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_configs_that_mean_something_else_are_refused(draft, exported, outrider, base, tmp_path,
+                                                      edited, case):
+    format, change, status, parts = CONFIGS[case]
+    folder = edited(exported(draft("plain"), format), "config.json", change)
+    text = outrider("import", folder, "--base", base, "--format", format, "--out", tmp_path / "out",
+                    status=status).stderr
+    for part in parts:
+        assert part in text, text
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_config_wins_over_our_record(draft, exported, imported, edited):
+    folder = edited(exported(draft("plain"), "sglang"), "config.json",
+                    lambda c: c["eagle_config"].update(eagle_aux_hidden_state_layer_ids=[0, 2, 5]))
+    mode = recorded(imported(folder))
+    assert mode["metadata"]["aux_layer_ids"] == [0, 2, 5]
+    assert mode["config"]["eagle_ttt_steps"] == 2
+
+
+@pytest.mark.parametrize("record", ["[]", "{", '{"config": {"eagle_ttt_steps": "x"}, "metadata": {}}'])
+def test_a_record_that_is_none_is_refused(draft, exported, outrider, base, tmp_path, record):
+    folder = exported(draft("plain"), "eagle")
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors",
+              metadata={"outrider_draft": record})
+    done = outrider("import", folder, "--base", base, "--out", tmp_path / "out",
+                    status=2 if "ttt" in record else 3)
+    assert ("eagle_ttt_steps" if "ttt" in record else "outrider_draft") in done.stderr
+
+
+# --- which format, which base
+
+
+def test_the_format_is_recognized(draft, exported, outrider, base, tmp_path):
+    for format in sorted(ALL):
+        found = outrider("import", exported(draft("plain"), format), "--base", base, "--json",
+                         "--out", tmp_path / format).json()
+        assert (found["mode"], found["format"]) == ("eagle", format)
+
+
+def test_a_folder_of_no_format_is_refused(outrider, base, tmp_path):
+    text = outrider("import", base, "--base", base, "--out", tmp_path / "out", status=2).stderr
+    assert "looks like no format that can be imported" in text
+    assert "known are: eagle, hf, medusa, sglang, vllm" in text
+    text = outrider("import", base, "--base", base, "--format", "vlm", "--out", tmp_path / "out",
+                    status=2).stderr
+    assert "there is no format 'vlm' to import" in text and "did you mean 'vllm'" in text
+    (tmp_path / "empty").mkdir()
+    text = outrider("import", tmp_path / "empty", "--base", base, "--out", tmp_path / "out",
+                    status=3).stderr
+    assert "has no config.json" in text
+
+
+def test_a_folder_that_fits_two_formats_is_refused(draft, exported, edited, outrider, base,
+                                                   tmp_path):
+    folder = edited(exported(draft("plain"), "sglang"), "config.json",
+                    lambda c: c.update(speculators_model_type="eagle3"))
+    text = outrider("import", folder, "--base", base, "--out", tmp_path / "out", status=2).stderr
+    assert "fits several formats" in text
+    assert "--mode eagle --format sglang" in text and "--mode eagle --format vllm" in text
+
+
+def test_a_pickle_is_not_read(draft, exported, outrider, base, tmp_path):
+    folder = exported(draft("plain"), "eagle")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    text = outrider("import", folder, "--base", base, "--out", tmp_path / "out", status=3).stderr
+    assert "neither model.safetensors nor" in text
+
+
+# --- ModelOpt's own exports, and Medusa
+
+
+def shuffle_vocabulary(tensors):
+    """The head's rows in another order, as a vocabulary by frequency has them."""
+    ids = tensors["d2t"] + np.arange(24)
+    order = np.random.default_rng(3).permutation(24)
+    tensors["d2t"] = ids[order] - np.arange(24)
+    tensors["lm_head.weight"] = tensors["lm_head.weight"][order]
+
+
+def test_a_vocabulary_by_frequency_stays_in_format_hf(draft, exported, imported, outrider,
+                                                      tmp_path):
+    folder = without_record(exported(draft("vocabulary"), "hf"), shuffle_vocabulary)
+    back = imported(folder)
+    found, expected = (load_file(f / "model.safetensors") for f in (exported(back, "hf"), folder))
+    assert set(found) == set(expected)
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    text = outrider("export", back, "--format", "sglang", "--out", tmp_path / "out",
+                    status=4).stderr
+    assert "must be increasing token ids below 64" in text and "order by frequency" in text
+
+
+def test_a_token_twice_is_refused(draft, exported, outrider, base, tmp_path):
+    folder = without_record(exported(draft("vocabulary"), "hf"),
+                            change_maps(d2t=lambda d: np.concatenate([d[:1], d[:1] - 1, d[2:]])))
+    text = outrider("import", folder, "--base", base, "--out", tmp_path / "out", status=4).stderr
+    assert "must be different token ids below 64" in text
+
+
+@pytest.mark.parametrize("name", [
+    p.parents[1].name for p in sorted(REFERENCE.glob("*/export/model.safetensors"))])
+def test_an_export_of_modelopt_comes_in(outrider, tmp_path, name):
+    case = json.loads((REFERENCE / name / "case.json").read_text())
+    if case["mode"] != "eagle":
+        pytest.skip("no EAGLE draft")
+    folder, numerics = REFERENCE / name, case["versions"]["modelopt"].rsplit(".", 1)[0]
+    outrider("import", folder / "export", "--base", folder / "base", "--reference-numerics",
+             numerics, "--out", tmp_path / "out")
+    found = load_file(tmp_path / "out/model.safetensors")
+    expected = load_file(folder / "export/model.safetensors")
+    assert {n.removeprefix("eagle_module.") for n in found if n.startswith("eagle_module.")} == set(
+        expected)
+    for tensor, value in expected.items():
+        assert np.array_equal(found["eagle_module." + tensor], value), tensor
+
+
+@pytest.fixture(scope="session")
+def medusa(convert, base):
+    return randomize(convert(base, "--mode", "medusa", "--set=medusa_num_heads=3",
+                             "--set=medusa_decay_coefficient=0.5"))
+
+
+def test_medusa_comes_back_as_it_was(medusa, exported, imported):
+    out = exported(medusa, "medusa", "--base-name", "org/base")
+    config = json.loads((out / "config.json").read_text())
+    assert (config["medusa_num_heads"], config["medusa_num_layers"]) == (3, 1)
+    assert (config["base_model_name_or_path"], config["version"]) == ("org/base", "2")
+    assert sorted(load_file(out / "medusa_lm_head.safetensors")) == sorted(
+        f"{i}.{part}" for i in range(3) for part in ("0.linear.bias", "0.linear.weight", "1.weight"))
+    back = imported(out)
+    assert same_tensors(back, medusa)
+    assert recorded(back)["config"] == recorded(medusa)["config"]
+    foreign = imported(without_record(out, file="medusa_lm_head.safetensors"))
+    assert same_tensors(foreign, medusa)
+    assert recorded(foreign)["config"]["medusa_num_heads"] == 3
+
+
+def test_medusas_blocks_must_be_one(convert, base, exported, imported, outrider, tmp_path):
+    folder = randomize(convert(base, "--mode", "medusa", "--set=medusa_num_layers=2"))
+    text = outrider("export", folder, "--format", "medusa", "--out", tmp_path / "out",
+                    status=4).stderr
+    assert "medusa_num_layers=2: Medusa's own program applies one residual block" in text
+    back = imported(exported(folder, "medusa", "--allow-train-serve-mismatch"))
+    assert same_tensors(back, folder)
+
+
+def test_wrong_medusa_files_are_refused(medusa, exported, outrider, base, tmp_path, edited):
+    def change(tensors):
+        del tensors["0.0.linear.bias"]
+        tensors["1.1.weight"] = np.zeros((63, 32), np.float32)
+        tensors["3.1.weight"] = np.zeros((64, 32), np.float32)
+
+    def refused(folder, status):
+        return outrider("import", folder, "--base", base, "--out", tmp_path / "out",
+                        status=status).stderr
+
+    out = exported(medusa, "medusa")
+    text = refused(edited(out, "config.json", lambda c: c.update(medusa_num_heads=-1)), 2)
+    assert "'medusa_num_heads' is -1, expected an integer from 0 to 64" in text
+    text = refused(without_record(out, change, "medusa_lm_head.safetensors"), 4)
+    assert "missing: 0.0.linear.bias" in text and "unexpected: 3.1.weight" in text
+    assert "1.1.weight is [63,32] Float, expected [64,32] Float" in text
+    (out / "medusa_lm_head.safetensors").rename(out / "medusa_lm_head.pt")
+    assert "medusa_lm_head.pt is a Python pickle, which Outrider does not run" in refused(out, 4)
+
+
+# --- the programs that read these files
+
+
+def peer_results(script, exports, batch_of, tmp_path):
+    """What a reader's own classes compute from folders; one process for all of them."""
+    arguments, outs = [], {}
+    for name, folder in exports.items():
+        save_file(batch_of(name), tmp_path / f"{len(outs)}.batch")
+        outs[name] = tmp_path / f"{len(outs)}.out"
+        arguments += [folder, tmp_path / f"{len(outs) - 1}.batch", outs[name]]
+    done = subprocess.run(
+        [PEERS, ROOT / "tests/e2e/readers" / script, *arguments], text=True, check=False,
+        capture_output=True, timeout=60,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "TORCHDYNAMO_DISABLE": "1"})
+    assert done.returncode == 0, done.stderr
+    return {name: load_file(out) for name, out in outs.items()}
+
+
+def check_logits(found, expected):
+    """One sequence's logits, of the positions that have a next token."""
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 2e-5 * np.abs(expected).max()
+
+
+@pytest.mark.skipif(not PEERS.exists(), reason="run scripts/setup.sh --peers")
+@pytest.mark.parametrize("format, script, names", [
+    ("vllm", "read_speculators.py",
+     ["plain", "vocabulary", "epsilon", "llama3", "yarn", "biases", "two layers"]),
+    ("sglang", "read_specforge.py",
+     ["plain", "vocabulary", "grouped keys", "epsilon", "linear", "llama3", "yarn"])])
+def test_the_readers_compute_the_same_logits(draft, base, exported, forward, tmp_path, format,
+                                             script, names):
+    ids = np.array(BATCH["input_ids"][:1])
+    ours = {name: forward(draft(name), {"input_ids": ids}) for name in names}
+    embeddings = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
+
+    def batch_of(name):
+        return {"hidden": ours[name]["base.aux_hidden"][:, :-1].copy(),
+                "input_ids": ids[:, 1:].copy(), "embeddings": embeddings[ids[:, 1:]]}
+
+    exports = {name: exported(draft(name), format, "--base-name", base) for name in names}
+    for name, found in peer_results(script, exports, batch_of, tmp_path).items():
+        expected = ours[name]["logits.step_0"][:, :-1]
+        assert expected.std() > 0.1
+        check_logits(found["logits"], expected)
+        weights = load_file(draft(name) / "model.safetensors")
+        if "eagle_module.d2t" in weights:
+            d2t = weights["eagle_module.d2t"]
+            assert np.array_equal(found["target_ids"], d2t + np.arange(len(d2t)))

@@ -46,7 +46,7 @@ void write(const ExportContext& context, const std::filesystem::path& folder) {
 
 bool probe(const std::filesystem::path& folder) {
   return names_architecture(probed_config(folder), kArchitecture) &&
-         has_tensor_prefix(folder, "layers.");
+         has_tensor_prefix(folder, "layers.") && !has_tensor_prefix(folder, "midlayer.");
 }
 
 ImportedDraft read(const std::filesystem::path& folder) {

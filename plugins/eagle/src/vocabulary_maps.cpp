@@ -14,10 +14,15 @@ at::Tensor target_ids(const at::Tensor& d2t) {
   return offsets + at::arange(offsets.size(0), at::kLong);
 }
 
-bool are_increasing_tokens(const at::Tensor& ids, int64_t vocab_size) {
-  const bool inside = ids.ge(0).all().item<bool>() && ids.lt(vocab_size).all().item<bool>();
-  return inside && (ids.size(0) < 2 || ids.diff().gt(0).all().item<bool>());
+bool are_tokens(const at::Tensor& ids, int64_t vocab_size) {
+  return ids.ge(0).all().item<bool>() && ids.lt(vocab_size).all().item<bool>();
 }
+
+bool are_increasing(const at::Tensor& ids) {
+  return ids.size(0) < 2 || ids.diff().gt(0).all().item<bool>();
+}
+
+at::Tensor sorted(const at::Tensor& ids) { return std::get<0>(ids.sort()); }
 
 bool has_form(const at::Tensor& map, int64_t size, bool boolean) {
   const bool right_type = boolean ? map.scalar_type() == at::kBool
@@ -47,13 +52,14 @@ void check_t2d(const at::Tensor& t2d, const at::Tensor& ids, const VocabularySiz
     return;
   }
   const auto marked = t2d.nonzero().flatten();
-  if (!ids.defined() || at::equal(marked, ids)) return;
+  if (!ids.defined() || at::equal(marked, sorted(ids))) return;
   problems.push_back(fmt::format("d2t and t2d disagree: t2d marks {} tokens, d2t names {}; {}",
-                                 marked.size(0), ids.size(0), difference(marked, ids)));
+                                 marked.size(0), ids.size(0), difference(marked, sorted(ids))));
 }
 
-// The draft's tokens, or undefined where d2t is missing or malformed.
-at::Tensor checked_ids(const TensorMap& tensors, const VocabularySizes& sizes,
+// The draft's tokens, or undefined where d2t is missing or malformed. Readers that find the head's
+// rows by t2d need them in order.
+at::Tensor checked_ids(const TensorMap& tensors, const VocabularySizes& sizes, bool in_order,
                        std::vector<std::string>& problems) {
   const auto found = tensors.find("d2t");
   if (found == tensors.end()) return {};
@@ -62,9 +68,9 @@ at::Tensor checked_ids(const TensorMap& tensors, const VocabularySizes& sizes,
     return {};
   }
   auto ids = target_ids(found->second);
-  if (are_increasing_tokens(ids, sizes.base)) return ids;
-  problems.push_back(
-      fmt::format("d2t: draft id plus offset must be increasing token ids below {}", sizes.base));
+  if (are_tokens(ids, sizes.base) && are_increasing(in_order ? ids : sorted(ids))) return ids;
+  problems.push_back(fmt::format("d2t: draft id plus offset must be {} token ids below {}",
+                                 in_order ? "increasing" : "different", sizes.base));
   return {};
 }
 
@@ -73,17 +79,18 @@ at::Tensor checked_ids(const TensorMap& tensors, const VocabularySizes& sizes,
 void add_vocabulary_maps(TensorMap& tensors, const VocabularySizes& sizes) {
   tensors.emplace("d2t", at::zeros({sizes.draft}, at::kLong));
   std::vector<std::string> problems;
-  const auto ids = checked_ids(tensors, sizes, problems);
+  const auto ids = checked_ids(tensors, sizes, /*in_order=*/true, problems);
   if (!problems.empty()) {
     throw Error(ErrorCode::kInvalidData, problems.front(),
-                "the draft's vocabulary is damaged: convert again with --draft-vocab FILE");
+                "format 'hf' keeps the order by frequency that ModelOpt gives a vocabulary");
   }
   tensors["t2d"] = at::zeros({sizes.base}, at::kBool).index_fill_(0, ids, true);
 }
 
 void take_vocabulary_maps(TensorMap& tensors, const VocabularySizes& sizes, MapsInFiles expected,
                           std::vector<std::string>& problems) {
-  const auto ids = checked_ids(tensors, sizes, problems);
+  const bool in_order = expected != MapsInFiles::kOptionalT2d;
+  const auto ids = checked_ids(tensors, sizes, in_order, problems);
   const auto t2d = tensors.extract("t2d");
   const bool both = expected == MapsInFiles::kAlways ||
                     (expected == MapsInFiles::kWhenReduced && sizes.reduced());

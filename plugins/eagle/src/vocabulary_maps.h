@@ -16,8 +16,8 @@ struct VocabularySizes {
 };
 
 /// Adds "t2d" [V] bool, which base tokens the draft can propose, and "d2t" [Vd] int64 where the
-/// draft has none because it proposes all of them. Throws kInvalidData for a d2t that leaves the
-/// vocabulary.
+/// draft has none because it proposes all of them. Throws kInvalidData for a d2t whose
+/// tokens do not increase within the vocabulary, as readers of t2d expect.
 void add_vocabulary_maps(TensorMap& tensors, const VocabularySizes& sizes);
 
 /// Which maps a format's files have.
