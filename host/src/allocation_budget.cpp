@@ -20,7 +20,9 @@ class BudgetAllocator final : public c10::Allocator {
   explicit BudgetAllocator(c10::Allocator& allocator) : allocator_(allocator) {}
 
   c10::DataPtr allocate(size_t bytes) override {
-    if (innermost != nullptr) charge(*innermost, bytes);
+    for (auto* budget = innermost; budget != nullptr; budget = budget->outer_) {
+      charge(*budget, bytes);
+    }
     return allocator_.allocate(bytes);
   }
   c10::DeleterFnPtr raw_deleter() const override { return allocator_.raw_deleter(); }

@@ -7,8 +7,8 @@
 namespace outrider {
 
 /// While it lives, the tensors that this thread creates on the CPU may take `bytes` in all; the one
-/// that would take more throws `refusal`. For code that builds what a config or checkpoint
-/// describes.
+/// that would take more throws `refusal`. One inside of another counts for both. For code that
+/// builds what a config or checkpoint describes.
 class AllocationBudget {
  public:
   AllocationBudget(size_t bytes, Error refusal);

@@ -145,7 +145,7 @@ void attach(CausalLM& base, const std::string& mode, const ImportedDraft& draft,
             const ImportOptions& options) {
   constexpr size_t kSlack = 64 << 20;
   const AllocationBudget budget(
-      4 * total_bytes(draft.tensors) + kSlack,
+      8 * total_bytes(draft.tensors) + kSlack,  // of another type, and with initial values
       Error(ErrorCode::kTensorMismatch,
             "the config describes a draft far larger than the tensors beside it",
             "does the config.json belong to these tensors, and is the folder complete?"));
