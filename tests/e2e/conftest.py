@@ -18,8 +18,8 @@ sys.path.insert(0, str(ROOT / "python"))
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
 
+from exchanged_drafts import DRAFTS, make_base, randomize  # noqa: E402
 from outrider import demo_model  # noqa: E402
-
 from runs import SHORT  # noqa: E402
 
 
@@ -280,3 +280,51 @@ def long_run(train, eagle, shards, tmp_path_factory):
     out = tmp_path_factory.mktemp("long") / "run"
     return out, train(eagle(), out, "--max-steps", 30, "--logging-steps", 5,
                       "--eval-data", shards / "held_out", "--eval-steps", 10)
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory):
+    """A Llama of eight layers with random weights. Read only."""
+    return make_base(tmp_path_factory.mktemp("formats") / "base")
+
+
+@pytest.fixture(scope="session")
+def draft(convert, llama):
+    """draft(name): the base with that draft, one of DRAFTS."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            settings = [f"--set=eagle_architecture_config.{key}={json.dumps(value)}"
+                        for key, value in DRAFTS[name][0].items()]
+            made[name] = randomize(convert(llama, "--mode", "eagle", "--preset", "eagle3",
+                                           "--set=eagle_ttt_steps=2", *settings))
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported(outrider, tmp_path_factory):
+    """exported(folder, format, *options): the folder that export writes."""
+    numbers = itertools.count()
+
+    def run(folder, format, *options):
+        out = tmp_path_factory.mktemp("exported") / f"{format}-{next(numbers)}"
+        outrider("export", folder, "--format", format, "--out", out, *options)
+        return out
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def imported(outrider, llama, tmp_path_factory):
+    """imported(folder, *options): the base with the draft of an exported folder."""
+    numbers = itertools.count()
+
+    def run(folder, *options):
+        out = tmp_path_factory.mktemp("imported") / f"model-{next(numbers)}"
+        outrider("import", folder, "--base", llama, "--out", out, *options)
+        return out
+
+    return run
