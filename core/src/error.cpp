@@ -18,6 +18,7 @@ constexpr std::pair<ErrorCode, std::string_view> kNames[] = {
     {ErrorCode::kInvalidFile, "InvalidFile"},
     {ErrorCode::kFileExists, "FileExists"},
     {ErrorCode::kWriteFailed, "WriteFailed"},
+    {ErrorCode::kUnsafeFile, "UnsafeFile"},
     {ErrorCode::kUnknownArchitecture, "UnknownArchitecture"},
     {ErrorCode::kUnsupported, "Unsupported"},
     {ErrorCode::kTensorMismatch, "TensorMismatch"},

@@ -134,6 +134,16 @@ std::string suggestion(std::string_view name, const std::vector<std::string>& kn
   return "known are: " + join(listed, ", ") + (rest ? fmt::format(" and {} more", rest) : "");
 }
 
+bool is_utf8(std::string_view text) {
+  char32_t ignored = 0;
+  while (!text.empty()) {
+    const size_t length = decode_utf8(text, ignored);
+    if (length == 0) return false;
+    text.remove_prefix(length);
+  }
+  return true;
+}
+
 std::string printable(std::string_view text, size_t limit) {
   std::string result;
   for (size_t used = 0; !text.empty();) {

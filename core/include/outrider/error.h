@@ -23,6 +23,7 @@ enum class ErrorCode : int {
   kInvalidFile = 202,
   kFileExists = 203,
   kWriteFailed = 204,
+  kUnsafeFile = 205,
   // Models and checkpoints. Exit status 4.
   kUnknownArchitecture = 300,
   kUnsupported = 301,

@@ -16,6 +16,9 @@ OUTRIDER_API std::vector<std::string> nearest_names(std::string_view name,
 /// "did you mean 'a' or 'b'?" for the nearest names, else "known are: …" (at most 20), else "".
 OUTRIDER_API std::string suggestion(std::string_view name, const std::vector<std::string>& known);
 
+/// Whether all of `text` is well-formed UTF-8.
+OUTRIDER_API bool is_utf8(std::string_view text);
+
 /// `text` with control characters and invalid bytes escaped and cut at `limit` characters, so that
 /// a file's content can neither move the cursor nor flood the terminal.
 OUTRIDER_API std::string printable(std::string_view text, size_t limit = 200);

@@ -1,24 +1,20 @@
 #include "outrider/checkpoint/safetensors.h"
 
-#include <fcntl.h>
 #include <fmt/ranges.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cstring>
 #include <limits>
 #include <ostream>
 #include <string_view>
 #include <utility>
 
+#include "mapped_file.h"
 #include "outrider/checkpoint/atomic_file.h"
 #include "outrider/checkpoint/json_file.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
-#include "regular_file.h"
 
 namespace outrider {
 namespace {
@@ -274,36 +270,17 @@ size_t dtype_size(std::string_view dtype) {
 
 std::shared_ptr<const SafetensorsFile> SafetensorsFile::open(const std::filesystem::path& path) {
   std::shared_ptr<SafetensorsFile> file(new SafetensorsFile);
-  file->map(path);
+  file->path_ = path;
+  file->mapped_ = MappedFile::open(path);
   file->parse();
   return file;
 }
 
-SafetensorsFile::~SafetensorsFile() {
-  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
-}
-
-void SafetensorsFile::map(const std::filesystem::path& path) {
-  path_ = path;
-  const size_t size = regular_file_size(path);
-  if (size == 0) throw invalid(path, "the file is empty");
-  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  void* address = MAP_FAILED;
-  if (descriptor >= 0) {
-    address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
-  }
-  const int reason = errno;
-  if (descriptor >= 0) ::close(descriptor);
-  if (address == MAP_FAILED) {
-    throw Error(ErrorCode::kFileUnreadable,
-                in_quotes(path.string()) + " cannot be mapped: " + std::strerror(reason));
-  }
-  data_ = static_cast<const std::byte*>(address);
-  size_ = size;
-}
+SafetensorsFile::~SafetensorsFile() = default;
 
 void SafetensorsFile::parse() {
-  const std::span file(data_, size_);
+  const auto file = mapped_->bytes();
+  if (file.empty()) throw invalid(path_, "the file is empty");
   const auto text = header_text(path_, file);
   const Json header = parse_json(text, path_.string() + " (header)",
                                  {.bytes = kLongestHeader, .depth = kDeepestHeader});

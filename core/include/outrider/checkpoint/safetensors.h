@@ -12,6 +12,8 @@
 
 namespace outrider {
 
+class MappedFile;
+
 /// A tensor in a mapped file: row-major, little-endian, `bytes` valid while the file object lives
 /// and, in files of other writers, perhaps not aligned.
 struct TensorView {
@@ -38,14 +40,12 @@ class OUTRIDER_API SafetensorsFile {
 
  private:
   SafetensorsFile() = default;
-  void map(const std::filesystem::path& path);
   void parse();
 
   std::filesystem::path path_;
   std::map<std::string, TensorView> tensors_;
   std::map<std::string, std::string> metadata_;
-  const std::byte* data_ = nullptr;
-  size_t size_ = 0;
+  std::shared_ptr<const MappedFile> mapped_;
 };
 
 /// All tensors of a checkpoint folder: `model.safetensors`, or the shards that
