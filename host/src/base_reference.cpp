@@ -108,7 +108,7 @@ BaseReference refer_to_base(const fs::path& folder) {
   if (auto reference = base_reference_of(folder)) return *std::move(reference);
   return {folder.string(),
           fs::weakly_canonical(folder).string(),
-          stored_base_sha256(folder, ModelConfig::read(folder)),
+          stored_base_sha256(folder, read_config(folder)),
           {}};
 }
 

@@ -4,9 +4,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <set>
 
 #include "allocation_budget.h"
+#include "companion_files.h"
+#include "modelopt_state.h"
 #include "outrider/checkpoint/atomic_file.h"
 #include "outrider/checkpoint/json_file.h"
 #include "outrider/error.h"
@@ -16,14 +17,13 @@
 #include "outrider/text.h"
 #include "outrider/version.h"
 #include "shard_writer.h"
+#include "stored_model.h"
 #include "tensor_mismatches.h"
 
 namespace outrider {
 namespace fs = std::filesystem;
 namespace {
 
-// Where a single file keeps what outrider_state.json says in a folder.
-constexpr const char* kStateKey = "outrider_state";
 
 // In outrider_state.json's base_model; see CausalLM::weights_sha256().
 constexpr const char* kWeightsKey = "weights_sha256";
@@ -41,8 +41,6 @@ bool belongs_to_a_draft(const CausalLM& model, const std::string& name) {
     return name.starts_with(attached.attribute + ".");
   });
 }
-
-using StoredTensors = std::map<std::string, SafetensorsFolder::Entry>;
 
 // A converted folder without decoder layers, which only offline training makes.
 bool is_offline(const ModelConfig& config, const StoredTensors& stored,
@@ -66,22 +64,12 @@ void check_size(const ModelConfig& config, const StoredTensors& stored, bool off
   for (const auto& parameter : shapes->parameters()) {
     described += static_cast<double>(parameter.numel());
   }
-  for (const auto& [name, entry] : stored) {
-    double count = 1;
-    for (const int64_t size : entry.view->shape) count *= static_cast<double>(size);
-    held += count;
-  }
+  for (const auto& [name, tensor] : stored) held += tensor.elements;
   if (described <= 2 * held) return;
   throw Error(ErrorCode::kTensorMismatch,
               fmt::format("{}: config.json describes {:.0f} parameters, the tensors hold {:.0f}",
                           folder.string(), described, held),
               "does the config.json belong to these tensors, and is the folder complete?");
-}
-
-size_t total_bytes(const StoredTensors& tensors) {
-  size_t total = 0;
-  for (const auto& [name, entry] : tensors) total += entry.view->bytes.size();
-  return total;
 }
 
 /// Fills `targets`, which are tensors of `model`.
@@ -93,10 +81,10 @@ void load_strictly(const CausalLM& model, const TensorMap& targets, const Stored
     if (found == stored.end()) {
       mismatches.add("missing", name);
     } else {
-      mismatches.copy(target, tensor_over(found->second.file, *found->second.view), name);
+      mismatches.copy(target, found->second.load(), name);
     }
   }
-  for (const auto& [name, entry] : stored) {
+  for (const auto& [name, tensor] : stored) {
     if (!targets.contains(name) && !may_be_ignored(model, name)) mismatches.add("unexpected", name);
   }
   mismatches.finish(origin.string(), hint);
@@ -127,6 +115,12 @@ Conversion restored_within(size_t stored_bytes, const ModeDescriptor& mode, cons
   return mode.restore(base, config, metadata);
 }
 
+// ModelOpt records what was asked for; from here on the state says what that came to.
+void record_as_own(ModeState& state, const PluginInfo& plugin, const Conversion& conversion) {
+  state.plugin = plugin.reference();
+  for (const auto& [key, value] : conversion.metadata.items()) state.metadata.emplace(key, value);
+}
+
 void restore_mode(CausalLM& model, const ModeState& state, const StoredTensors& stored) {
   const auto& plugin = plugin_loader().load(requirement_of(state.plugin));
   const auto& mode = mode_registry().get(state.mode);
@@ -143,15 +137,10 @@ void restore_mode(CausalLM& model, const ModeState& state, const StoredTensors& 
   auto conversion = restored_within(total_bytes(stored), *mode.descriptor, model.base_info(),
                                     schema.resolve(config), state.metadata);
   auto restored = state;
+  if (state.plugin.version.empty()) record_as_own(restored, mode.plugin, conversion);
   restored.config = conversion.config;
   restored.config_version = schema.version();
   model.attach(std::move(conversion), std::move(restored));
-}
-
-// Of a folder that was never converted, the state is empty.
-CheckpointMetadata metadata_in(const fs::path& folder) {
-  if (!fs::exists(folder / CheckpointMetadata::kFileName)) return {};
-  return CheckpointMetadata::read(folder);
 }
 
 // Of what is stored, what this model has, in place.
@@ -159,8 +148,7 @@ TensorMap stored_values(const CausalLM& model, const StoredTensors& stored) {
   TensorMap values;
   for (const auto& [name, unused] : checkpoint_tensors(model)) {
     const auto found = stored.find(name);
-    if (found == stored.end()) continue;
-    values[name] = tensor_over(found->second.file, *found->second.view);
+    if (found != stored.end()) values[name] = found->second.load();
   }
   return values;
 }
@@ -229,11 +217,11 @@ StoredTensors read_tensors_of(const fs::path& folder, const ModelConfig& config,
                 fmt::format("{} holds its base: no other can be named", in_quotes(folder.string())),
                 "leave --base out");
   }
-  if (!reference) return stored;
+  if (!reference) return stored_tensors(stored);
   const auto base = reference->find(given_base);
   reference->require_same(stored_base_sha256(base, config), base);
   stored.merge(stored_base(base, config));
-  return stored;
+  return stored_tensors(stored);
 }
 
 CheckpointMetadata metadata_of(const CausalLM& model) {
@@ -250,50 +238,6 @@ CheckpointMetadata metadata_of(const CausalLM& model) {
   return metadata;
 }
 
-// The files of a Hugging Face folder that are not weights: tokenizer, templates, generation config.
-bool is_companion(const fs::path& path) {
-  static const std::set<std::string> extensions = {".json", ".txt", ".model", ".jinja",
-                                                   ".tiktoken"};
-  static const std::set<std::string> ours = {"config.json", CheckpointMetadata::kFileName,
-                                             "model.safetensors.index.json", "training_state.json",
-                                             "best.json"};
-  const auto name = path.filename().string();
-  return fs::is_regular_file(path) && extensions.contains(path.extension().string()) &&
-         !ours.contains(name) && !name.starts_with(".");
-}
-
-void copy_companions(const fs::path& from, const fs::path& to) {
-  if (from.empty()) return;
-  for (const auto& entry : fs::directory_iterator(from)) {
-    if (is_companion(entry.path())) fs::copy_file(entry.path(), to / entry.path().filename());
-  }
-}
-
-// A conversion with its tensors, from a folder or from a single file.
-struct StoredModel {
-  StoredTensors tensors;
-  CheckpointMetadata metadata;
-};
-
-StoredModel read_folder(const fs::path& folder) {
-  return {SafetensorsFolder::open(folder).tensors(), CheckpointMetadata::read(folder)};
-}
-
-StoredModel read_file(const fs::path& path) {
-  const auto file = SafetensorsFile::open(path);
-  const auto state = file->metadata().find(kStateKey);
-  if (state == file->metadata().end()) {
-    throw Error(ErrorCode::kInvalidFile,
-                fmt::format("{}: its __metadata__ has no '{}'", path.string(), kStateKey),
-                "give a file that `outrider save` wrote, or a converted folder");
-  }
-  const auto origin = fmt::format("{} ({})", path.string(), kStateKey);
-  StoredModel stored;
-  stored.metadata = CheckpointMetadata::from_json(parse_json(state->second, origin), origin);
-  for (const auto& [name, view] : file->tensors()) stored.tensors[name] = {file, &view};
-  return stored;
-}
-
 }  // namespace
 
 std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOptions& options) {
@@ -301,9 +245,9 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOpti
     throw Error(ErrorCode::kFileNotFound, fmt::format("{}: no such folder", folder.string()),
                 "give the folder of a Hugging Face model, the one with config.json");
   }
-  const auto metadata = metadata_in(folder);
+  const auto metadata = read_metadata(folder, options.reference_numerics);
   load_required_plugins(metadata);
-  const auto config = ModelConfig::read(folder);
+  const auto config = read_config(folder);
   plugin_loader().load_base(config.architecture);
   const auto stored = read_tensors_of(folder, config, options.base);
   const bool offline = is_offline(config, stored, metadata);
@@ -359,6 +303,7 @@ void save_pretrained(const CausalLM& model, const fs::path& folder, const SaveOp
     auto metadata = metadata_of(model);
     if (options.base) metadata.base_model[kReferenceKey] = options.base->to_json();
     metadata.write(directory.staging());
+    if (!options.base) write_modelopt_state(directory.staging(), metadata);
   }
   copy_companions(options.source, directory.staging());
   directory.commit();
@@ -370,15 +315,15 @@ void save(const CausalLM& model, const fs::path& file) {
   write_tensors(file, checkpoint_tensors(model), {{kStateKey, state.dump()}});
 }
 
-void restore(CausalLM& base, const fs::path& file_or_folder) {
+void restore(CausalLM& base, const fs::path& file_or_folder,
+             const std::optional<std::string>& numerics) {
   if (!base.speculative_state().empty()) {
     throw Error(
         ErrorCode::kAlreadyConverted,
         fmt::format("the model already has mode '{}'", base.speculative_state().front().state.mode),
         "restore onto the base model, as it was before conversion");
   }
-  const auto stored =
-      fs::is_directory(file_or_folder) ? read_folder(file_or_folder) : read_file(file_or_folder);
+  const auto stored = StoredModel::read(file_or_folder, numerics);
   const std::string hint = "restore onto the base model that was converted";
   check_base(base, stored.metadata.base_model, file_or_folder, hint);
   load_required_plugins(stored.metadata);

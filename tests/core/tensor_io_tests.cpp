@@ -3,6 +3,7 @@
 #include <string>
 
 #include "formats/support.h"
+#include "formats/torch_bytes.h"
 #include "outrider/checkpoint/tensor_io.h"
 #include "outrider/ops/operator_library.h"
 #include "tensor_checks.h"
@@ -113,6 +114,28 @@ TEST_CASE("dtypes are parsed by their names and nothing else") {
   CHECK(dtype_name(at::kLong) == "int64");
   CHECK_CONTAINS(failure(ErrorCode::kUnsupported, [] { dtype_name(at::kComplexDouble); }),
                  "ComplexDouble");
+}
+
+TEST_CASE("tensors of a torch file are views of it, aligned or not, in their own strides") {
+  using namespace test;
+  const auto storage = p_storage("FloatStorage", "0", 8);
+  bool was_aligned = false, was_unaligned = false;
+  for (size_t padding = 0; padding < 4; ++padding) {
+    const auto bytes = torch_bytes(p_file("(" + p_tensor(storage, 1, {3, 2}, {1, 3}) +
+                                          p_tensor(storage, 8, {0, 2}, {2, 1}) +
+                                          p_text(std::string(padding, 'x')) + "t"));
+    auto file = TorchFile::from_bytes(bytes, "t.pth");
+    const auto* view = file->tensor(file->contents()[0]);
+    const bool aligned = reinterpret_cast<uintptr_t>(view->bytes.data()) % 4 == 0;
+    (aligned ? was_aligned : was_unaligned) = true;
+    const auto tensor = tensor_over(file, *view);
+    const auto empty = tensor_over(file, *file->tensor(file->contents()[1]));
+    file.reset();
+    CHECK(at::equal(tensor, at::tensor({1.f, 4.f, 2.f, 5.f, 3.f, 6.f}).view({3, 2})));
+    CHECK(empty.sizes() == at::IntArrayRef({0, 2}));
+  }
+  CHECK(was_aligned);
+  CHECK(was_unaligned);
 }
 
 at::Tensor doubled(const at::Tensor& x) { return x * 2; }

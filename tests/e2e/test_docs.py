@@ -1,8 +1,8 @@
 """Generated pages are up to date, and runnable blocks of the documentation run.
 
 A fenced block tagged `console run` is executed line by line ("$ " marks a command, a trailing backslash
-continues it) in a folder of its own that holds BASE, a tiny model with a tokenizer, SmolLM2, and chats.jsonl. The
-blocks of one page share the folder."""
+continues it) in a folder of its own that holds BASE, a tiny model with a tokenizer, SmolLM2, MODELOPT, a checkpoint of
+ModelOpt's, with its MODELOPT_BASE, and chats.jsonl. The blocks of one page share the folder."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import REFERENCE, ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import generate_docs  # noqa: E402
@@ -54,6 +54,8 @@ def test_some_page_has_runnable_commands():
 def test_the_commands_of_a_page_run(page, program, tiny, model, examples, tmp_path):
     (tmp_path / "BASE").symlink_to(tiny())
     (tmp_path / "SmolLM2").symlink_to(model)
+    (tmp_path / "MODELOPT").symlink_to(ROOT / "tests/fixtures/modelopt/medusa_h2_l1")
+    (tmp_path / "MODELOPT_BASE").symlink_to(REFERENCE / "medusa_h2_l1/base")
     shutil.copy(examples / "smollm2_self.jsonl", tmp_path / "chats.jsonl")
     environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
     for command in runnable(page):

@@ -25,12 +25,16 @@ constexpr std::array kDtypes = {
     DtypeName{at::kByte, "U8", "uint8"},     DtypeName{at::kBool, "BOOL", "bool"},
 };
 
-at::ScalarType type_of(const TensorView& view) {
+at::ScalarType type_of(const std::string& name) {
   for (const auto& dtype : kDtypes) {
-    if (view.dtype == dtype.safetensors) return dtype.type;
+    if (name == dtype.safetensors) return dtype.type;
   }
   throw Error(ErrorCode::kUnsupported,
-              fmt::format("tensors of dtype {} are not supported", printable(view.dtype)));
+              fmt::format("tensors of dtype {} are not supported", printable(name)));
+}
+
+bool is_aligned(const std::byte* data, const std::string& dtype) {
+  return reinterpret_cast<uintptr_t>(data) % dtype_size(dtype) == 0;
 }
 
 const DtypeName& names_of(at::ScalarType type) {
@@ -44,17 +48,25 @@ const DtypeName& names_of(at::ScalarType type) {
 }  // namespace
 
 at::Tensor tensor_over(const std::shared_ptr<const SafetensorsFile>& file, const TensorView& view) {
-  const auto options = at::TensorOptions().dtype(type_of(view));
+  const auto options = at::TensorOptions().dtype(type_of(view.dtype));
   if (view.bytes.empty()) return at::empty(view.shape, options);
   auto* data = const_cast<std::byte*>(view.bytes.data());
-  const auto alignment = dtype_size(view.dtype);
-  if (reinterpret_cast<uintptr_t>(data) % alignment != 0) {
+  if (!is_aligned(data, view.dtype)) {
     auto copy = at::empty(view.shape, options);
     std::memcpy(copy.data_ptr(), data, view.bytes.size());
     return copy;
   }
   return at::from_blob(
       data, view.shape, [file](void*) {}, options);
+}
+
+at::Tensor tensor_over(const std::shared_ptr<const TorchFile>& file, const TorchTensor& tensor) {
+  auto* data = const_cast<std::byte*>(tensor.bytes.data());
+  auto storage = at::from_blob(
+      data, {static_cast<int64_t>(tensor.bytes.size())}, [file](void*) {},
+      at::TensorOptions().dtype(at::kByte));
+  if (!is_aligned(data, tensor.dtype)) storage = storage.clone();
+  return storage.view(type_of(tensor.dtype)).as_strided(tensor.shape, tensor.strides);
 }
 
 TensorMap read_tensors(const std::filesystem::path& path) {

@@ -101,6 +101,12 @@ void add_base_option(CLI::App& verb, std::filesystem::path& base) {
       ->type_name("DIR");
 }
 
+void add_numerics_option(CLI::App& verb, std::optional<std::string>& numerics) {
+  verb.add_option("--reference-numerics", numerics,
+                  "Of a ModelOpt checkpoint: the release as which it computes, 0.47 or 0.42 "
+                  "(default: the one that wrote it)");
+}
+
 void note(const std::string& text) {
   std::fflush(stdout);
   fmt::print(stderr, "{}\n", text);

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -53,6 +54,9 @@ void add_shard_size_option(CLI::App& verb, int64_t& bytes);
 
 /// --base: where a checkpoint that holds drafts only finds its base.
 void add_base_option(CLI::App& verb, std::filesystem::path& base);
+
+/// --reference-numerics, of verbs that read a converted model: LoadOptions::reference_numerics.
+void add_numerics_option(CLI::App& verb, std::optional<std::string>& numerics);
 
 /// One line on stderr.
 void note(const std::string& text);

@@ -12,12 +12,13 @@ namespace {
 struct ExportArguments {
   std::string model;
   ExportOptions options;
-  std::filesystem::path out, base;
+  std::filesystem::path out;
+  LoadOptions load;
 };
 
 void export_model(const ExportArguments& arguments, const GlobalOptions& global) {
   use_plugins(global);
-  const auto model = from_pretrained(arguments.model, {.base = arguments.base});
+  const auto model = from_pretrained(arguments.model, arguments.load);
   export_draft(*model, arguments.options, arguments.out);
   if (global.json) {
     return print_json({{"out", arguments.out.string()}, {"format", arguments.options.format}});
@@ -41,7 +42,8 @@ void add_export_verb(CLI::App& app, const GlobalOptions& global) {
   verb->add_flag(
       "--allow-train-serve-mismatch", arguments->options.allow_train_serve_mismatch,
       "Export a draft that will be served with other arithmetic than it was trained with");
-  add_base_option(*verb, arguments->base);
+  add_base_option(*verb, arguments->load.base);
+  add_numerics_option(*verb, arguments->load.reference_numerics);
   verb->callback([arguments, &global] { export_model(*arguments, global); });
 }
 

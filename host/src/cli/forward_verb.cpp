@@ -14,8 +14,9 @@ namespace outrider::cli {
 namespace {
 
 struct ForwardArguments {
+  LoadOptions load;
   std::string model, dtype, device = "cpu";
-  std::filesystem::path batch, out, weights, base;
+  std::filesystem::path batch, out, weights;
   bool train = false, gradients = false, hidden_states = false;
 };
 
@@ -128,9 +129,8 @@ TensorRecorder recorder_into(TensorMap& results, bool converted, bool hidden_sta
 
 void forward(const ForwardArguments& arguments, const GlobalOptions& global) {
   use_plugins(global);
-  LoadOptions load;
+  auto load = arguments.load;
   load.device = parse_device(arguments.device);
-  load.base = arguments.base;
   if (!arguments.dtype.empty()) load.dtype = parse_dtype(arguments.dtype);
   const auto model = from_pretrained(arguments.model, load);
   if (!arguments.weights.empty()) load_weights(*model, arguments.weights);
@@ -174,7 +174,8 @@ void add_forward_verb(CLI::App& app, const GlobalOptions& global) {
   verb->add_option("--weights", arguments->weights, "Replace parameters and buffers by name first");
   verb->add_option("--dtype", arguments->dtype, "float32, float64, bfloat16, float16");
   verb->add_option("--device", arguments->device, "cpu, cuda or cuda:N")->capture_default_str();
-  add_base_option(*verb, arguments->base);
+  add_base_option(*verb, arguments->load.base);
+  add_numerics_option(*verb, arguments->load.reference_numerics);
   verb->callback([arguments, &global] { forward(*arguments, global); });
 }
 

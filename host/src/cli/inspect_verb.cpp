@@ -9,8 +9,10 @@
 #include "outrider/checkpoint/tensor_io.h"
 #include "outrider/error.h"
 #include "outrider/host/base_reference.h"
+#include "outrider/host/checkpoint.h"
 #include "outrider/host/plugin_loader.h"
 #include "outrider/model/model_config.h"
+#include "outrider/text.h"
 
 namespace outrider::cli {
 namespace fs = std::filesystem;
@@ -19,6 +21,7 @@ namespace {
 struct InspectArguments {
   fs::path folder, base;
   bool tensors = false;
+  std::optional<std::string> numerics;
 };
 
 int64_t element_count(const TensorView& view) {
@@ -68,10 +71,17 @@ Json required_plugins(const ModeState& state) {
   return plugins;
 }
 
-Json mode_list(const fs::path& folder) {
+// Who wrote the record of the conversions, and whether ModelOpt can read one as well.
+Json record_of(const fs::path& folder, const CheckpointMetadata& metadata) {
+  const bool is_ours = fs::exists(folder / CheckpointMetadata::kFileName);
+  return {{"file", is_ours ? CheckpointMetadata::kFileName : kModelOptStateFile},
+          {"written_by", metadata.written_by},
+          {"restored_by_modelopt", fs::exists(folder / kModelOptStateFile)}};
+}
+
+Json mode_list(const CheckpointMetadata& metadata) {
   Json modes = Json::array();
-  if (!fs::exists(folder / CheckpointMetadata::kFileName)) return modes;
-  for (const auto& state : CheckpointMetadata::read(folder).modes) {
+  for (const auto& state : metadata.modes) {
     modes.push_back({{"mode", state.mode},
                      {"plugin",
                       {{"name", state.plugin.name},
@@ -103,7 +113,8 @@ Json referenced_base(const InspectArguments& arguments, const ModelConfig& confi
 }
 
 Json describe(const InspectArguments& arguments) {
-  const auto config = ModelConfig::read(arguments.folder);
+  const auto config = read_config(arguments.folder);
+  const auto metadata = read_metadata(arguments.folder, arguments.numerics);
   const auto stored = SafetensorsFolder::open(arguments.folder);
   Json json = {{"folder", arguments.folder.string()},
                {"base_model",
@@ -114,7 +125,8 @@ Json describe(const InspectArguments& arguments) {
                  {"dtype", dtype_name(config.dtype)},
                  {"reference", referenced_base(arguments, config)}}},
                {"parameters", parameters_by_part(stored)},
-               {"modes", mode_list(arguments.folder)}};
+               {"modes", mode_list(metadata)}};
+  if (!metadata.modes.empty()) json["record"] = record_of(arguments.folder, metadata);
   if (arguments.tensors) json["tensors"] = tensor_list(stored);
   return json;
 }
@@ -130,11 +142,23 @@ void print_restoring(const Json& restored) {
   }
 }
 
+void print_record(const Json& record) {
+  const bool both =
+      record["restored_by_modelopt"].get<bool>() && record["file"] != kModelOptStateFile;
+  fmt::print("{}, written by {}{}\n", record["file"].get<std::string>(),
+             printable(record["written_by"].get<std::string>()),
+             both ? fmt::format("; {} restores it in ModelOpt", kModelOptStateFile) : "");
+}
+
 void print_mode(const Json& mode) {
-  fmt::print("mode {}: written by plugin {} {} (sha256 {:.12}…)\n", mode["mode"].get<std::string>(),
-             mode["plugin"]["name"].get<std::string>(),
-             mode["plugin"]["version"].get<std::string>(),
-             mode["plugin"]["sha256"].get<std::string>());
+  const auto& plugin = mode["plugin"];
+  const auto name = mode["mode"].get<std::string>(), version = plugin["version"].get<std::string>();
+  if (version.empty()) {
+    fmt::print("mode {}: of plugin {}\n", name, plugin["name"].get<std::string>());
+  } else {
+    fmt::print("mode {}: written by plugin {} {} (sha256 {:.12}…)\n", name,
+               plugin["name"].get<std::string>(), version, plugin["sha256"].get<std::string>());
+  }
   print_restoring(mode["restored_by"]);
   for (const auto& plugin : mode["requires"]) {
     fmt::print("  needs plugin {} {} as well\n", plugin["name"].get<std::string>(),
@@ -165,6 +189,7 @@ void print_description(const Json& json) {
   Table table({"PART", "PARAMETERS"});
   for (const auto& [part, count] : json["parameters"].items()) table.add({part, count.dump()});
   table.print();
+  if (json.contains("record")) print_record(json["record"]);
   for (const auto& mode : json["modes"]) print_mode(mode);
   if (json["modes"].empty()) fmt::print("not converted\n");
   if (!json.contains("tensors")) return;
@@ -185,6 +210,7 @@ void add_inspect_verb(CLI::App& app, const GlobalOptions& global) {
   verb->add_option("DIR", arguments->folder, "Model folder")->required();
   verb->add_flag("--tensors", arguments->tensors, "List every tensor");
   add_base_option(*verb, arguments->base);
+  add_numerics_option(*verb, arguments->numerics);
   verb->callback([arguments, &global] {
     use_plugins(global);
     const auto json = describe(*arguments);

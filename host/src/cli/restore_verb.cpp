@@ -9,11 +9,13 @@ namespace outrider::cli {
 namespace {
 
 struct SaveArguments {
-  std::filesystem::path model, out, base;
+  std::filesystem::path model, out;
+  LoadOptions load;
 };
 
 struct RestoreArguments {
   std::filesystem::path base, file, out;
+  std::optional<std::string> numerics;
   bool replace = false;
   int64_t max_shard_size = SaveOptions().max_shard_size;
 };
@@ -27,7 +29,7 @@ void print_result(const CausalLM& model, const std::filesystem::path& out, bool 
 
 void save_file(const SaveArguments& arguments, const GlobalOptions& global) {
   use_plugins(global);
-  const auto model = from_pretrained(arguments.model, {.base = arguments.base});
+  const auto model = from_pretrained(arguments.model, arguments.load);
   save(*model, arguments.out);
   print_result(*model, arguments.out, global.json);
 }
@@ -35,7 +37,7 @@ void save_file(const SaveArguments& arguments, const GlobalOptions& global) {
 void restore_folder(const RestoreArguments& arguments, const GlobalOptions& global) {
   use_plugins(global);
   const auto model = from_pretrained(arguments.base);
-  restore(*model, arguments.file);
+  restore(*model, arguments.file, arguments.numerics);
   save_pretrained(*model, arguments.out,
                   {.source = arguments.base,
                    .replace = arguments.replace,
@@ -51,7 +53,8 @@ void add_save_verb(CLI::App& app, const GlobalOptions& global) {
                         "outrider save SmolLM2-eagle3 --out SmolLM2-eagle3.safetensors");
   verb->add_option("DIR", arguments->model, "Converted model folder")->required();
   verb->add_option("--out", arguments->out, "Safetensors file to write")->required();
-  add_base_option(*verb, arguments->base);
+  add_base_option(*verb, arguments->load.base);
+  add_numerics_option(*verb, arguments->load.reference_numerics);
   verb->callback([arguments, &global] { save_file(*arguments, global); });
 }
 
@@ -60,10 +63,12 @@ void add_restore_verb(CLI::App& app, const GlobalOptions& global) {
   auto* verb = add_verb(app, "restore", "Rebuild a saved conversion on its base model",
                         "outrider restore SmolLM2 SmolLM2-eagle3.safetensors --out SmolLM2-eagle3");
   verb->add_option("BASE", arguments->base, "Folder of the base model, unconverted")->required();
-  verb->add_option("FILE", arguments->file, "What `outrider save` wrote, or a converted folder")
+  verb->add_option("FILE", arguments->file,
+                   "What `outrider save` or ModelOpt's mto.save() wrote, or a converted folder")
       ->required();
   verb->add_option("--out", arguments->out, "Folder to write")->required();
   verb->add_flag("--replace", arguments->replace, "Replace an existing --out");
+  add_numerics_option(*verb, arguments->numerics);
   add_shard_size_option(*verb, arguments->max_shard_size);
   verb->callback([arguments, &global] { restore_folder(*arguments, global); });
 }

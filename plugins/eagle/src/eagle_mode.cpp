@@ -7,6 +7,7 @@
 #include "eagle_format.h"
 #include "eagle_schema.h"
 #include "hf_format.h"
+#include "modelopt_record.h"
 #include "outrider/error.h"
 #include "outrider/model/draft_model_registry.h"
 #include "sglang_format.h"
@@ -103,10 +104,12 @@ Conversion EagleMode::convert(const BaseInfo& base, const Json& config) const {
 
 Conversion EagleMode::restore(const BaseInfo& base, const Json& config,
                               const Json& metadata) const {
+  const bool is_foreign = is_modelopt_record(metadata);
+  if (is_foreign) refuse_unread_keys(config.at("eagle_architecture_config"));
   auto restored = build(base, eagle_schema().parse(config), recorded_numerics(metadata));
+  if (is_foreign) return restored;
   restored.config = config;
-  if (metadata.contains("aux_layer_ids") &&
-      metadata["aux_layer_ids"] != restored.metadata["aux_layer_ids"]) {
+  if (metadata["aux_layer_ids"] != restored.metadata["aux_layer_ids"]) {
     throw Error(
         ErrorCode::kIncompatibleCheckpoint,
         fmt::format("eagle: the checkpoint was trained on the layers {}, its config gives {}",

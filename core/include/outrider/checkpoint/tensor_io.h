@@ -8,6 +8,7 @@
 
 #include "outrider/api.h"
 #include "outrider/checkpoint/safetensors.h"
+#include "outrider/checkpoint/torch_file.h"
 
 namespace outrider {
 
@@ -16,6 +17,8 @@ using TensorMap = std::map<std::string, at::Tensor>;
 /// A CPU tensor over the mapped file, without a copy; it keeps the file mapped. Never write to it.
 OUTRIDER_API at::Tensor tensor_over(const std::shared_ptr<const SafetensorsFile>& file,
                                     const TensorView& view);
+OUTRIDER_API at::Tensor tensor_over(const std::shared_ptr<const TorchFile>& file,
+                                    const TorchTensor& tensor);
 
 /// Every tensor of a file, mapped.
 OUTRIDER_API TensorMap read_tensors(const std::filesystem::path& path);

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "outrider/api.h"
 #include "outrider/checkpoint/tensor_io.h"
@@ -12,12 +13,25 @@
 
 namespace outrider {
 
+/// ModelOpt's record of a conversion in a model folder.
+constexpr const char* kModelOptStateFile = "modelopt_state.pth";
+
 struct LoadOptions {
   std::optional<at::ScalarType> dtype;  // default: as stored
+  /// "0.47" or "0.42": the release as which a checkpoint of ModelOpt's computes, whatever it says.
+  std::optional<std::string> reference_numerics;
   at::Device device = at::kCPU;
   std::filesystem::path base;  // of a folder that holds drafts only; default: where it says
   bool hash_weights = false;  // for CausalLM::weights_sha256(), where the folder does not record it
 };
+
+/// What a folder records of its conversions, nothing for a base model: from outrider_state.json, or
+/// without that from ModelOpt's modelopt_state.pth (`numerics`: LoadOptions::reference_numerics).
+OUTRIDER_API CheckpointMetadata read_metadata(const std::filesystem::path& folder,
+                                              const std::optional<std::string>& numerics = {});
+
+/// The base's config.json, without what ModelOpt's conversion changes in it.
+OUTRIDER_API ModelConfig read_config(const std::filesystem::path& folder);
 
 /// A base model folder, or a converted one: then its plugins are found and its drafts rebuilt
 /// before tensors are loaded. A folder that holds drafts only takes the other weights from its
@@ -41,7 +55,8 @@ struct SaveOptions {
 };
 
 /// Writes a Hugging Face folder that plain transformers can load the base from, atomically. Weights
-/// above max_shard_size are split into several files with an index.
+/// above max_shard_size are split into several files with an index. Where ModelOpt would compute
+/// the same, modelopt_state.pth is there as well and ModelOpt restores the draft too.
 OUTRIDER_API void save_pretrained(const CausalLM& model, const std::filesystem::path& folder,
                                   const SaveOptions& options);
 
@@ -49,9 +64,11 @@ OUTRIDER_API void save_pretrained(const CausalLM& model, const std::filesystem::
 /// file, atomically; an existing one is replaced.
 OUTRIDER_API void save(const CausalLM& model, const std::filesystem::path& file);
 
-/// Rebuilds on an unconverted base what save() or save_pretrained() wrote, as strictly as
+/// Rebuilds on an unconverted base what save() or save_pretrained() wrote, or ModelOpt's
+/// counterparts of both (`numerics`: LoadOptions::reference_numerics), as strictly as
 /// from_pretrained(); values take the base's type and device. Throws kAlreadyConverted,
 /// kIncompatibleCheckpoint for another base, kTensorMismatch; the base is of no use after an error.
-OUTRIDER_API void restore(CausalLM& base, const std::filesystem::path& file_or_folder);
+OUTRIDER_API void restore(CausalLM& base, const std::filesystem::path& file_or_folder,
+                          const std::optional<std::string>& numerics = {});
 
 }  // namespace outrider
