@@ -336,6 +336,7 @@ void restore(CausalLM& base, const fs::path& file_or_folder,
   for (const auto& state : stored.metadata.modes) restore_mode(base, state, stored.tensors);
   load_strictly(base, drafts_only ? draft_tensors(base) : checkpoint_tensors(base), stored.tensors,
                 file_or_folder, hint);
+  if (!drafts_only) identify_base(base, stored.metadata, stored.tensors, /*hash_if_unknown=*/false);
 }
 
 }  // namespace outrider

@@ -147,6 +147,14 @@ def test_another_dtype_is_stored_and_named(convert, outrider):
 # --- outrider_state.json -----------------------------------------------------------------------
 
 
+def weights_hash(base):
+    """As docs/checkpoint_format.md defines it, of a float32 base."""
+    tensors = load_file(base / "model.safetensors")
+    lines = [f"{name} Float [{','.join(map(str, t.shape))}] {hashlib.sha256(t.tobytes()).hexdigest()}\n"
+             for name, t in sorted(tensors.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def test_the_state_says_what_is_needed_to_restore(both):
     found = state(both)
     assert set(found) == {"format_version", "written_by", "base_model", "modes"}
@@ -154,6 +162,7 @@ def test_the_state_says_what_is_needed_to_restore(both):
     assert re.fullmatch(r"outrider \d+\.\d+\.\d+", found["written_by"])
     digest = found["base_model"].pop("config_sha256")
     assert re.fullmatch("[0-9a-f]{64}", digest)
+    assert found["base_model"].pop("weights_sha256") == weights_hash(BASE)
     assert found["base_model"] == {"architecture": "LlamaForCausalLM", "hidden_size": 32,
                                    "num_hidden_layers": 3, "vocab_size": 128}
     eagle, medusa = found["modes"]
@@ -186,7 +195,8 @@ def test_inspect_counts_parameters_and_lists_tensors(outrider, both):
     tensors = written(both)
     assert found["folder"] == str(both)
     assert found["base_model"] == {"architecture": "LlamaForCausalLM", "hidden_size": 32,
-                                   "num_hidden_layers": 3, "vocab_size": 128, "dtype": "float32"}
+                                   "num_hidden_layers": 3, "vocab_size": 128, "dtype": "float32",
+                                   "reference": None}
     parts = {}
     for name, tensor in tensors.items():
         part = name.split(".")[0]
@@ -358,17 +368,22 @@ def test_a_draft_vocabulary_sets_d2t_and_its_size(convert, forward, vocabulary_f
 
 @pytest.mark.parametrize(("options", "ids", "problem"), [
     (SMALL, [1, 128], "must be strictly increasing token ids below 128"),
-    (SMALL, [5, 5], "must be strictly increasing token ids below 128"),
     ((*SMALL, "--set", "eagle_architecture_config.draft_vocab_size=3"), [1, 2],
      "draft_vocab_size is 3, but the draft vocabulary that was given has 2 tokens"),
     (TWO_HEADS, [1, 2], "mode 'medusa' knows no draft vocabulary"),
-], ids=["beyond the vocabulary", "twice", "two sizes", "medusa"])
+], ids=["beyond the vocabulary", "two sizes", "medusa"])
 def test_a_draft_vocabulary_that_cannot_be(
         outrider, vocabulary_file, tmp_path, options, ids, problem):
     text = outrider("convert", BASE, *options, "--draft-vocab", vocabulary_file(ids),
                     "--out", tmp_path / "out", status=2).stderr
     assert problem in text
     assert not (tmp_path / "out").exists()
+
+
+def test_a_draft_vocabulary_with_a_token_twice_is_refused(outrider, vocabulary_file, tmp_path):
+    text = outrider("convert", BASE, *SMALL, "--draft-vocab", vocabulary_file([5, 5]),
+                    "--out", tmp_path / "out", status=3).stderr
+    assert "i + d2t[i] must increase from 0 on, does not at 1" in text
 
 
 def test_nothing_but_data_prepare_needs_python(
