@@ -24,7 +24,6 @@ namespace outrider {
 namespace fs = std::filesystem;
 namespace {
 
-
 // In outrider_state.json's base_model; see CausalLM::weights_sha256().
 constexpr const char* kWeightsKey = "weights_sha256";
 // There, too, where the folder holds drafts alone.

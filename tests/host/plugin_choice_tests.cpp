@@ -153,8 +153,7 @@ TEST_CASE("a mode that two plugins claim is ambiguous") {
   Store store;
   store.add("a.outrider.so", "first", "0.1.0");
   store.add("b.outrider.so", "second", "0.1.0");
-  check_error(ErrorCode::kPluginAmbiguous,
-              "'probe' is provided by several plugins: first 0.1.0",
+  check_error(ErrorCode::kPluginAmbiguous, "'probe' is provided by several plugins: first 0.1.0",
               [&] { store.loader().load_mode("probe"); });
 }
 

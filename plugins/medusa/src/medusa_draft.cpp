@@ -12,7 +12,8 @@
 namespace outrider::medusa {
 namespace {
 
-// A residual block starts as x + silu(b), as the reference's does: weight 0, bias left at its default.
+// A residual block starts as x + silu(b), as the reference's does: weight 0, bias left at its
+// default.
 std::shared_ptr<nn::Linear> initialized_block(int64_t size, at::TensorOptions options) {
   auto block = nn::initialized_linear(size, size, /*with_bias=*/true, options);
   const at::NoGradGuard no_grad;
@@ -28,7 +29,8 @@ struct HeadTargets {
 HeadTargets head_targets(const TokenTargets& targets, int64_t offset) {
   const int64_t length = targets.ids.size(1), kept = std::max<int64_t>(0, length - offset);
   const auto index = at::arange(targets.ids.numel(), targets.ids.options()).view_as(targets.ids);
-  const HeadTargets all{index.slice(1, 0, kept).flatten(), targets.ids.slice(1, length - kept).flatten(),
+  const HeadTargets all{index.slice(1, 0, kept).flatten(),
+                        targets.ids.slice(1, length - kept).flatten(),
                         targets.mask.slice(1, length - kept).flatten()};
   if (!all.mask.is_cpu()) return all;  // counting the trained rows would synchronise
   const auto trained = all.mask.nonzero().flatten();
@@ -58,13 +60,15 @@ at::Tensor MedusaHead::forward(const at::Tensor& rows) const {
 
 MedusaDraft::MedusaDraft(const BaseInfo& base, const MedusaConfig& config) : config_(config) {
   for (int64_t i = 0; i < config.medusa_num_heads; ++i) {
-    heads_.push_back(register_module(
-        std::to_string(i), std::make_shared<MedusaHead>(base, config.medusa_num_layers)));
+    heads_.push_back(register_module(std::to_string(i),
+                                     std::make_shared<MedusaHead>(base, config.medusa_num_layers)));
   }
 }
 
 HiddenStateRequest MedusaDraft::hidden_states_needed() const {
-  return {.layer_outputs = {}, .last_hidden = true, .last_hidden_prenorm = false,
+  return {.layer_outputs = {},
+          .last_hidden = true,
+          .last_hidden_prenorm = false,
           .input_embeddings = false};
 }
 
@@ -83,8 +87,8 @@ DraftLoss MedusaDraft::loss(const BaseOutputs& base, const TrainBatch& batch) {
                          std::pow(config_.medusa_decay_coefficient, static_cast<double>(i));
     result.total = result.total + loss.total * scale;
     const auto mean = [&](const at::Tensor& values) { return (values * weights).sum(); };
-    result.steps.push_back({fmt::format("head_{}", i), loss.total.detach(),
-                            mean(loss.rows.correct), mean(loss.rows.overlap), count});
+    result.steps.push_back({fmt::format("head_{}", i), loss.total.detach(), mean(loss.rows.correct),
+                            mean(loss.rows.overlap), count});
     if (batch.recorder) {
       batch.recorder(fmt::format("medusa_logits.{}", i),
                      at::linear(heads_[i]->forward(base.last_hidden), heads_[i]->projection()));

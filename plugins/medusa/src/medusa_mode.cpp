@@ -9,7 +9,9 @@ namespace {
 StructSchema<MedusaConfig> make_schema() {
   using C = MedusaConfig;
   StructSchema<C> schema("MedusaConfig");
-  schema.field("medusa_num_heads", &C::medusa_num_heads, "Heads; head i predicts token i+2.", {0, 64, {}})
+  schema
+      .field("medusa_num_heads", &C::medusa_num_heads, "Heads; head i predicts token i+2.",
+             {0, 64, {}})
       .field("medusa_num_layers", &C::medusa_num_layers, "Residual blocks per head.", {0, 64, {}})
       .field("medusa_freeze_base_model", &C::medusa_freeze_base_model,
              "Do not train the base; false is Medusa-2.", {{}, {}, {}, /*extension=*/true})
@@ -29,9 +31,10 @@ const StructSchema<MedusaConfig>& medusa_schema() {
 }  // namespace
 
 MedusaMode::MedusaMode()
-    : SimpleMode("medusa", "Medusa: heads that predict the tokens after the next",
-                 "medusa_heads", medusa_schema(),
-                 {{"medusa", "Four heads of one residual block, sized like the base",
+    : SimpleMode("medusa", "Medusa: heads that predict the tokens after the next", "medusa_heads",
+                 medusa_schema(),
+                 {{"medusa",
+                   "Four heads of one residual block, sized like the base",
                    {{"medusa_num_heads", 4}, {"medusa_num_layers", 1}}}}) {}
 
 // The reference's arithmetic is Outrider's, so that asking for it changes nothing but the record.

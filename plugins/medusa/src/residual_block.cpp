@@ -38,7 +38,9 @@ void check_inputs(const at::Tensor& x, const at::Tensor& z, const at::Tensor& bi
   }
 }
 
-at::Tensor wide(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? x : x.to(at::kFloat); }
+at::Tensor wide(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
+}
 
 at::Tensor forward_cpu(const at::Tensor& x, const at::Tensor& z, const at::Tensor& bias) {
   check_inputs(x, z, bias);
@@ -66,10 +68,9 @@ at::Tensor forward_cuda(const at::Tensor& x, const at::Tensor& z, const at::Tens
   const c10::DeviceGuard guard(x.device());
   const auto rows = x.contiguous(), product = z.contiguous(), b = bias.contiguous();
   auto y = at::empty_like(rows);
-  check_status(cuda::forward(
-      device_shape(product),
-      {rows.const_data_ptr(), product.const_data_ptr(), b.const_data_ptr()}, y.data_ptr(),
-      kernels::current_stream(x.device())));
+  check_status(cuda::forward(device_shape(product),
+                             {rows.const_data_ptr(), product.const_data_ptr(), b.const_data_ptr()},
+                             y.data_ptr(), kernels::current_stream(x.device())));
   return y;
 }
 
@@ -113,8 +114,8 @@ std::vector<OperatorInputs> sample_inputs(at::ScalarType type) {
   std::vector<OperatorInputs> samples;
   const auto options = at::TensorOptions().dtype(type);
   for (const auto& sizes : std::vector<std::vector<int64_t>>{{2, 3, 8}, {5, 96}, {1, 7, 576}}) {
-    samples.push_back({at::randn(sizes, options), at::randn(sizes, options),
-                       at::randn({sizes.back()}, options)});
+    samples.push_back(
+        {at::randn(sizes, options), at::randn(sizes, options), at::randn({sizes.back()}, options)});
   }
   return samples;
 }
