@@ -9,6 +9,7 @@ from array import array
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from .tool import Code, Progress, ToolError, check_interrupted
 
 LINES_PER_TASK = 64
 TASK_BYTES = 4 << 20
+_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _PR_SET_PDEATHSIG = 1
 
 _chat = None  # inherited by the worker processes
@@ -71,10 +73,21 @@ def _tokenize_line(line, max_length):
                      bool(conversation.tools))
 
 
+@contextmanager
+def _signals_held():
+    """A signal amid a fork is lost in Python's own callbacks, in the parent or in the worker."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _prepare_worker(parent):
     """Signals are the parent's affair, and no worker outlives it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -102,7 +115,8 @@ def _in_order(tasks, max_length, workers):
         pending = deque()
         try:
             for task in tasks:
-                pending.append(pool.submit(_tokenize, task, max_length))
+                with _signals_held():  # submit() starts the workers
+                    pending.append(pool.submit(_tokenize, task, max_length))
                 if len(pending) >= 4 * workers:
                     yield from pending.popleft().result()
             while pending:
