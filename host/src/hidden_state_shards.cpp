@@ -12,6 +12,7 @@
 #include "outrider/error.h"
 #include "outrider/host/plugin_lock.h"
 #include "outrider/text.h"
+#include "plain_file_name.h"
 
 namespace outrider {
 namespace {
@@ -31,19 +32,19 @@ bool is_layer_list(const Json& json) {
   return json.is_array() && std::ranges::all_of(json, is_count) && std::ranges::is_sorted(json);
 }
 
-bool is_sha256(const Json& json) {
-  return json.is_string() && json.get_ref<const std::string&>().size() == 64;
+bool is_hash(const Json& json) {
+  return json.is_string() && is_sha256(json.get_ref<const std::string&>());
 }
 
 bool is_file_entry(const Json& json) {
   const auto name = json.is_object() ? json.value("file", Json()) : Json();
-  return name.is_string() && name.get_ref<const std::string&>().find('/') == std::string::npos &&
+  return name.is_string() && is_plain_file_name(name.get_ref<const std::string&>()) &&
          is_count(json.value("conversations", Json())) && is_count(json.value("tokens", Json())) &&
-         is_sha256(json.value("sha256", Json()));
+         is_hash(json.value("sha256", Json()));
 }
 
 bool is_base(const Json& json) {
-  return json.is_object() && is_sha256(json.value("weights_sha256", Json())) &&
+  return json.is_object() && is_hash(json.value("weights_sha256", Json())) &&
          is_count(json.value("hidden_size", Json()));
 }
 
@@ -64,7 +65,7 @@ std::vector<std::string> problems_of(const Json& json) {
   expect("last_hidden", norm == "after_final_norm" || norm == "before_final_norm",
          "\"after_final_norm\" or \"before_final_norm\"");
   expect("max_length", is_count(get("max_length")), "a number of tokens, or 0");
-  expect("token_shards_sha256", is_sha256(get("token_shards_sha256")), "a SHA-256");
+  expect("token_shards_sha256", is_hash(get("token_shards_sha256")), "a SHA-256");
   expect("files", files.is_array() && std::ranges::all_of(files, is_file_entry),
          "a list of files with sha256, conversations and tokens");
   return problems;

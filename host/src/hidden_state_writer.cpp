@@ -109,7 +109,7 @@ class Writer {
       files_.add(rows_of(base, static_cast<int64_t>(row), length_of(conversations[row])));
     }
     done_ += static_cast<int64_t>(conversations.size());
-    if (options_.on_progress) options_.on_progress(done_, done_tokens_);
+    if (options_.on_progress) options_.on_progress(done_, tokens_.size(), done_tokens_);
   }
 
   int64_t length_of(int64_t conversation) {

@@ -10,6 +10,7 @@
 #include "outrider/error.h"
 #include "outrider/host/plugin_lock.h"
 #include "outrider/text.h"
+#include "plain_file_name.h"
 
 namespace outrider {
 namespace {
@@ -44,11 +45,6 @@ int64_t read_integer(const Json& object, const char* key, const std::string& whe
       fmt::format("'{}{}' must be an integer from {} to {}{}", where, key, low, high,
                   found == object.end() ? ", is missing" : ", is " + printable(found->dump(), 40)));
   return low;
-}
-
-bool is_plain_file_name(const std::string& name) {
-  return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
-         name.find('\0') == std::string::npos;
 }
 
 std::string read_sha256(const Json& object, const std::string& where,

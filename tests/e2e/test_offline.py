@@ -49,29 +49,23 @@ def stored(outrider, tiny, offline, shards, tmp_path_factory):
     return run
 
 
+def losses_of(outrider, model, data, out):
+    """Per step, and of the last evaluation."""
+    summary = outrider("train", model, "--data", data / "train", "--eval-data", data / "held_out",
+                       "--out", out, "--json", *STEPS).json()
+    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line] + [
+        summary["eval"]["drafts"][0]["loss"]]
+
+
 @pytest.fixture
 def losses(outrider, tmp_path):
-    """losses(model, data, *options): per step and of the last evaluation."""
-
-    def run(model, data, *options):
-        out = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
-        summary = outrider("train", model, "--data", data / "train", "--eval-data", data / "held_out",
-                           "--out", out, "--json", *STEPS, *options).json()
-        lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
-        return [line["loss"] for line in lines if "loss" in line] + [
-            summary["eval"]["drafts"][0]["loss"]]
-
-    return run
+    return lambda model, data: losses_of(outrider, model, data, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
 def expected(outrider, online, shards, tmp_path_factory):
-    out = tmp_path_factory.mktemp("online") / "run"
-    summary = outrider("train", online, "--data", shards / "train", "--eval-data",
-                       shards / "held_out", "--out", out, "--json", *STEPS).json()
-    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if "loss" in line] + [
-        summary["eval"]["drafts"][0]["loss"]]
+    return losses_of(outrider, online, shards, tmp_path_factory.mktemp("online") / "run")
 
 
 @pytest.mark.parametrize("options", [(), ("--prenorm",), ("--batch-size", 5, "--max-shard-size", "40KB")],

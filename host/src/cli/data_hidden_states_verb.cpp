@@ -48,17 +48,14 @@ void require_a_choice(const HiddenStatesArguments& arguments, const CausalLM& mo
 /// Conversations per second until now, on stderr.
 class Progress {
  public:
-  explicit Progress(int64_t total)
-      : total_(total), line_(std::cerr, terminal_width(STDERR_FILENO)) {}
-
-  void update(int64_t conversations, int64_t tokens) {
+  void update(int64_t conversations, int64_t total, int64_t tokens) {
     const auto now = Clock::now();
     const double seconds = std::chrono::duration<double>(now - started_).count();
     ProgressReport report;
     report.unit = "conversation";
     report.step = conversations;
-    report.total_steps = total_;
-    report.share = static_cast<double>(conversations) / static_cast<double>(total_);
+    report.total_steps = total;
+    report.share = static_cast<double>(conversations) / static_cast<double>(total);
     report.tokens_per_second = static_cast<double>(tokens) / seconds;
     report.eta_seconds = seconds * (1 - report.share) / report.share;
     const bool is_due = now - shown_ > std::chrono::seconds(10);
@@ -68,8 +65,7 @@ class Progress {
 
  private:
   using Clock = std::chrono::steady_clock;
-  int64_t total_;
-  ProgressLine line_;
+  ProgressLine line_{std::cerr, terminal_width(STDERR_FILENO)};
   Clock::time_point started_ = Clock::now(), shown_ = started_;
 };
 
@@ -98,9 +94,9 @@ void write(HiddenStatesArguments arguments, const GlobalOptions& global) {
   }
   require_a_choice(arguments, *model);
   arguments.options.layers = wanted_layers(arguments, *model);
-  Progress progress(TokenShards::open(arguments.data).size());
-  arguments.options.on_progress = [&](int64_t conversations, int64_t tokens) {
-    progress.update(conversations, tokens);
+  Progress progress;
+  arguments.options.on_progress = [&](int64_t conversations, int64_t total, int64_t tokens) {
+    progress.update(conversations, total, tokens);
   };
   const auto json = write_hidden_states(*model, arguments.data, arguments.out, arguments.options);
   global.json ? print_json(json) : print_summary(json, arguments.out);

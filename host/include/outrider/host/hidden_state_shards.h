@@ -69,7 +69,8 @@ struct HiddenStateOptions {
   int64_t max_length = 0;       // cut conversations (0: whole)
   int64_t batch_size = 1;
   int64_t max_shard_size = 1'000'000'000;  // bytes of tensors in one file, and of memory on the way
-  std::function<void(int64_t conversations, int64_t tokens)> on_progress;  // done so far
+  /// Conversations done so far, all of them, and the tokens of those done.
+  std::function<void(int64_t done, int64_t total, int64_t tokens)> on_progress;
 };
 
 /// Runs the base over token shards and writes a folder that holds both, atomically. Needs
