@@ -54,6 +54,10 @@ function(_outrider_check_plugin_arguments)
     message(FATAL_ERROR "outrider_add_plugin: plugin ${ARG_NAME} must give both CUDA and STUB, or "
                         "neither: the stub replaces the kernels in builds without CUDA")
   endif()
+  if(ARG_CUDA AND NOT COMMAND outrider_target_backend)
+    message(FATAL_ERROR "outrider_add_plugin: plugin ${ARG_NAME} has CUDA kernels: ask for them with "
+                        "find_package(OutriderSDK REQUIRED COMPONENTS CUDA)")
+  endif()
 endfunction()
 
 function(_outrider_add_plugin_objects objects)
