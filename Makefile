@@ -10,7 +10,7 @@ export CCACHE_NOHASHDIR := 1
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_MAXSIZE ?= 5G
 
-.PHONY: setup configure build test asan docs demo bundle format clean help
+.PHONY: setup configure build test asan docs demo install bundle format clean help
 
 setup:  ## Install what is missing: Debian packages, LibTorch and tools in .venv
 	@scripts/setup.sh
@@ -40,6 +40,10 @@ docs: build  ## Write docs/cli.md and docs/errors.md again
 
 demo: build  ## Convert, train, resume and export a small real model
 	@scripts/demo.sh
+
+install: build  ## Install the program and the plugin SDK: make install PREFIX=FOLDER
+	@test -n "$(PREFIX)" || { echo "say where: make install PREFIX=FOLDER" >&2; exit 2; }
+	@$(VENV)/cmake --install build --prefix $(PREFIX) >/dev/null && echo "installed in $(PREFIX)"
 
 bundle: configure  ## Pack the build for other machines, in dist/
 	@$(VENV)/cmake --build build --parallel $(JOBS)

@@ -40,6 +40,7 @@ constexpr std::pair<ErrorCode, std::string_view> kNames[] = {
     {ErrorCode::kPluginNoEntry, "PluginNoEntry"},
     {ErrorCode::kPluginRegisterFailed, "PluginRegisterFailed"},
     {ErrorCode::kPluginConflict, "PluginConflict"},
+    {ErrorCode::kPluginCheckFailed, "PluginCheckFailed"},
     {ErrorCode::kDeviceUnavailable, "DeviceUnavailable"},
     {ErrorCode::kToolMissing, "ToolMissing"},
     {ErrorCode::kInterrupted, "Interrupted"},

@@ -16,6 +16,7 @@
 #include "outrider/model/base_model_registry.h"
 #include "outrider/text.h"
 #include "outrider/version.h"
+#include "random_scope.h"
 #include "shard_writer.h"
 #include "stored_model.h"
 #include "tensor_mismatches.h"
@@ -104,6 +105,7 @@ void load_required_plugins(const CheckpointMetadata& metadata) {
 Conversion restored_within(size_t stored_bytes, const ModeDescriptor& mode, const BaseInfo& base,
                            const Json& config, const Json& metadata) {
   constexpr size_t kSlack = 64 << 20;
+  const RandomScope random(0);  // drafts draw initial values, which the stored ones replace
   const AllocationBudget budget(
       4 * stored_bytes + kSlack,
       Error(ErrorCode::kTensorMismatch,

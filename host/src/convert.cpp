@@ -6,6 +6,7 @@
 #include "allocation_budget.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
+#include "random_scope.h"
 
 namespace outrider {
 namespace {
@@ -34,20 +35,6 @@ ModeRequest::Item item_from_preset(const Json& preset) {
   }
   return {preset["algorithm"].get<std::string>(), preset["config"]};
 }
-
-// Initial values come from a generator state of their own, and the process's is left as it was.
-class SeededScope {
- public:
-  explicit SeededScope(uint64_t seed)
-      : generator_(at::globalContext().defaultGenerator(at::kCPU)), state_(generator_.get_state()) {
-    generator_.set_current_seed(seed);
-  }
-  ~SeededScope() { generator_.set_state(state_); }
-
- private:
-  at::Generator generator_;
-  at::Tensor state_;
-};
 
 void check_options_were_used(const Conversion& conversion, const std::string& mode,
                              const ConvertOptions& options) {
@@ -90,7 +77,7 @@ Prepared prepare(const CausalLM& model, const ModeRequest::Item& item,
   auto base = model.base_info();
   base.draft_vocabulary = options.draft_vocabulary;
   base.reference_numerics = options.reference_numerics.value_or("");
-  const SeededScope seeded(options.seed);
+  const RandomScope random(options.seed);
   auto conversion = built_within_memory(*mode.descriptor, base, config);
   check_options_were_used(conversion, item.mode, options);
   conversion.metadata["seed"] = options.seed;
@@ -147,8 +134,8 @@ CausalLM& convert(CausalLM& model, const ModeRequest& mode, const ConvertOptions
       if (options.on_note) options.on_note(note);
     }
     one.conversion.draft->initialize(model);
-    model.attach(std::move(one.conversion), std::move(one.state));
   }
+  for (auto& one : prepared) model.attach(std::move(one.conversion), std::move(one.state));
   return model;
 }
 

@@ -92,18 +92,14 @@ PluginListing PluginLoader::examine(const std::filesystem::path& path) const {
   try {
     const auto file = PluginFile::open(path);
     if (!file.info().name.empty()) listing.info = file.info();
-    vet(file);
+    if (policy_.require_lock) check_lock(file.info());
+    file.check();
   } catch (const Error& e) {
     listing.problem = e.what();
     listing.hint = e.hint();
     listing.problem_code = e.code();
   }
   return listing;
-}
-
-void PluginLoader::vet(const PluginFile& file) const {
-  if (policy_.require_lock) check_lock(file.info());
-  file.check();
 }
 
 PluginInfo PluginLoader::resolve(const PluginRequirement& requirement) const {
@@ -114,7 +110,13 @@ const PluginInfo& PluginLoader::load(const PluginRequirement& requirement) {
   const std::lock_guard lock(mutex_);
   const auto loaded = loaded_.find(requirement.name);
   if (loaded != loaded_.end() && satisfies(loaded->second, requirement)) return loaded->second;
-  return load_file(resolve(requirement));
+  return load_file(resolve(requirement), policy_.require_lock);
+}
+
+const PluginInfo& PluginLoader::load_unlocked(const std::filesystem::path& file) {
+  const std::lock_guard lock(mutex_);
+  const auto wanted = PluginFile::open(std::filesystem::absolute(file)).info();
+  return load_file(wanted, /*require_lock=*/false);
 }
 
 const RegisteredMode& PluginLoader::load_mode(const std::string& mode) {
@@ -129,14 +131,14 @@ const RegisteredMode& PluginLoader::load_mode(const std::string& mode) {
   }
   const std::set<std::string> distinct(known.begin(), known.end());
   if (!distinct.contains(mode)) throw_unknown_mode(mode, {distinct.begin(), distinct.end()});
-  load_file(choose_provider(listings, {&PluginInfo::modes, mode}));
+  load_file(choose_provider(listings, {&PluginInfo::modes, mode}), policy_.require_lock);
   return registry_.get(mode);
 }
 
 void PluginLoader::load_provider(const ProvidedName& wanted) {
   const auto listings = list();
   if (!is_provided(listings, wanted)) return;
-  load_file(choose_provider(listings, wanted));
+  load_file(choose_provider(listings, wanted), policy_.require_lock);
 }
 
 void PluginLoader::load_base(const std::string& architecture) {
@@ -166,7 +168,7 @@ std::vector<PluginRef> PluginLoader::requirements(const std::string& mode,
   return plugins;
 }
 
-const PluginInfo& PluginLoader::load_file(const PluginInfo& wanted) {
+const PluginInfo& PluginLoader::load_file(const PluginInfo& wanted, bool require_lock) {
   const auto loaded = loaded_.find(wanted.name);
   if (loaded != loaded_.end()) {
     if (loaded->second.sha256 == wanted.sha256) return loaded->second;
@@ -182,7 +184,8 @@ const PluginInfo& PluginLoader::load_file(const PluginInfo& wanted) {
                 fmt::format("plugin {} changed while it was being loaded", plugin_title(wanted)),
                 "try again when nothing writes to it any more");
   }
-  vet(file);
+  if (require_lock) check_lock(file.info());
+  file.check();
   publish(file.info(), enter_plugin(file), registry_);
   return loaded_.emplace(wanted.name, file.info()).first->second;
 }

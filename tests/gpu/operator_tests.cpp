@@ -1,9 +1,8 @@
 #include <ATen/ATen.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <doctest/doctest.h>
 #include <fmt/format.h>
-#include <torch/csrc/autograd/autograd.h>
 
+#include "check/operator_call.h"
 #include "device.h"
 #include "outrider/host/plugin_loader.h"
 #include "outrider/ops/operator_library.h"
@@ -11,57 +10,16 @@
 namespace outrider::testing {
 namespace {
 
+using check::moved;
+using check::outputs_and_gradients;
+
 void load_plugins() {
   for (const char* name : {"eagle", "medusa"}) plugin_loader().load({.name = name});
 }
 
-bool is_differentiable(const c10::IValue& value) {
-  return value.isTensor() && value.toTensor().is_floating_point();
-}
-
-// Copies on a device; tensors of floating point want gradients.
-OperatorInputs moved(const OperatorInputs& inputs, at::Device device) {
-  OperatorInputs result;
-  for (const auto& value : inputs) {
-    if (!value.isTensor()) {
-      result.push_back(value);
-      continue;
-    }
-    auto tensor = value.toTensor().detach().to(device, /*non_blocking=*/false, /*copy=*/true);
-    if (tensor.is_floating_point()) tensor.requires_grad_();
-    result.emplace_back(tensor);
-  }
-  return result;
-}
-
-// The operator's outputs, then the gradients of its inputs for one fixed direction.
-std::vector<at::Tensor> call(const std::string& name, const OperatorInputs& inputs) {
-  const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), "");
-  std::vector<c10::IValue> stack = inputs;
-  op.callBoxed(stack);
-  std::vector<at::Tensor> results, wanted, roots, directions;
-  for (const auto& value : stack) {
-    if (!value.isTensor()) continue;
-    const auto& output = value.toTensor();
-    results.push_back(output.detach());
-    if (!output.requires_grad()) continue;
-    roots.push_back(output);
-    const auto place = at::arange(output.numel(), at::kFloat).reshape(output.sizes());
-    directions.push_back(at::sin(place).to(output.options()));
-  }
-  for (const auto& value : inputs) {
-    if (is_differentiable(value)) wanted.push_back(value.toTensor());
-  }
-  if (roots.empty()) return results;
-  for (const auto& grad : torch::autograd::grad(roots, wanted, directions, {}, false, true)) {
-    if (grad.defined()) results.push_back(grad);
-  }
-  return results;
-}
-
 void check_operator(const std::string& name, const OperatorInputs& inputs, double limit) {
-  const auto actual = call(name, moved(inputs, at::kCUDA));
-  const auto expected = call(name, moved(inputs, at::kCPU));
+  const auto actual = outputs_and_gradients(name, moved(inputs, at::kCUDA));
+  const auto expected = outputs_and_gradients(name, moved(inputs, at::kCPU));
   REQUIRE(actual.size() == expected.size());
   for (size_t i = 0; i < actual.size(); ++i) {
     CAPTURE(fmt::format("{}: result {}", name, i));
@@ -142,8 +100,8 @@ TEST_CASE("weight gradients of the plugins' operators have the same bits every t
       {"outrider_medusa::residual_silu", {rows(), rows(), weight()}}};
   for (const auto& [name, inputs] : calls) {
     CAPTURE(name);
-    const auto first = call(name, moved(inputs, at::kCUDA));
-    const auto second = call(name, moved(inputs, at::kCUDA));
+    const auto first = outputs_and_gradients(name, moved(inputs, at::kCUDA));
+    const auto second = outputs_and_gradients(name, moved(inputs, at::kCUDA));
     for (size_t i = 0; i < first.size(); ++i) CHECK(at::equal(first[i], second[i]));
   }
 }

@@ -47,6 +47,7 @@ enum class ErrorCode : int {
   kPluginNoEntry = 410,
   kPluginRegisterFailed = 411,
   kPluginConflict = 412,
+  kPluginCheckFailed = 413,
   // The machine. Exit status 6.
   kDeviceUnavailable = 500,
   kToolMissing = 501,

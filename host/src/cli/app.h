@@ -21,4 +21,7 @@ void add_restore_verb(CLI::App& app, const GlobalOptions& options);
 void add_save_verb(CLI::App& app, const GlobalOptions& options);
 void add_train_verb(CLI::App& app, const GlobalOptions& options);
 
+/// `plugin new` and `plugin check`, below `plugin`.
+void add_plugin_author_verbs(CLI::App& plugin, const GlobalOptions& options);
+
 }  // namespace outrider::cli

@@ -150,11 +150,13 @@ void add_lock(CLI::App& plugin) {
 }  // namespace
 
 void add_plugin_verb(CLI::App& app, const GlobalOptions& options) {
-  auto* plugin = add_verb(app, "plugin", "Installed plugins: list, show", "outrider plugin list");
+  auto* plugin = add_verb(app, "plugin", "Installed plugins, and writing new ones",
+                          "outrider plugin list");
   plugin->require_subcommand(1);
   add_list(*plugin, options);
   add_show(*plugin, options);
   add_lock(*plugin);
+  add_plugin_author_verbs(*plugin, options);
 }
 
 }  // namespace outrider::cli

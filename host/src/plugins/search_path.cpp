@@ -48,17 +48,15 @@ void add_environment(std::vector<path>& folders) {
   }
 }
 
-/// Found through the library that holds this code, so that it also works from another program.
-std::optional<path> bundled_plugin_folder() {
+}  // namespace
+
+path installed_data_folder() {
   Dl_info info{};
-  if (dladdr(reinterpret_cast<const void*>(&bundled_plugin_folder), &info) == 0) return {};
+  if (dladdr(reinterpret_cast<const void*>(&installed_data_folder), &info) == 0) return {};
   std::error_code error;
   const auto library = std::filesystem::canonical(info.dli_fname, error);
-  if (error) return {};
-  return library.parent_path() / "outrider" / "plugins";
+  return error ? path() : library.parent_path() / "outrider";
 }
-
-}  // namespace
 
 std::vector<path> plugin_files(const path& folder) {
   std::vector<path> files;
@@ -87,7 +85,9 @@ PluginPolicy PluginPolicy::standard(const std::vector<path>& extra, bool require
   for (const auto& folder : extra) add_folder(policy.search_path, folder, "--plugin-dir");
   add_environment(policy.search_path);
   if (const auto folder = user_plugin_folder()) add_folder(policy.search_path, *folder, "");
-  if (const auto folder = bundled_plugin_folder()) add_folder(policy.search_path, *folder, "");
+  if (const auto folder = installed_data_folder(); !folder.empty()) {
+    add_folder(policy.search_path, folder / "plugins", "");
+  }
   return policy;
 }
 

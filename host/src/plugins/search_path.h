@@ -15,4 +15,8 @@ std::vector<std::filesystem::path> plugin_files(const std::filesystem::path& fol
 /// XDG_DATA_HOME or ~/.local/share; nothing where neither is known.
 std::optional<std::filesystem::path> user_plugin_folder();
 
+/// lib/outrider of the installation, or empty: plugins, template, text tools. Found through the
+/// library that holds this code, so that it also works from another program.
+std::filesystem::path installed_data_folder();
+
 }  // namespace outrider

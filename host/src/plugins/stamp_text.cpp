@@ -23,13 +23,6 @@ bool is_text(const char (&field)[N]) {
   return end != field + N && std::all_of(field, end, [](char c) { return c >= ' ' && c <= '~'; });
 }
 
-bool is_name(std::string_view name) {
-  const auto is_lower = [](char c) { return c >= 'a' && c <= 'z'; };
-  const auto is_allowed = [&](char c) { return is_lower(c) || (c >= '0' && c <= '9') || c == '_'; };
-  return !name.empty() && name.size() <= 63 && is_lower(name[0]) &&
-         std::all_of(name.begin(), name.end(), is_allowed);
-}
-
 bool is_architecture(std::string_view name) {
   const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
   const auto is_allowed = [&](char c) {
@@ -41,7 +34,7 @@ bool is_architecture(std::string_view name) {
 
 bool is_draft_model(std::string_view name) {
   const auto slash = name.find('/');
-  return slash != name.npos && is_name(name.substr(0, slash)) &&
+  return slash != name.npos && is_plugin_name(name.substr(0, slash)) &&
          is_architecture(name.substr(slash + 1));
 }
 
@@ -68,13 +61,13 @@ std::string text_problem(const PluginStamp& stamp) {
         is_text(stamp.draft_models))) {
     return "a text without an end, or with characters outside printable ASCII";
   }
-  if (!is_name(stamp.plugin_name)) {
+  if (!is_plugin_name(stamp.plugin_name)) {
     return fmt::format("'{}' is no plugin name", printable(stamp.plugin_name));
   }
   if (!is_semver(stamp.plugin_version)) {
     return fmt::format("'{}' is no semantic version", printable(stamp.plugin_version));
   }
-  if (!is_list_of(is_name, stamp.modes)) {
+  if (!is_list_of(is_plugin_name, stamp.modes)) {
     return fmt::format("'{}' is no list of mode names", printable(stamp.modes));
   }
   if (!is_list_of(is_architecture, stamp.bases)) {
@@ -88,6 +81,13 @@ std::string text_problem(const PluginStamp& stamp) {
 }
 
 }  // namespace
+
+bool is_plugin_name(std::string_view name) {
+  const auto is_lower = [](char c) { return c >= 'a' && c <= 'z'; };
+  const auto is_allowed = [&](char c) { return is_lower(c) || (c >= '0' && c <= '9') || c == '_'; };
+  return !name.empty() && name.size() <= 63 && is_lower(name[0]) &&
+         std::all_of(name.begin(), name.end(), is_allowed);
+}
 
 PluginStamp parse_stamp(std::span<const std::byte> content, const std::string& origin) {
   const auto fail = [&](const std::string& what) {

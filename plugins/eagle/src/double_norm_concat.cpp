@@ -9,6 +9,7 @@
 #include "outrider/error.h"
 #include "outrider/kernels/current_stream.h"
 #include "outrider/kernels/scalar_type.h"
+#include "outrider/ops/find_operator.h"
 #include "outrider/ops/operator_library.h"
 
 namespace outrider::eagle {
@@ -29,11 +30,6 @@ using ForwardSignature = at::Tensor(const at::Tensor&, const at::Tensor&, const 
                                     const at::Tensor&, double, bool);
 using BackwardSignature = Gradients(const at::Tensor&, const at::Tensor&, const at::Tensor&,
                                     const at::Tensor&, const at::Tensor&, double, bool, bool);
-
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find_operator(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
 
 void check_inputs(const at::Tensor& embeddings, const at::Tensor& hidden,
                   const at::Tensor& embedding_weight, const at::Tensor& hidden_weight) {

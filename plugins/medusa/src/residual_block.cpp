@@ -8,6 +8,7 @@
 #include "outrider/error.h"
 #include "outrider/kernels/current_stream.h"
 #include "outrider/kernels/scalar_type.h"
+#include "outrider/ops/find_operator.h"
 #include "outrider/ops/operator_library.h"
 #include "residual_block_cuda.h"
 
@@ -23,11 +24,6 @@ constexpr char kBackward[] =
 using Gradients = std::tuple<at::Tensor, at::Tensor>;
 using ForwardSignature = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&);
 using BackwardSignature = Gradients(const at::Tensor&, const at::Tensor&, const at::Tensor&);
-
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find_operator(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
 
 void check_inputs(const at::Tensor& x, const at::Tensor& z, const at::Tensor& bias) {
   const bool fits = x.dim() >= 1 && x.sizes() == z.sizes() && bias.dim() == 1 &&

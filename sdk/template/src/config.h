@@ -4,7 +4,7 @@
 
 #include "outrider/config/struct_schema.h"
 
-namespace @name@ {
+namespace @name@_plugin {
 
 /// What users can set. A member's initialiser is the field's default.
 struct Config {
@@ -23,4 +23,4 @@ inline const outrider::StructSchema<Config>& schema() {
   return schema;
 }
 
-}  // namespace @name@
+}  // namespace @name@_plugin

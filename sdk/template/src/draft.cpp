@@ -7,7 +7,7 @@
 
 #include "outrider/ops/streaming_cross_entropy.h"
 
-namespace @name@ {
+namespace @name@_plugin {
 
 Draft::Draft(const outrider::BaseInfo& base, const Config& config) : decay_(config.decay) {
   const auto options = at::TensorOptions().dtype(base.dtype).device(base.device);
@@ -49,4 +49,4 @@ outrider::DraftLoss Draft::loss(const outrider::BaseOutputs& base,
   return result;
 }
 
-}  // namespace @name@
+}  // namespace @name@_plugin

@@ -8,7 +8,7 @@
 #include "outrider/model/draft.h"
 #include "outrider/nn/linear.h"
 
-namespace @name@ {
+namespace @name@_plugin {
 
 /// Head i predicts the token i+2 positions after the base's hidden state h, as the base's output
 /// matrix applied to h + W_i h + b_i. The base itself predicts the token one position after h.
@@ -25,4 +25,4 @@ class Draft final : public outrider::Draft {
   std::vector<std::shared_ptr<outrider::nn::Linear>> heads_;
 };
 
-}  // namespace @name@
+}  // namespace @name@_plugin

@@ -58,6 +58,10 @@ class OUTRIDER_API PluginLoader {
   /// Resolves and loads; a plugin that is loaded already satisfies its requirement without work.
   const PluginInfo& load(const PluginRequirement& requirement);
 
+  /// Loads this very file, wherever it lies and whether a lock vouches for it or not: for its
+  /// author. Every other gate stays.
+  const PluginInfo& load_unlocked(const std::filesystem::path& file);
+
   /// Loads the plugin that provides a mode, which checkpoints and users name. Throws kUnknownMode
   /// with the nearest names over all installed plugins.
   const RegisteredMode& load_mode(const std::string& mode);
@@ -72,8 +76,7 @@ class OUTRIDER_API PluginLoader {
 
  private:
   PluginListing examine(const std::filesystem::path& path) const;
-  void vet(const PluginFile& file) const;
-  const PluginInfo& load_file(const PluginInfo& wanted);
+  const PluginInfo& load_file(const PluginInfo& wanted, bool require_lock);
   void load_provider(const ProvidedName& wanted);
 
   PluginPolicy policy_;

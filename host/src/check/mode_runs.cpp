@@ -1,0 +1,106 @@
+#include "check/mode_runs.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <cmath>
+#include <limits>
+
+#include "outrider/host/checkpoint.h"
+#include "outrider/host/convert.h"
+#include "outrider/text.h"
+
+namespace outrider::check {
+
+void convert(const ModeSubject& subject, CausalLM& model, uint64_t seed) {
+  ConvertOptions options;
+  options.seed = seed;
+  speculative::convert(model, {{{subject.mode.name(), subject.config}}}, options);
+}
+
+std::shared_ptr<CausalLM> converted(const ModeSubject& subject, at::ScalarType dtype,
+                                    at::Device device) {
+  auto model = subject.base.model(dtype, device);
+  convert(subject, *model);
+  return model;
+}
+
+TensorMap copied_tensors(const CausalLM& model) {
+  auto tensors = checkpoint_tensors(model);
+  for (auto& [name, tensor] : tensors) tensor = tensor.detach().clone();
+  return tensors;
+}
+
+const std::string& draft_attribute(const CausalLM& model) {
+  return model.speculative_state().back().attribute;
+}
+
+bool is_draft_tensor(const CausalLM& model, const std::string& name) {
+  return name.starts_with(draft_attribute(model) + ".");
+}
+
+double relative_difference(const at::Tensor& a, const at::Tensor& b) {
+  if (a.sizes() != b.sizes()) return std::numeric_limits<double>::infinity();
+  if (a.numel() == 0) return 0;
+  const auto actual = a.detach().to(at::kCPU, at::kDouble);
+  const auto expected = b.detach().to(at::kCPU, at::kDouble);
+  const double scale = std::max(expected.abs().max().item<double>(), 1e-30);
+  const double difference = (actual - expected).abs().max().item<double>() / scale;
+  return std::isfinite(difference) ? difference : std::numeric_limits<double>::infinity();
+}
+
+void require_equal(const TensorMap& actual, const TensorMap& expected, const std::string& when) {
+  std::vector<std::string> wrong;
+  for (const auto& [name, tensor] : expected) {
+    const auto found = actual.find(name);
+    if (found == actual.end()) {
+      wrong.push_back(name + " is missing");
+    } else if (found->second.sizes() != tensor.sizes() ||
+               found->second.scalar_type() != tensor.scalar_type() ||
+               !at::equal(found->second, tensor)) {
+      wrong.push_back(name + " differs");
+    }
+  }
+  for (const auto& [name, tensor] : actual) {
+    if (!expected.contains(name)) wrong.push_back(name + " is new");
+  }
+  if (!wrong.empty()) throw Failure(when + ":" + indented(wrong));
+}
+
+ForwardInput some_batch(const CausalLM& model) {
+  ForwardInput input;
+  input.input_ids = some_tokens(2, 24, model.config().vocab_size, 31).to(model.device());
+  input.attention_mask = at::ones_like(input.input_ids);
+  input.loss_mask = at::ones_like(input.input_ids);
+  return input;
+}
+
+std::vector<std::pair<std::string, double>> reported(const ForwardOutput& output) {
+  std::vector<std::pair<std::string, double>> numbers;
+  for (const auto& draft : output.draft_losses) {
+    numbers.emplace_back("total", draft.total.item<double>());
+    for (const auto& step : draft.steps) {
+      numbers.emplace_back(step.name + " loss", step.loss.item<double>());
+      numbers.emplace_back(step.name + " accuracy", step.accuracy.item<double>());
+    }
+  }
+  return numbers;
+}
+
+void require_close(const ForwardOutput& actual, const ForwardOutput& expected, double tolerance,
+                   const std::string& when) {
+  const auto found = reported(actual), wanted = reported(expected);
+  if (found.size() != wanted.size()) throw Failure(when + ": another number of steps is reported");
+  std::vector<std::string> wrong;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const auto& [name, value] = wanted[i];
+    const double scale = std::max(1.0, std::abs(value));
+    // Not "greater than": NaN is wrong too.
+    if (!(std::abs(found[i].second - value) <= tolerance * scale)) {
+      wrong.push_back(fmt::format("{} is {:.7g} instead of {:.7g}", name, found[i].second, value));
+    }
+  }
+  if (!wrong.empty()) throw Failure(when + ": " + join(wrong, ", "));
+}
+
+}  // namespace outrider::check

@@ -1,0 +1,33 @@
+#pragma once
+
+#include "check/check.h"
+#include "outrider/checkpoint/tensor_io.h"
+
+namespace outrider::check {
+
+/// Converts `model` by the subject's mode.
+void convert(const ModeSubject& subject, CausalLM& model, uint64_t seed = 0);
+/// A new base, converted.
+std::shared_ptr<CausalLM> converted(const ModeSubject& subject, at::ScalarType dtype = at::kFloat,
+                                    at::Device device = at::kCPU);
+
+/// Copies of every tensor of a model, by name.
+TensorMap copied_tensors(const CausalLM& model);
+/// The attribute of the draft that a check attached.
+const std::string& draft_attribute(const CausalLM& model);
+bool is_draft_tensor(const CausalLM& model, const std::string& name);
+/// The largest |a - b| over the largest |b|; infinite where shapes differ or a value is not finite.
+double relative_difference(const at::Tensor& a, const at::Tensor& b);
+/// Throws Failure with every tensor whose bits differ.
+void require_equal(const TensorMap& actual, const TensorMap& expected, const std::string& when);
+
+/// A batch of two sequences of 24 tokens, all trained on, on the model's device.
+ForwardInput some_batch(const CausalLM& model);
+/// Every number that a forward pass reports: "total", then each step's loss and accuracy.
+std::vector<std::pair<std::string, double>> reported(const ForwardOutput& output);
+/// Throws Failure where two passes report numbers further apart than `tolerance`, relative to
+/// max(1, |expected|).
+void require_close(const ForwardOutput& actual, const ForwardOutput& expected, double tolerance,
+                   const std::string& when);
+
+}  // namespace outrider::check

@@ -1,0 +1,224 @@
+#include "outrider/host/plugin_check.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "check/check.h"
+#include "check/child_run.h"
+#include "check/process_state.h"
+#include "outrider/error.h"
+#include "outrider/host/plugin_loader.h"
+#include "outrider/text.h"
+
+namespace outrider {
+namespace {
+
+using check::ModeCheck;
+
+const CheckDescription kGateCheck = {"gates",
+                                     "the file passes the loader's gates; no code of it runs"};
+const CheckDescription kLoadCheck = {
+    "load", "its entry function registers what its stamp names and leaves the process as it was"};
+
+std::vector<ModeCheck> mode_checks() {
+  std::vector<ModeCheck> checks;
+  for (const auto group : {check::registration_checks(), check::conversion_checks(),
+                           check::training_checks(), check::storage_checks()}) {
+    checks.insert(checks.end(), group.begin(), group.end());
+  }
+  return checks;
+}
+
+/// A check to run in a child: of a mode, or of the operators where there is no mode check.
+struct Task {
+  std::optional<ModeCheck> mode_check;
+  std::string mode;
+};
+
+bool is_wanted(const PluginCheckOptions& options, const std::string& check) {
+  return options.only.empty() || std::ranges::find(options.only, check) != options.only.end();
+}
+
+std::vector<Task> tasks_of(const PluginInfo& plugin, const PluginCheckOptions& options) {
+  std::vector<Task> tasks;
+  for (const auto& mode : options.modes.empty() ? plugin.modes : options.modes) {
+    for (const auto& check : mode_checks()) {
+      if (is_wanted(options, check.name)) tasks.push_back({check, mode});
+    }
+  }
+  if (is_wanted(options, check::kOperatorCheck.name)) tasks.push_back({});
+  return tasks;
+}
+
+void require_known_checks(const std::vector<std::string>& names) {
+  std::vector<std::string> known;
+  for (const auto& check : plugin_checks()) known.push_back(check.name);
+  for (const auto& name : names) {
+    if (std::ranges::find(known, name) != known.end()) continue;
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("no check is called {}", in_quotes(name)),
+                suggestion(name, known));
+  }
+}
+
+CheckResult judge(const std::string& name, const std::string& subject,
+                  const std::function<std::string()>& run) {
+  CheckResult result{name, subject, CheckStatus::kPassed, {}};
+  try {
+    result.detail = run();
+  } catch (const check::Skip& e) {
+    result.status = CheckStatus::kSkipped;
+    result.detail = e.what();
+  } catch (const std::exception& e) {
+    result.status = CheckStatus::kFailed;
+    result.detail = e.what();
+  } catch (...) {
+    result.status = CheckStatus::kFailed;
+    result.detail = "an exception that is no std::exception";
+  }
+  return result;
+}
+
+std::string subject_of(const Task& task, const PluginInfo& plugin) {
+  return task.mode_check ? "mode " + task.mode : "plugin " + plugin.name;
+}
+
+std::string name_of(const Task& task) {
+  return task.mode_check ? task.mode_check->name : check::kOperatorCheck.name;
+}
+
+std::vector<CheckResult> run_task(const Task& task, const PluginInfo& plugin,
+                                  const PluginCheckOptions& options) {
+  if (!task.mode_check) return check::check_operators(plugin.name);
+  return {judge(name_of(task), subject_of(task, plugin), [&] {
+    const auto& mode = plugin_loader().load_mode(task.mode);
+    const check::CheckBase base(options.base);
+    return task.mode_check->run({*mode.descriptor, base, options.config});
+  })};
+}
+
+std::string load(const std::filesystem::path& file) {
+  const auto before = check::ProcessState::now();
+  const auto& plugin = plugin_loader().load_unlocked(file);
+  const auto changes = check::ProcessState::now().changes_since(before);
+  if (!changes.empty()) throw check::Failure("registering changes " + join(changes, ", "));
+  auto names = plugin.modes;
+  names.insert(names.end(), plugin.bases.begin(), plugin.bases.end());
+  names.insert(names.end(), plugin.draft_models.begin(), plugin.draft_models.end());
+  return "registers " + join(names, ", ");
+}
+
+Json to_json(const CheckResult& result) {
+  return {{"check", result.check},
+          {"subject", result.subject},
+          {"status", static_cast<int>(result.status)},
+          {"detail", printable(result.detail, 4000)}};
+}
+
+CheckResult from_json(const Json& json) {
+  return {json.at("check"), json.at("subject"), static_cast<CheckStatus>(json.at("status")),
+          json.at("detail")};
+}
+
+// A child that sent it has run all of its tasks: a plugin may also end the process with exit(0).
+const char* const kLastLine = "end";
+
+/// Runs tasks in children, a new one after each crash.
+class Suite {
+ public:
+  Suite(const std::filesystem::path& file, const PluginInfo& plugin,
+        const PluginCheckOptions& options)
+      : file_(file), plugin_(plugin), options_(options), tasks_(tasks_of(plugin, options)) {}
+
+  void run(const std::function<void(CheckResult)>& report) {
+    size_t next = 0;
+    do {
+      next = run_from(next, report);
+    } while (loads_ && next < tasks_.size());
+  }
+
+ private:
+  // In the child: its first line tells of the load, each task begins with an empty line.
+  void work(size_t first, const std::function<void(std::string)>& send) const {
+    const auto loaded =
+        judge(kLoadCheck.name, "plugin " + plugin_.name, [&] { return load(file_); });
+    send(to_json(loaded).dump());
+    if (loaded.status == CheckStatus::kFailed) return;
+    for (size_t i = first; i < tasks_.size(); ++i) {
+      send("");
+      for (const auto& result : run_task(tasks_[i], plugin_, options_))
+        send(to_json(result).dump());
+    }
+    send(kLastLine);
+  }
+
+  // Returns the task to go on with.
+  size_t run_from(size_t first, const std::function<void(CheckResult)>& report) {
+    std::optional<CheckResult> loaded;
+    size_t begun = 0;
+    bool is_complete = false;
+    const auto receive = [&](const std::string& line) {
+      is_complete = line == kLastLine;
+      begun += line.empty();
+      if (line.empty() || is_complete) return;
+      auto result = from_json(Json::parse(line));
+      const bool is_load = !std::exchange(loaded, result);
+      if (!is_load || first == 0) report(std::move(result));
+    };
+    const auto end = check::run_in_child([&](const auto& send) { work(first, send); }, receive,
+                                         options_.timeout_seconds);
+    loads_ = begun > 0;
+    if (is_complete || (loaded && loaded->status == CheckStatus::kFailed)) return tasks_.size();
+    report_crash(loads_ ? &tasks_[first + begun - 1] : nullptr, end, report);
+    return first + begun;
+  }
+
+  void report_crash(const Task* task, const std::string& end,
+                    const std::function<void(CheckResult)>& report) const {
+    report({task ? name_of(*task) : kLoadCheck.name,
+            task ? subject_of(*task, plugin_) : "plugin " + plugin_.name, CheckStatus::kFailed,
+            "the process ended: " + end});
+  }
+
+  const std::filesystem::path& file_;
+  const PluginInfo& plugin_;
+  const PluginCheckOptions& options_;
+  std::vector<Task> tasks_;
+  bool loads_ = true;
+};
+
+}  // namespace
+
+const char* status_name(CheckStatus status) {
+  constexpr const char* kNames[] = {"passed", "failed", "skipped"};
+  return kNames[static_cast<int>(status)];
+}
+
+std::vector<CheckDescription> plugin_checks() {
+  std::vector<CheckDescription> all = {kGateCheck, kLoadCheck};
+  for (const auto& check : mode_checks()) all.push_back({check.name, check.description});
+  all.push_back(check::kOperatorCheck);
+  return all;
+}
+
+std::vector<CheckResult> check_plugin(const std::filesystem::path& file,
+                                      const PluginCheckOptions& options) {
+  require_known_checks(options.only);
+  std::vector<CheckResult> results;
+  const auto report = [&](CheckResult result) {
+    if (options.on_result) options.on_result(result);
+    results.push_back(std::move(result));
+  };
+  PluginInfo plugin;
+  report(judge(kGateCheck.name, "file " + file.filename().string(), [&] {
+    const auto opened = PluginFile::open(std::filesystem::absolute(file));
+    opened.check();
+    plugin = opened.info();
+    return fmt::format("{} {}, SHA-256 {}", plugin.name, plugin.version.to_string(), plugin.sha256);
+  }));
+  if (results.back().status == CheckStatus::kPassed) Suite(file, plugin, options).run(report);
+  return results;
+}
+
+}  // namespace outrider

@@ -1,0 +1,180 @@
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "check/check.h"
+#include "check/mode_runs.h"
+#include "check/process_state.h"
+#include "outrider/text.h"
+#include "trainer/optimizer.h"
+
+namespace outrider::check {
+namespace {
+
+constexpr double kTolerance = 1e-4;  // float32 sums in another order
+
+std::vector<AdamW::Parameter> trained_parameters(const CausalLM& model) {
+  std::vector<AdamW::Parameter> parameters;
+  for (const auto& item : model.named_parameters()) {
+    if (item.value().requires_grad()) parameters.push_back({item.key(), item.value()});
+  }
+  return parameters;
+}
+
+std::string check_gradients(const ModeSubject& subject) {
+  const auto model = converted(subject);
+  model->train();
+  const auto before = ProcessState::now();
+  const auto output = model->forward(some_batch(*model));
+  output.loss.backward();
+  std::vector<std::string> wrong;
+  for (const auto& [name, number] : reported(output)) {
+    if (!std::isfinite(number)) wrong.push_back(fmt::format("{} is {}", name, number));
+  }
+  size_t with_gradient = 0;
+  const auto parameters = trained_parameters(*model);
+  for (const auto& [name, tensor] : parameters) {
+    if (!tensor.grad().defined()) continue;
+    if (!at::isfinite(tensor.grad()).all().item<bool>()) {
+      wrong.push_back("the gradient of " + name + " is not finite");
+    }
+    with_gradient += tensor.grad().ne(0).any().item<bool>();
+  }
+  if (with_gradient == 0) wrong.push_back("no parameter gets a gradient");
+  auto changes = ProcessState::now().changes_since(before);
+  std::erase(changes, "the random generator");  // a loss may draw
+  if (!changes.empty()) wrong.push_back("the loss changes " + join(changes, ", "));
+  if (!wrong.empty()) throw Failure(join(wrong, "; "));
+  return fmt::format("{} of {} trained parameters get gradients", with_gradient, parameters.size());
+}
+
+std::string check_learning(const ModeSubject& subject) {
+  const auto model = converted(subject);
+  model->train();
+  AdamW optimizer(trained_parameters(*model), {});
+  const auto batch = some_batch(*model);
+  double first = 0, last = 0;
+  for (int step = 0; step < 30; ++step) {
+    const auto loss = model->forward(batch).loss;
+    loss.backward();
+    optimizer.collect_gradients();
+    optimizer.step(3e-3);
+    (step == 0 ? first : last) = loss.item<double>();
+  }
+  const auto text = fmt::format("loss {:.4g} → {:.4g} in 30 steps on one batch", first, last);
+  if (!(last < first)) throw Failure(text);
+  return text;
+}
+
+at::Tensor mask_until(const at::Tensor& ids, int64_t last) {
+  auto mask = at::zeros_like(ids);
+  mask.slice(1, 0, last + 1).fill_(1);
+  return mask;
+}
+
+// Losses of targets up to `last` must not know what follows it.
+void check_future(CausalLM& model, const ForwardInput& batch, int64_t last) {
+  auto seen = batch, other = batch;
+  seen.loss_mask = other.loss_mask = mask_until(batch.input_ids, last);
+  const auto length = batch.input_ids.size(1);
+  other.input_ids = batch.input_ids.clone();
+  other.input_ids.slice(1, last + 1)
+      .copy_(some_tokens(batch.input_ids.size(0), length - last - 1, model.config().vocab_size,
+                         static_cast<uint64_t>(77 + last)));
+  require_close(model.forward(other), model.forward(seen), kTolerance,
+                fmt::format("targets up to {} feel other tokens after it", last));
+}
+
+void check_neighbour(CausalLM& model, const ForwardInput& batch) {
+  auto seen = batch, other = batch;
+  seen.loss_mask = at::ones_like(batch.input_ids);
+  seen.loss_mask[1].zero_();
+  other.loss_mask = seen.loss_mask;
+  other.input_ids = batch.input_ids.clone();
+  other.input_ids[1].copy_(
+      some_tokens(1, batch.input_ids.size(1), model.config().vocab_size, 78)[0]);
+  require_close(model.forward(other), model.forward(seen), kTolerance,
+                "one sequence feels the tokens of another");
+}
+
+std::string check_causality(const ModeSubject& subject) {
+  const auto model = converted(subject);
+  const at::NoGradGuard no_grad;
+  const auto batch = some_batch(*model);
+  for (const int64_t last : {5, 11, 17, 22}) check_future(*model, batch, last);
+  check_neighbour(*model, batch);
+  return "losses at four cuts know nothing of later tokens, nor of other sequences";
+}
+
+std::string check_padding(const ModeSubject& subject) {
+  const auto model = converted(subject);
+  const at::NoGradGuard no_grad;
+  const auto plain = some_batch(*model);
+  auto padded = plain;
+  const auto rows = plain.input_ids.size(0);
+  const auto zeros = at::zeros({rows, 7}, plain.input_ids.options());
+  padded.input_ids =
+      at::cat({plain.input_ids, some_tokens(rows, 7, model->config().vocab_size, 79)}, 1);
+  padded.attention_mask = at::cat({plain.attention_mask, zeros}, 1);
+  padded.loss_mask = at::cat({plain.loss_mask, zeros + 1}, 1);
+  require_close(model->forward(padded), model->forward(plain), kTolerance,
+                "padding on the right changes the loss");
+  return "padding on the right does not change the loss";
+}
+
+std::string check_bfloat16(const ModeSubject& subject) {
+  const auto model = converted(subject, at::kBFloat16);
+  model->train();
+  const auto output = model->forward(some_batch(*model));
+  output.loss.backward();
+  std::vector<std::string> wrong;
+  for (const auto& [name, number] : reported(output)) {
+    if (!std::isfinite(number)) wrong.push_back(fmt::format("{} is {}", name, number));
+  }
+  for (const auto& [name, tensor] : trained_parameters(*model)) {
+    if (tensor.scalar_type() == at::kFloat) wrong.push_back(name + " is float32");
+  }
+  if (!wrong.empty()) throw Failure("with a bfloat16 base: " + join(wrong, "; "));
+  return fmt::format("loss {:.4g}", output.loss.item<double>());
+}
+
+std::string check_cuda(const ModeSubject& subject) {
+  if (!at::hasCUDA()) throw Skip("no CUDA device");
+  const auto on_cpu = converted(subject), on_device = converted(subject, at::kFloat, at::kCUDA);
+  {
+    const at::NoGradGuard no_grad;
+    const auto source = copied_tensors(*on_cpu);
+    for (auto& item : on_device->named_parameters()) item.value().copy_(source.at(item.key()));
+  }
+  const auto expected = on_cpu->forward(some_batch(*on_cpu));
+  const auto actual = on_device->forward(some_batch(*on_device));
+  require_close(actual, expected, 1e-3, "on the CUDA device");
+  expected.loss.backward();
+  actual.loss.backward();
+  const auto gradients = on_device->named_parameters();
+  for (const auto& [name, tensor] : trained_parameters(*on_cpu)) {
+    if (!tensor.grad().defined()) continue;
+    const double difference = relative_difference(gradients[name].grad(), tensor.grad());
+    if (difference > 1e-3) {
+      throw Failure(
+          fmt::format("on the CUDA device the gradient of {} is {:.2g} off", name, difference));
+    }
+  }
+  return "losses and gradients equal the CPU's within 1e-3";
+}
+
+constexpr ModeCheck kChecks[] = {
+    {"gradients", "losses and gradients are finite, and something is trained", check_gradients},
+    {"learning", "thirty steps on one batch lower the loss", check_learning},
+    {"causality", "no loss depends on a later token or another sequence", check_causality},
+    {"padding", "no loss depends on padding on the right", check_padding},
+    {"bfloat16", "a bfloat16 base gets a bfloat16 draft with a finite loss", check_bfloat16},
+    {"cuda", "losses and gradients on a CUDA device are the CPU's", check_cuda}};
+
+}  // namespace
+
+std::span<const ModeCheck> training_checks() { return kChecks; }
+
+}  // namespace outrider::check
