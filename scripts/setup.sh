@@ -3,10 +3,11 @@
 # that carries LibTorch, CMake and the text tools. Safe to run again: it then only checks.
 #
 #   scripts/setup.sh            .venv, from requirements.txt
-#   scripts/setup.sh --peers    and .venv-peers, the programs that the tests compare with
+#   scripts/setup.sh --peers    and .venv-peers and .venv-peers-0.42, the programs that the tests
+#                               compare with; the latter is an older release of the reference
 #
-# Environments live in a cache shared by all clones, keyed by their requirements; .venv and
-# .venv-peers are links into it. OUTRIDER_CACHE_DIR moves the cache, PYTHON chooses the interpreter.
+# Environments live in a cache shared by all clones, keyed by their requirements; .venv and the
+# others are links into it. OUTRIDER_CACHE_DIR moves the cache, PYTHON chooses the interpreter.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -102,21 +103,31 @@ install_main() {
   pip_install "$1" -r "$root/requirements.txt"
 }
 
-# Sees the main environment's packages through a .pth file: the constraints keep pip from
-# installing another torch beside it.
-install_peers() {
+# An environment that sees the main one's packages, torch above all, through a .pth file. Its own
+# packages come first.
+environment_on_main() {
   "$python" -m venv --without-pip "$1"
   local packages='import sysconfig; print(sysconfig.get_path("purelib"))'
   "$main/bin/python" -c "$packages" >"$("$1/bin/python" -c "$packages")/outrider_main.pth"
+}
+
+# The constraints keep pip from installing another torch beside the main environment's.
+install_peers() {
+  environment_on_main "$1"
   pip_install "$1" -c "$root/requirements.txt" -r "$root/requirements-peers.txt"
   pip_install "$1" --no-deps -r "$root/requirements-readers.txt"
+}
+
+install_old_peers() {
+  environment_on_main "$1"
+  pip_install "$1" --no-deps -r "$root/requirements-peers-0.42.txt"
 }
 
 with_peers=no
 for argument in "$@"; do
   case $argument in
     --peers) with_peers=yes ;;
-    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit ;;
+    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit ;;
     *) die "unknown argument '$argument'; accepted is --peers" ;;
   esac
 done
@@ -129,5 +140,7 @@ ensure_environment .venv "$main" install_main
 if [[ $with_peers == yes ]]; then
   peers=$cache/venv-peers-$(key_of "$root"/requirements{,-peers,-readers}.txt)
   ensure_environment .venv-peers "$peers" install_peers
+  old_peers=$cache/venv-peers-0.42-$(key_of "$root"/requirements{,-peers-0.42}.txt)
+  ensure_environment .venv-peers-0.42 "$old_peers" install_old_peers
 fi
 say "ready"

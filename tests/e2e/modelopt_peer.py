@@ -2,15 +2,17 @@
 
 Reads [{"folder": …, "inputs": FILE, "out": FOLDER}, …] on stdin; prints one JSON list."""
 
+import contextlib
 import json
 import sys
 
 import modelopt.torch.opt as mto
-import modelopt.torch.speculative  # noqa: F401  registers the modes
+import modelopt.torch.speculative.plugins.transformers as plugin  # registers the modes
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+plugin.enable_cp_ttt_patch = contextlib.nullcontext  # of 0.42: wants cuDNN's attention
 CALL = ("input_ids", "attention_mask", "labels", "loss_mask")
 
 

@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 from compare import differences
 from conftest import REFERENCE, ROOT
+from live_runs import PEERS
 from safetensors.numpy import load_file
 from test_reference import expectation
 
 SAVED = ROOT / "tests/fixtures/modelopt"  # what ModelOpt's save_pretrained wrote
 NAMES = sorted(path.name for path in SAVED.iterdir())
-PEERS = ROOT / ".venv-peers/bin/python"
 
 
 def case(name):
     return json.loads((REFERENCE / name / "case.json").read_text())
+
+
+def release_of(name):
+    return case(name)["versions"]["modelopt"].rsplit(".", 1)[0]
 
 
 def inputs(name):
@@ -282,9 +286,8 @@ def test_the_state_is_written_where_modelopt_computes_the_same(convert, as_model
                                   "o_eagle3_parallel"])
 def test_the_state_is_the_one_that_modelopt_writes(as_modelopt, name):
     """Types included: torch.load reads it with weights_only=True."""
-    release = case(name)["versions"]["modelopt"].rsplit(".", 1)[0]
     expected = torch_load(SAVED / name / "modelopt_state.pth")
-    found = torch_load(as_modelopt(name, release) / "modelopt_state.pth")
+    found = torch_load(as_modelopt(name, release_of(name)) / "modelopt_state.pth")
     for state in (expected, found):
         [entry] = state["modelopt_state_dict"]
         assert isinstance(entry, tuple)
@@ -297,8 +300,7 @@ def test_the_state_is_the_one_that_modelopt_writes(as_modelopt, name):
 
 def test_the_state_alone_restores_the_folder(forward, as_modelopt):
     for name in ("medusa_h2_l1", "eagle3_d2t", "o_eagle3_parallel"):
-        release = case(name)["versions"]["modelopt"].rsplit(".", 1)[0]
-        folder = as_modelopt(name, release)
+        folder = as_modelopt(name, release_of(name))
         (folder / "outrider_state.json").unlink()
         expected, masks = expectation(name)
         assert not differences(expected, forward(folder, inputs(name), "--train", "--gradients"),
@@ -312,22 +314,32 @@ def test_equal_conversions_write_equal_states(as_modelopt):
 
 LIVE = {"medusa_h2_l1": "MedusaLlamaForCausalLM", "eagle3_d2t": "EagleLlamaForCausalLM",
         "eagle3_qwen3": "EagleQwen3ForCausalLM", "eagle3_2layers": "EagleLlamaForCausalLM",
-        "eagle_mtp_H": "EagleLlamaForCausalLM"}
+        "eagle_mtp_H": "EagleLlamaForCausalLM", "o_eagle1_2layers": "EagleLlamaForCausalLM",
+        "o_eagle3_parallel": "EagleLlamaForCausalLM"}
+
+
+def run_modelopt(release, cases):
+    """What modelopt_peer.py prints for the cases, by the environment with that release."""
+    assert PEERS[release].exists(), "ModelOpt is missing: run scripts/setup.sh --peers"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([PEERS[release], ROOT / "tests/e2e/modelopt_peer.py"],
+                          input=json.dumps(cases), capture_output=True, text=True,
+                          env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def live(as_modelopt, tmp_path_factory):
     """Outrider's folders of LIVE, restored, trained a step and saved again by ModelOpt."""
-    assert PEERS.exists(), "ModelOpt is missing: run scripts/setup.sh --peers"
     out = tmp_path_factory.mktemp("live")
-    cases = [{"folder": str(as_modelopt(name, None if name.startswith("medusa") else "0.47")),
-              "inputs": str(inputs(name)), "out": str(out / name)} for name in LIVE]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([PEERS, ROOT / "tests/e2e/modelopt_peer.py"], input=json.dumps(cases),
-                          capture_output=True, text=True, env=environment, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads(done.stdout.splitlines()[-1])
-    return {name: (result, out / name) for name, result in zip(LIVE, results, strict=True)}
+    found = {}
+    for release in PEERS:
+        names = [name for name in LIVE if release_of(name) == release]
+        cases = [{"folder": str(as_modelopt(name, None if name.startswith("medusa") else release)),
+                  "inputs": str(inputs(name)), "out": str(out / name)} for name in names]
+        found |= dict(zip(names, run_modelopt(release, cases), strict=True))
+    return {name: (result, out / name) for name, result in found.items()}
 
 
 @pytest.mark.parametrize("name", LIVE)

@@ -63,6 +63,12 @@ TrainBatch train_batch(const ForwardInput& input, const HiddenStateRequest& requ
           .recorder = input.recorder};
 }
 
+// In ModelOpt the labels of the base's own loss stand alone: no mask joins them.
+TrainBatch labels_alone(TrainBatch batch) {
+  batch.attention_mask = batch.loss_mask = at::Tensor();
+  return batch;
+}
+
 at::Tensor language_model_loss(const BaseOutputs& base, const TrainBatch& batch) {
   const auto targets = token_targets(batch);
   const auto rows = base.last_hidden.slice(1, 0, -1).flatten(0, 1).unsqueeze(0);
@@ -96,6 +102,13 @@ HiddenStateRequest full_request(int64_t num_layers) {
 
 bool contains(const std::vector<BaseEdit>& edits, BaseEdit edit) {
   return std::find(edits.begin(), edits.end(), edit) != edits.end();
+}
+
+bool follows_reference(const SpeculativeState& state) {
+  return std::any_of(state.begin(), state.end(), [](const auto& attached) {
+    const auto numerics = attached.state.metadata.find("reference_numerics");
+    return numerics != attached.state.metadata.end() && numerics->is_string();
+  });
 }
 
 at::Tensor sum_of(const std::vector<DraftLoss>& losses, const at::Tensor& lm_loss) {
@@ -168,7 +181,10 @@ ForwardOutput CausalLM::forward(const ForwardInput& input) {
   for (const auto& attached : speculative_state_) {
     output.draft_losses.push_back(attached.draft->loss(base, batch));
   }
-  if (input.want_lm_loss) output.lm_loss = language_model_loss(base, batch);
+  if (input.want_lm_loss) {
+    const bool only_labels = batch.labels.defined() && follows_reference(speculative_state_);
+    output.lm_loss = language_model_loss(base, only_labels ? labels_alone(batch) : batch);
+  }
   output.loss = sum_of(output.draft_losses, trains_base ? output.lm_loss : at::Tensor());
   if (input.want_logits) output.logits = base.head.logits(base.last_hidden);
   if (input.recorder) record_base(input.recorder, base, config_.num_hidden_layers);

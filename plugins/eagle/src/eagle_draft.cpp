@@ -124,12 +124,16 @@ ops::StreamingLoss EagleDraft::cross_entropy(const BaseOutputs& base, const Trai
   const Teacher teacher(base, target_ids());
   const auto index = rows.sequence * batch.input_ids.size(1) + rows.position + 1 + head;
   auto targets = teacher.targets(index);
-  if (!batch.measure_acceptance || !has_reduced_vocabulary()) {
-    return ops::streaming_cross_entropy(students, weight, targets, row_weights);
+  at::Tensor reachable;
+  if (batch.measure_acceptance && has_reduced_vocabulary()) {
+    reachable = teacher.measure_whole_vocabulary(index, targets);
   }
-  const auto reachable = teacher.measure_whole_vocabulary(index, targets);
   auto loss = ops::streaming_cross_entropy(students, weight, targets, row_weights);
-  loss.rows.correct = loss.rows.correct * reachable;
+  if (reachable.defined()) loss.rows.correct = loss.rows.correct * reachable;
+  if (settings_.numerics.trains_targets && base.carries_gradient) {
+    const auto logits = at::linear(students, weight).detach();
+    loss.total = loss.total + pull_on_targets(base, target_ids(), index, logits, row_weights);
+  }
   return loss;
 }
 

@@ -27,6 +27,7 @@ Numerics Numerics::parse(const std::string& reference) {
           .has_parallel_heads = is_old,
           .reuses_base_decoder = false,
           .always_soft_targets = true,
+          .trains_targets = is_old,
           .rounds_accuracies = is_old,
           .llama3_rope = is_old,
           .fixed_ttt_steps = is_old ? 4 : 0};

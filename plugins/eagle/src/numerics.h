@@ -20,6 +20,7 @@ struct Numerics {
   bool has_parallel_heads = true;       // parallel_draft_step
   bool reuses_base_decoder = true;      // eagle_reuse_base_decoder
   bool always_soft_targets = false;     // eagle_self_logit_distillation=false has no effect
+  bool trains_targets = false;          // an unfrozen base, by way of the targets it sets
   bool rounds_accuracies = false;       // to three decimals
   bool llama3_rope = false;             // of a draft whose config leaves the rope out
   int64_t fixed_ttt_steps = 0;          // 0: eagle_ttt_steps decides
