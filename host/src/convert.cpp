@@ -101,6 +101,17 @@ void check_vocabulary(const CausalLM& model, const at::Tensor& ids) {
   }
 }
 
+std::vector<Prepared> prepare_all(const CausalLM& model, const ModeRequest& mode,
+                                  const ConvertOptions& options) {
+  check_vocabulary(model, options.draft_vocabulary);
+  std::vector<Prepared> prepared;
+  for (const auto& item : mode.items) prepared.push_back(prepare(model, item, options));
+  std::vector<const Conversion*> all;
+  for (const auto& one : prepared) all.push_back(&one.conversion);
+  model.check_attachable(all);
+  return prepared;
+}
+
 }  // namespace
 
 ModeRequest::ModeRequest(const std::string& mode) {
@@ -123,13 +134,7 @@ ModeRequest ModeRequest::from_json(const Json& mode) {
 namespace speculative {
 
 CausalLM& convert(CausalLM& model, const ModeRequest& mode, const ConvertOptions& options) {
-  check_vocabulary(model, options.draft_vocabulary);
-  std::vector<Prepared> prepared;
-  for (const auto& item : mode.items) prepared.push_back(prepare(model, item, options));
-  std::vector<const Conversion*> all;
-  for (const auto& one : prepared) all.push_back(&one.conversion);
-  model.check_attachable(all);
-  for (auto& one : prepared) {
+  for (auto& one : prepare_all(model, mode, options)) {
     for (const auto& note : one.conversion.notes) {
       if (options.on_note) options.on_note(note);
     }
@@ -137,6 +142,16 @@ CausalLM& convert(CausalLM& model, const ModeRequest& mode, const ConvertOptions
   }
   for (auto& one : prepared) model.attach(std::move(one.conversion), std::move(one.state));
   return model;
+}
+
+std::vector<PlannedMode> plan(const CausalLM& model, const ModeRequest& mode,
+                              const ConvertOptions& options) {
+  std::vector<PlannedMode> planned;
+  for (auto& one : prepare_all(model, mode, options)) {
+    planned.push_back({std::move(one.state.config), std::move(one.state.metadata),
+                       std::move(one.conversion.notes)});
+  }
+  return planned;
 }
 
 }  // namespace speculative

@@ -35,6 +35,32 @@ def test_the_page_of_the_program_is_up_to_date(program):
     assert (ROOT / "docs/cli.md").read_text() == generate_docs.cli_page(program), UPDATE
 
 
+def public_headers():
+    return "".join(path.read_text() for folder in ("core", "host", "sdk", "plugins")
+                   for path in sorted((ROOT / folder).rglob("include/**/*.h")))
+
+
+def names_in(code):
+    """Types, functions and namespaces that are named in C++: words before ( and on either side of ::"""
+    code = re.sub(r'"[^"]*"', '""', code)
+    return {word for pair in re.findall(r"\b([A-Za-z_]\w*)(?=\(|::)|(?<=::)([A-Za-z_]\w*)", code)
+            for word in pair if word}
+
+
+def test_the_page_for_users_of_modelopt_names_what_there_is():
+    page, headers = (ROOT / "docs/coming_from_modelopt.md").read_text(), public_headers()
+    [block] = re.findall(r"^```cpp\n(.*?)^```", page, re.M | re.S)
+    for include in re.findall(r'#include "(.*?)"', block):
+        assert list(ROOT.glob(f"*/include/{include}")) or list(ROOT.glob(f"plugins/*/include/{include}"))
+    names = names_in(block) - {"walk", "for"}
+    table = page[page.index("C++ (namespace"):page.index("| step of")]
+    for row in table.splitlines()[1:]:
+        for code in re.findall(r"`([^`]+)`", row.rsplit("|", 2)[1] if row.startswith("|") else ""):
+            names |= names_in(code) or {code}
+    assert len(names) > 25
+    assert {name for name in names if not re.search(rf"\b{name}\b", headers)} <= {"outrider"}
+
+
 def runnable(page):
     """The commands of a page's `console run` blocks, in order."""
     commands = []

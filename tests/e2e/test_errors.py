@@ -37,11 +37,14 @@ CASES = {
     "unknown config key": (CONVERT + " --set eagle_ttt_stepz=4", REQUEST,
                            ["/eagle_ttt_stepz: unknown key; did you mean 'eagle_ttt_steps'?"]),
     "all problems of a config": (
-        CONVERT + " --set eagle_ttt_steps=99 --set eagle_offline=maybe --set foo=1"
+        CONVERT + " --set eagle_ttt_steps=1.5 --set eagle_offline=maybe --set foo=1"
         " --set eagle_loss_decay_factor=[]", REQUEST,
-        ["/eagle_ttt_steps: got 99, expected a 64-bit integer from 1 to 64",
+        ["/eagle_ttt_steps: got 1.5, expected a 64-bit integer",
          '/eagle_offline: got "maybe", expected true or false', "/foo: unknown key",
          "/eagle_loss_decay_factor: got [], expected a finite number"]),
+    "values that no draft can have": (
+        CONVERT + " --set eagle_ttt_steps=99 --set eagle_decoder_type=mamba", REQUEST,
+        ["/eagle_ttt_steps: got 99, expected 1 to 64", "/eagle_decoder_type: got 'mamba'"]),
     "wrong architecture": (CONVERT + " --set eagle_architecture_config.head_dim=1.5", REQUEST,
                            ["eagle_architecture_config", "/head_dim: got 1.5"]),
     "layers that are not there": (

@@ -77,9 +77,79 @@ def test_medusa_comes_back_as_it_was(medusa, exported, imported):
     back = imported(out)
     assert same_tensors(back, medusa)
     assert recorded(back)["config"] == recorded(medusa)["config"]
+    (out / "medusa_lm_head.pt").unlink()
     foreign = imported(without_record(out, file="medusa_lm_head.safetensors"))
     assert same_tensors(foreign, medusa)
     assert recorded(foreign)["config"]["medusa_num_heads"] == 3
+
+
+def test_medusas_program_finds_its_pickle(medusa, exported, imported):
+    import torch
+
+    out = exported(medusa, "medusa")
+    tensors = load_file(out / "medusa_lm_head.safetensors")
+    for options in ({}, {"mmap": True}):
+        found = torch.load(out / "medusa_lm_head.pt", weights_only=True, **options)
+        assert list(found) == sorted(tensors)
+        for name, tensor in found.items():
+            assert tensor.dtype == torch.float32 and not tensor.requires_grad
+            assert np.array_equal(tensor.numpy(), tensors[name])
+    # As such folders come from elsewhere: the pickle alone, saved by torch, in another type.
+    (out / "medusa_lm_head.safetensors").unlink()
+    assert same_tensors(imported(out), medusa)
+    torch.save({name: tensor.double() for name, tensor in found.items()}, out / "medusa_lm_head.pt")
+    assert same_tensors(imported(out), medusa)
+
+
+def test_a_pickle_in_bfloat16_keeps_its_bits(convert, llama, exported):
+    import torch
+    from safetensors.torch import load_file as load_torch
+
+    out = exported(convert(llama, "--mode", "medusa", "--dtype", "bfloat16"), "medusa")
+    expected = load_torch(out / "medusa_lm_head.safetensors")
+    found = torch.load(out / "medusa_lm_head.pt", weights_only=True)
+    assert all(found[name].dtype == torch.bfloat16 and found[name].equal(expected[name])
+               for name in expected)
+
+
+class Attack:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_pickles_that_are_no_heads_are_refused(medusa, exported, outrider, llama, tmp_path):
+    import torch
+
+    out, marker = exported(medusa, "medusa"), tmp_path / "was_run"
+    pickle, heads = out / "medusa_lm_head.pt", out / "medusa_lm_head.safetensors"
+    good = torch.load(pickle, weights_only=True)
+
+    def refused(content, status):
+        torch.save(content, pickle)
+        done = outrider("import", out, "--base", llama, "--out", tmp_path / "out", status=status)
+        assert not (tmp_path / "out").exists()
+        return done.stderr
+
+    other = {**good, "1.1.weight": good["1.1.weight"] + 1}
+    text = refused(other, 4)
+    assert "medusa_lm_head.safetensors and medusa_lm_head.pt hold different tensors" in text
+    heads.unlink()
+    text = refused({"0.0.linear.bias": Attack(marker)}, 3)
+    assert "asks for the Python object 'posix.system'" in text and "nothing of it was run" in text
+    assert not marker.exists()
+    assert "'0.0.linear.bias' is no tensor" in refused({**good, "0.0.linear.bias": 1}, 3)
+    assert "holds no state dict" in refused([1], 3)
+    text = refused({**good, "3.1.weight": good["0.1.weight"]}, 4)
+    assert "unexpected: 3.1.weight" in text
+    pickle.write_bytes(pickle.read_bytes()[:-1])
+    done = outrider("import", out, "--base", llama, "--out", tmp_path / "out", status=3)
+    assert "does not end with the directory of a zip file" in done.stderr
+    pickle.unlink()
+    done = outrider("import", out, "--base", llama, "--out", tmp_path / "out", status=3)
+    assert "has neither medusa_lm_head.safetensors nor medusa_lm_head.pt" in done.stderr
 
 
 def test_medusas_blocks_must_be_one(convert, llama, exported, imported, outrider, tmp_path):
@@ -104,11 +174,10 @@ def test_wrong_medusa_files_are_refused(medusa, exported, outrider, llama, tmp_p
     out = exported(medusa, "medusa")
     text = refused(edited(out, "config.json", lambda c: c.update(medusa_num_heads=-1)), 2)
     assert "'medusa_num_heads' is -1, expected an integer from 0 to 64" in text
+    (out / "medusa_lm_head.pt").unlink()
     text = refused(without_record(out, change, "medusa_lm_head.safetensors"), 4)
     assert "missing: 0.0.linear.bias" in text and "unexpected: 3.1.weight" in text
     assert "1.1.weight is [63,32] Float, expected [64,32] Float" in text
-    (out / "medusa_lm_head.safetensors").rename(out / "medusa_lm_head.pt")
-    assert "medusa_lm_head.pt is a Python pickle, which Outrider does not run" in refused(out, 4)
 
 
 # --- the programs that read these files

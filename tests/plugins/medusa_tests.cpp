@@ -355,11 +355,19 @@ TEST_CASE("the schema is ModelOpt's with marked extensions") {
                           {"medusa_heads_coefficient", 0.2},
                           {"medusa_decay_coefficient", 0.8}}));
   const auto text = failure(ErrorCode::kInvalidConfig, [] {
-    medusa::MedusaMode().config_schema().resolve({{"medusa_num_heads", -1}, {"medusa_layers", 1}});
+    medusa::MedusaMode().config_schema().resolve({{"medusa_num_heads", "a"}, {"medusa_layers", 1}});
   });
   CHECK_CONTAINS(text, "medusa_num_heads");
   CHECK_CONTAINS(text, "medusa_layers");
   CHECK_CONTAINS(text, "medusa_num_layers");
+}
+
+TEST_CASE("counts that no draft can have are refused together") {
+  const auto text = failure(ErrorCode::kInvalidConfig,
+                            [] { medusa::MedusaMode().convert(base_info(), config_of(-1, 65)); });
+  CHECK_CONTAINS(text, "/medusa_num_heads: got -1, expected 0 to 64");
+  CHECK_CONTAINS(text, "/medusa_num_layers: got 65, expected 0 to 64");
+  CHECK_NOTHROW(medusa::MedusaMode().convert(base_info(), config_of(0, 64)));
 }
 
 TEST_CASE("the preset has four heads of one block") {

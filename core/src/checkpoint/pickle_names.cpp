@@ -54,6 +54,13 @@ std::optional<GlobalRef> find_global(std::string_view module, std::string_view n
   return std::nullopt;
 }
 
+std::string_view storage_class(std::string_view dtype) {
+  for (const auto& known : kGlobals) {
+    if (known.ref.global == Global::kStorageType && known.ref.dtype == dtype) return known.name;
+  }
+  return {};
+}
+
 std::string instruction_name(uint8_t code) {
   const auto* found = std::find_if(std::begin(kInstructions), std::end(kInstructions),
                                    [code](const auto& item) { return item.first == code; });

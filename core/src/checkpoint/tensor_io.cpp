@@ -5,8 +5,10 @@
 
 #include <array>
 
+#include "outrider/checkpoint/torch_tensors.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
+#include "torch_state_dict.h"
 
 namespace outrider {
 namespace {
@@ -45,6 +47,18 @@ const DtypeName& names_of(at::ScalarType type) {
               fmt::format("tensors of type {} cannot be saved", at::toString(type)));
 }
 
+/// The bytes of tensors; `held` keeps copies from other devices or layouts alive meanwhile.
+std::map<std::string, TensorView> views_of(const TensorMap& tensors, TensorMap& held) {
+  std::map<std::string, TensorView> views;
+  for (const auto& [name, tensor] : tensors) {
+    const auto& cpu = held[name] = tensor.detach().to(at::kCPU).contiguous();
+    views[name] = {names_of(cpu.scalar_type()).safetensors,
+                   cpu.sizes().vec(),
+                   {static_cast<const std::byte*>(cpu.data_ptr()), cpu.nbytes()}};
+  }
+  return views;
+}
+
 }  // namespace
 
 at::Tensor tensor_over(const std::shared_ptr<const SafetensorsFile>& file, const TensorView& view) {
@@ -78,16 +92,33 @@ TensorMap read_tensors(const std::filesystem::path& path) {
 
 void write_tensors(const std::filesystem::path& path, const TensorMap& tensors,
                    std::map<std::string, std::string> metadata) {
-  TensorMap held;  // keeps copies from other devices or layouts alive while they are written
-  std::map<std::string, TensorView> views;
-  for (const auto& [name, tensor] : tensors) {
-    const auto& cpu = held[name] = tensor.detach().to(at::kCPU).contiguous();
-    views[name] = {names_of(cpu.scalar_type()).safetensors,
-                   cpu.sizes().vec(),
-                   {static_cast<const std::byte*>(cpu.data_ptr()), cpu.nbytes()}};
-  }
+  TensorMap held;
   metadata.emplace("format", "pt");
-  write_safetensors(path, views, metadata);
+  write_safetensors(path, views_of(tensors, held), metadata);
+}
+
+TensorMap read_torch_tensors(const std::filesystem::path& path) {
+  const auto file = TorchFile::open(path);
+  const auto& contents = file->contents();
+  if (!contents.is_object()) {
+    throw Error(ErrorCode::kInvalidFile, in_quotes(path.string()) + " holds no state dict");
+  }
+  TensorMap tensors;
+  for (const auto& [name, value] : contents.items()) {
+    const auto* tensor = file->tensor(value);
+    if (tensor == nullptr) {
+      throw Error(
+          ErrorCode::kInvalidFile,
+          fmt::format("{}: {} is no tensor", in_quotes(path.string()), in_quotes(name, 100)));
+    }
+    tensors[name] = tensor_over(file, *tensor);
+  }
+  return tensors;
+}
+
+void write_torch_tensors(const std::filesystem::path& path, const TensorMap& tensors) {
+  TensorMap held;
+  write_torch_state_dict(path, views_of(tensors, held));
 }
 
 at::ScalarType parse_dtype(const std::string& name) {

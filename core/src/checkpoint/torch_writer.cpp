@@ -3,15 +3,19 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <ostream>
+#include <map>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
-#include "crc32.h"
 #include "outrider/checkpoint/atomic_file.h"
 #include "outrider/checkpoint/torch_file.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
+#include "pickle_names.h"
+#include "torch_state_dict.h"
+#include "zip_writer.h"
 
 namespace outrider {
 namespace {
@@ -28,7 +32,7 @@ void put(std::string& out, T value) {
 /// Protocol 2, without a memo: every value is written where it stands.
 class PickleWriter {
  public:
-  explicit PickleWriter(const IsTuple& is_tuple) : is_tuple_(is_tuple) {}
+  explicit PickleWriter(IsTuple is_tuple) : is_tuple_(std::move(is_tuple)) {}
 
   std::string write(const Json& value) {
     out_ = "\x80\x02";
@@ -36,7 +40,53 @@ class PickleWriter {
     return out_ + ".";
   }
 
+  /// A dict of tensors, whose storages are the entries "0", "1", … in the order of the names.
+  std::string write(const std::map<std::string, TensorView>& tensors) {
+    out_ = "\x80\x02}(";
+    int64_t key = 0;
+    for (const auto& [name, tensor] : tensors) {
+      add(std::string_view(name));
+      add_tensor(tensor, key++);
+    }
+    return out_ + "u.";
+  }
+
  private:
+  // torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)
+  void add_tensor(const TensorView& tensor, int64_t key) {
+    out_ += "ctorch._utils\n_rebuild_tensor_v2\n(";
+    add_storage(tensor, key);
+    add(int64_t{0});
+    std::vector<int64_t> strides(tensor.shape.size());
+    int64_t stride = 1;
+    for (size_t i = strides.size(); i-- > 0; stride *= tensor.shape[i]) strides[i] = stride;
+    add_tuple(tensor.shape);
+    add_tuple(strides);
+    out_ +=
+        "\x89"
+        "ccollections\nOrderedDict\n)RtR";
+  }
+
+  void add_storage(const TensorView& tensor, int64_t key) {
+    const auto type = pickle::storage_class(tensor.dtype);
+    if (type.empty()) {
+      throw Error(ErrorCode::kUnsupported, "a torch file cannot hold tensors of " + tensor.dtype);
+    }
+    out_ += '(';
+    add(std::string_view("storage"));
+    out_ += fmt::format("ctorch\n{}\n", type);
+    add(std::string_view(std::to_string(key)));
+    add(std::string_view("cpu"));
+    add(static_cast<int64_t>(tensor.bytes.size() / dtype_size(tensor.dtype)));
+    out_ += "tQ";
+  }
+
+  void add_tuple(const std::vector<int64_t>& values) {
+    out_ += '(';
+    for (const int64_t value : values) add(value);
+    out_ += 't';
+  }
+
   void add(const Json& value) {
     switch (value.type()) {
       case Json::value_t::null:
@@ -105,74 +155,39 @@ class PickleWriter {
     out_ += 'u';
   }
 
-  const IsTuple& is_tuple_;
+  IsTuple is_tuple_;
   std::string out_;
 };
 
 // --- the archive -------------------------------------------------------------------------------
 
-/// Stored entries and a directory, with the dates that torch writes: none.
-class ZipWriter {
- public:
-  void add(const std::string& name, std::string_view bytes) {
-    const auto offset = static_cast<uint32_t>(out_.size());
-    const std::string fields = common_fields(name, bytes);
-    out_ += "PK\x03\x04";
-    out_ += fields;
-    out_ += name;
-    out_ += bytes;
-    directory_ += "PK\x01\x02";
-    put<uint16_t>(directory_, kVersion);
-    directory_ += fields;
-    directory_.append(10, '\0');  // no comment, disk 0, no attributes
-    put(directory_, offset);
-    directory_ += name;
-    ++count_;
-  }
-
-  std::string finish() {
-    const auto begin = static_cast<uint32_t>(out_.size());
-    out_ += directory_;
-    out_.append("PK\x05\x06\0\0\0\0", 8);
-    put(out_, count_);
-    put(out_, count_);
-    put(out_, static_cast<uint32_t>(directory_.size()));
-    put(out_, begin);
-    put<uint16_t>(out_, 0);
-    return std::move(out_);
-  }
-
- private:
-  static constexpr uint16_t kVersion = 20;
-
-  /// From "version needed" to the length of the extra field, which both headers have.
-  static std::string common_fields(const std::string& name, std::string_view bytes) {
-    std::string fields;
-    put<uint16_t>(fields, kVersion);
-    fields.append(8, '\0');  // no flags, stored, no time and date
-    put(fields, crc32(std::as_bytes(std::span(bytes.data(), bytes.size()))));
-    put(fields, static_cast<uint32_t>(bytes.size()));
-    put(fields, static_cast<uint32_t>(bytes.size()));
-    put(fields, static_cast<uint16_t>(name.size()));
-    put<uint16_t>(fields, 0);
-    return fields;
-  }
-
-  std::string out_, directory_;
-  uint16_t count_ = 0;
-};
+void write_archive(const std::filesystem::path& path, const std::string& pickle,
+                   const std::map<std::string, TensorView>& storages) {
+  constexpr size_t kAlignment = 64;  // torch's, for readers that map the file
+  const auto folder = path.stem().string();
+  write_file_atomically(path, [&](std::ostream& out) {
+    ZipWriter zip(out);
+    zip.add(folder + "/data.pkl", pickle);
+    zip.add(folder + "/byteorder", "little");
+    size_t key = 0;
+    for (const auto& [name, tensor] : storages) {
+      zip.add(fmt::format("{}/data/{}", folder, key++), tensor.bytes, kAlignment);
+    }
+    zip.add(folder + "/version", "3\n");
+    zip.finish();
+  });
+}
 
 }  // namespace
 
 void write_torch_file(const std::filesystem::path& path, const Json& value,
                       const std::function<bool(const Json& list)>& is_tuple) {
-  const auto folder = path.stem().string();
-  ZipWriter zip;
-  zip.add(folder + "/data.pkl", PickleWriter(is_tuple).write(value));
-  zip.add(folder + "/byteorder", "little");
-  zip.add(folder + "/version", "3\n");
-  const auto bytes = zip.finish();
-  write_file_atomically(path, [&bytes](std::ostream& out) { out << bytes; });
+  write_archive(path, PickleWriter(is_tuple).write(value), {});
+}
+
+void write_torch_state_dict(const std::filesystem::path& path,
+                            const std::map<std::string, TensorView>& tensors) {
+  write_archive(path, PickleWriter({}).write(tensors), tensors);
 }
 
 }  // namespace outrider

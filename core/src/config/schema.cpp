@@ -6,8 +6,10 @@
 #include <charconv>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <limits>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include "outrider/error.h"
@@ -62,11 +64,21 @@ std::string accepted_words(const FieldInfo& field) {
 
 // --- values ------------------------------------------------------------------------------------
 
+/// What counts as a blank around a number: Unicode's White_Space.
+constexpr std::string_view kBlanks[] = {
+    " ",      "\t",     "\n",     "\v",     "\f",     "\r",     "\u0085", "\u00a0", "\u1680",
+    "\u2000", "\u2001", "\u2002", "\u2003", "\u2004", "\u2005", "\u2006", "\u2007", "\u2008",
+    "\u2009", "\u200a", "\u2028", "\u2029", "\u202f", "\u205f", "\u3000"};
+
 std::string_view trim(std::string_view text) {
-  constexpr std::string_view kBlank = " \t\n\r\v\f";
-  const size_t first = text.find_first_not_of(kBlank);
-  if (first == text.npos) return {};
-  return text.substr(first, text.find_last_not_of(kBlank) - first + 1);
+  for (size_t before = text.npos; before != text.size();) {
+    before = text.size();
+    for (const auto blank : kBlanks) {
+      if (text.starts_with(blank)) text.remove_prefix(blank.size());
+      if (text.ends_with(blank)) text.remove_suffix(blank.size());
+    }
+  }
+  return text;
 }
 
 /// The text of a number without its `+` and without single underscores between characters.
@@ -88,11 +100,16 @@ std::optional<std::string> plain_number(std::string_view text) {
 }
 
 template <class Number>
-std::optional<Json> parse_whole(std::string_view text) {
+std::optional<Json> parse_whole(const std::string& text) {
   Number value{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return Json(value);
+  if (end != text.data() + text.size()) return std::nullopt;
+  if (error == std::errc()) return Json(value);
+  if constexpr (std::is_floating_point_v<Number>) {
+    // Too near to zero, or too far away: strtod rounds it.
+    if (error == std::errc::result_out_of_range) return Json(std::strtod(text.data(), nullptr));
+  }
+  return std::nullopt;
 }
 
 /// "7", " +1_000 " and "7.00", but neither "7." nor "7e0".

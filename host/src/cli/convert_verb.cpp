@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "cli/app.h"
+#include "cli/config_options.h"
 #include "outrider/checkpoint/json_file.h"
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
@@ -15,43 +16,22 @@ namespace outrider::cli {
 namespace {
 
 struct ConvertArguments {
-  std::string base, mode, preset, dtype, reference_numerics;
+  std::string base, mode, dtype, reference_numerics;
+  ConfigChoice choice;
   std::filesystem::path config_file, weights, draft_vocabulary, out;
-  std::vector<std::string> settings;
   uint64_t seed = 0;
   bool replace = false;
   int64_t max_shard_size = SaveOptions().max_shard_size;
 };
 
-Json preset_overrides(const ModeDescriptor& mode, const std::string& name) {
-  std::vector<std::string> names;
-  for (const auto& preset : mode.presets()) {
-    if (preset.name == name) return preset.overrides;
-    names.push_back(preset.name);
+Json read_config_file(const std::filesystem::path& path) {
+  if (path.empty()) return Json::object();
+  auto file = read_json_file(path);
+  if (!file.is_object()) {
+    throw Error(ErrorCode::kInvalidFile, fmt::format("{}: not a JSON object", path.string()),
+                "the file holds the mode's config: {\"key\": value, …}");
   }
-  throw Error(ErrorCode::kUnknownPreset,
-              fmt::format("mode '{}' has no preset '{}'", mode.name(), printable(name)),
-              suggestion(name, names));
-}
-
-// Precedence: --set > --config > --preset > default.
-Json combined_config(const ConvertArguments& arguments) {
-  Json config = Json::object();
-  if (!arguments.preset.empty()) {
-    const auto& mode = plugin_loader().load_mode(arguments.mode);
-    config = preset_overrides(*mode.descriptor, arguments.preset);
-  }
-  if (!arguments.config_file.empty()) {
-    const auto file = read_json_file(arguments.config_file);
-    if (!file.is_object()) {
-      throw Error(ErrorCode::kInvalidFile,
-                  fmt::format("{}: not a JSON object", arguments.config_file.string()),
-                  "the file holds the mode's config: {\"key\": value, …}");
-    }
-    config.update(file);
-  }
-  for (const auto& setting : arguments.settings) apply_setting(config, setting);
-  return config;
+  return file;
 }
 
 at::Tensor read_draft_vocabulary(const std::filesystem::path& path) {
@@ -85,8 +65,9 @@ void convert(const ConvertArguments& arguments, const GlobalOptions& global) {
   LoadOptions load;
   load.hash_weights = true;
   if (!arguments.dtype.empty()) load.dtype = parse_dtype(arguments.dtype);
-  const ModeRequest request(
-      std::vector<ModeRequest::Item>{{arguments.mode, combined_config(arguments)}});
+  const auto config =
+      combined_config(arguments.mode, arguments.choice, read_config_file(arguments.config_file));
+  const ModeRequest request(std::vector<ModeRequest::Item>{{arguments.mode, config}});
   const auto model = from_pretrained(arguments.base, load);
   ConvertOptions options;
   options.seed = arguments.seed;
@@ -117,10 +98,8 @@ void add_convert_verb(CLI::App& app, const GlobalOptions& global) {
   verb->add_option("--mode", arguments->mode, "Algorithm; `outrider mode list` names them")
       ->required();
   verb->add_option("--out", arguments->out, "Folder to write")->required();
-  verb->add_option("--preset", arguments->preset, "Named settings; see `outrider mode show NAME`");
+  add_config_options(*verb, arguments->choice);
   verb->add_option("--config", arguments->config_file, "JSON file with the mode's config");
-  verb->add_option("--set", arguments->settings, "key=value, dotted keys, JSON values (repeatable)")
-      ->allow_extra_args(false);
   verb->add_option("--weights", arguments->weights,
                    "Safetensors file that replaces parameters and buffers by name, strictly");
   verb->add_option("--draft-vocab", arguments->draft_vocabulary,

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "cli/app.h"
+#include "cli/mode_check_verb.h"
 #include "outrider/host/plugin_loader.h"
 #include "outrider/text.h"
 
@@ -161,11 +162,13 @@ void add_show(CLI::App& mode, const GlobalOptions& options) {
 }  // namespace
 
 void add_mode_verb(CLI::App& app, const GlobalOptions& options) {
-  auto* mode = add_verb(app, "mode", "Algorithms that a model can be converted with: list, show",
-                        "outrider mode list");
+  auto* mode =
+      add_verb(app, "mode", "Algorithms that a model can be converted with: list, show, check",
+               "outrider mode list");
   mode->require_subcommand(1);
   add_list(*mode, options);
   add_show(*mode, options);
+  add_mode_check_verb(*mode, options);
 }
 
 }  // namespace outrider::cli

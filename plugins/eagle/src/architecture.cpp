@@ -84,7 +84,8 @@ Json sizes_of(const ModelConfig& layers) {
 std::string rope_type(const Json& architecture) {
   const auto& rope = architecture.at("rope_scaling");
   for (const char* key : {"rope_type", "type"}) {
-    if (rope.is_object() && rope.contains(key) && rope[key].is_string()) return rope[key];
+    if (!rope.is_object() || !rope.contains(key) || !rope[key].is_string()) continue;
+    if (rope[key] != "") return rope[key];
   }
   return "default";
 }

@@ -55,6 +55,7 @@ std::shared_ptr<Draft> make_draft(const BaseInfo& base, const DraftSettings& set
 }
 
 Conversion build(const BaseInfo& base, EagleConfig config, const std::string& reference) {
+  refuse_values(config);
   refuse_unsupported(config);
   const auto numerics = Numerics::parse(reference);
   Conversion conversion{.attribute = "eagle_module"};

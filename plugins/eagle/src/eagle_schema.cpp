@@ -21,10 +21,8 @@ StructSchema<EagleConfig> make_eagle_schema() {
              "Step k's loss is weighted by this to the power of k.")
       .field("eagle_architecture_config", &C::eagle_architecture_config,
              "The draft decoder; merged over the EAGLE-3 defaults, key by key.")
-      .field("eagle_decoder_type", &C::eagle_decoder_type, "Kind of decoder layer.",
-             {.minimum = {}, .maximum = {}, .choices = {"llama", "kimik2"}})
-      .field("eagle_ttt_steps", &C::eagle_ttt_steps, "Steps of training-time test.",
-             {.minimum = 1, .maximum = 64, .choices = {}})
+      .field("eagle_decoder_type", &C::eagle_decoder_type, "Kind of decoder layer: llama.")
+      .field("eagle_ttt_steps", &C::eagle_ttt_steps, "Steps of training-time test, 1 to 64.")
       .field(
           "eagle_mix_hidden_states", &C::eagle_mix_hidden_states,
           "Replace a random share of the hidden states by the draft's own, without a step cache.")

@@ -10,6 +10,8 @@ namespace outrider::eagle {
 
 // The table of docs/modes/eagle.md, "What conversion does with each field", as code.
 
+/// Throws kInvalidConfig for values that ModelOpt's class takes, but no conversion can honour.
+void refuse_values(const EagleConfig& config);
 /// Throws kUnsupported that lists every setting that Outrider refuses, with the reason of each.
 void refuse_unsupported(const EagleConfig& config);
 /// The same for combinations with the resolved architecture and the numerics.

@@ -4,9 +4,11 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <utility>
 
 #include "outrider/error.h"
 #include "outrider/ops/streaming_cross_entropy.h"
+#include "outrider/text.h"
 #include "residual_block.h"
 
 namespace outrider::medusa {
@@ -63,6 +65,19 @@ MedusaDraft::MedusaDraft(const BaseInfo& base, const MedusaConfig& config) : con
     heads_.push_back(register_module(std::to_string(i),
                                      std::make_shared<MedusaHead>(base, config.medusa_num_layers)));
   }
+}
+
+MedusaConfig MedusaDraft::resolve(const BaseInfo&, MedusaConfig config) {
+  constexpr int64_t kMost = 64;
+  std::vector<std::string> problems;
+  for (const auto& [name, value] : {std::pair("medusa_num_heads", config.medusa_num_heads),
+                                    std::pair("medusa_num_layers", config.medusa_num_layers)}) {
+    if (value >= 0 && value <= kMost) continue;
+    problems.push_back(fmt::format("/{}: got {}, expected 0 to {}", name, value, kMost));
+  }
+  if (problems.empty()) return config;
+  throw Error(ErrorCode::kInvalidConfig,
+              "mode 'medusa' cannot convert with this config:" + indented(problems));
 }
 
 HiddenStateRequest MedusaDraft::hidden_states_needed() const {

@@ -24,10 +24,14 @@ class MedusaHead : public torch::nn::Module {
   std::shared_ptr<nn::Linear> projection_;
 };
 
-/// Medusa (arXiv 2401.10774): head i predicts the token i+2 positions after the base's hidden state.
+/// Medusa (arXiv 2401.10774): head i predicts the token i+2 positions after the base's hidden
+/// state.
 class MedusaDraft : public Draft {
  public:
   MedusaDraft(const BaseInfo& base, const MedusaConfig& config);
+
+  /// The config as it is. Throws kInvalidConfig for more heads or blocks than a draft may have.
+  static MedusaConfig resolve(const BaseInfo& base, MedusaConfig config);
 
   HiddenStateRequest hidden_states_needed() const override;
   DraftLoss loss(const BaseOutputs& base, const TrainBatch& batch) override;

@@ -3,8 +3,11 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "medusa_draft.h"
 #include "outrider/checkpoint/json_file.h"
+#include "outrider/checkpoint/torch_tensors.h"
 #include "outrider/error.h"
 #include "outrider/sdk/draft_record.h"
 #include "outrider/text.h"
@@ -15,6 +18,7 @@ namespace {
 
 constexpr const char* kName = "medusa";
 constexpr const char* kTensorFile = "medusa_lm_head.safetensors";
+// What Medusa's own program opens.
 constexpr const char* kPickleFile = "medusa_lm_head.pt";
 constexpr const char* kSizes[] = {"medusa_num_heads", "medusa_num_layers"};
 
@@ -73,6 +77,7 @@ void write(const ExportContext& context, const fs::path& folder) {
       {"version", "2"}};
   for (const char* key : kSizes) json[key] = context.draft.state.config.at(key);
   write_tensors(folder / kTensorFile, tensors, DraftRecord::of(context.draft));
+  write_torch_tensors(folder / kPickleFile, tensors);
   write_json_file(folder / "config.json", json);
 }
 
@@ -97,31 +102,53 @@ Json read_config(const fs::path& path) {
               "Medusa's config.json has both numbers");
 }
 
-std::shared_ptr<const SafetensorsFile> open_tensors(const fs::path& folder) {
-  if (!fs::exists(folder / kTensorFile) && fs::exists(folder / kPickleFile)) {
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("{} is a Python pickle, which Outrider does not run",
-                            (folder / kPickleFile).string()),
-                fmt::format("save its tensors as {} beside it", kTensorFile));
-  }
-  return SafetensorsFile::open(folder / kTensorFile);
-}
-
-ImportedDraft read(const fs::path& folder) {
-  const auto config = read_config(folder / "config.json");
-  const auto file = open_tensors(folder);
-  ImportedDraft draft;
-  draft.config = Json::object();
-  draft.metadata = Json::object();
+void read_safetensors(const fs::path& path, ImportedDraft& draft) {
+  const auto file = SafetensorsFile::open(path);
   if (const auto record = DraftRecord::in(*file)) {
     draft.config = record->config;
     draft.metadata["reference_numerics"] = record->metadata.value("reference_numerics", Json());
   }
+  for (const auto& [name, view] : file->tensors()) draft.tensors[name] = tensor_over(file, view);
+}
+
+bool are_equal(const TensorMap& a, const TensorMap& b) {
+  return std::ranges::equal(a, b, [](const auto& one, const auto& other) {
+    return one.first == other.first && one.second.scalar_type() == other.second.scalar_type() &&
+           at::equal(one.second, other.second);
+  });
+}
+
+// Both files are written; a folder of another program has one of them.
+void read_tensors_of(const fs::path& folder, ImportedDraft& draft) {
+  const bool has_pickle = fs::exists(folder / kPickleFile);
+  if (!has_pickle && !fs::exists(folder / kTensorFile)) {
+    throw Error(ErrorCode::kFileNotFound,
+                fmt::format("{} has neither {} nor {}", folder.string(), kTensorFile, kPickleFile));
+  }
+  if (!has_pickle) return read_safetensors(folder / kTensorFile, draft);
+  const auto tensors = read_torch_tensors(folder / kPickleFile);
+  if (!fs::exists(folder / kTensorFile)) {
+    draft.tensors = tensors;
+    return;
+  }
+  read_safetensors(folder / kTensorFile, draft);
+  if (are_equal(draft.tensors, tensors)) return;
+  throw Error(ErrorCode::kTensorMismatch,
+              fmt::format("{}: {} and {} hold different tensors", folder.string(), kTensorFile,
+                          kPickleFile),
+              "remove the one that is not meant");
+}
+
+ImportedDraft read(const fs::path& folder) {
+  const auto config = read_config(folder / "config.json");
+  ImportedDraft draft;
+  draft.config = Json::object();
+  draft.metadata = Json::object();
+  read_tensors_of(folder, draft);
   for (const char* key : kSizes) draft.config[key] = config.at(key);
   for (const char* key : {"hidden_size", "vocab_size"}) {
     if (config.contains(key)) draft.base[key] = config[key];
   }
-  for (const auto& [name, view] : file->tensors()) draft.tensors[name] = tensor_over(file, view);
   return draft;
 }
 

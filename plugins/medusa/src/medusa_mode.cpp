@@ -10,9 +10,8 @@ StructSchema<MedusaConfig> make_schema() {
   using C = MedusaConfig;
   StructSchema<C> schema("MedusaConfig");
   schema
-      .field("medusa_num_heads", &C::medusa_num_heads, "Heads; head i predicts token i+2.",
-             {0, 64, {}})
-      .field("medusa_num_layers", &C::medusa_num_layers, "Residual blocks per head.", {0, 64, {}})
+      .field("medusa_num_heads", &C::medusa_num_heads, "Heads, 0 to 64; head i predicts token i+2.")
+      .field("medusa_num_layers", &C::medusa_num_layers, "Residual blocks per head, 0 to 64.")
       .field("medusa_freeze_base_model", &C::medusa_freeze_base_model,
              "Do not train the base; false is Medusa-2.", {{}, {}, {}, /*extension=*/true})
       .field("medusa_heads_coefficient", &C::medusa_heads_coefficient,

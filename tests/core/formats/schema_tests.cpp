@@ -61,6 +61,7 @@ TEST_CASE("integers are accepted in every form that pydantic takes") {
                                    {1e18, 1000000000000000000},
                                    {"7", 7},
                                    {" 7\t\n", 7},
+                                   {"\u00a0\u2003 7\u3000\u0085", 7},
                                    {"+7", 7},
                                    {"-7", -7},
                                    {"007", 7},
@@ -99,6 +100,9 @@ TEST_CASE("integers are accepted in every form that pydantic takes") {
                                   "1__0",
                                   "-_7",
                                   "\u0667",
+                                  "\x1c"
+                                  "7",
+                                  "7\u200b",
                                   nullptr,
                                   Json::array({7}),
                                   Json::object()});
@@ -112,6 +116,8 @@ TEST_CASE("floats are accepted in every finite form that pydantic takes") {
                                      {false, 0.0},
                                      {"7", 7.0},
                                      {" 1e-3 ", 0.001},
+                                     {"1e-400", 0.0},
+                                     {"\u20077\u00a0", 7.0},
                                      {"1E5", 100000.0},
                                      {"+.5", 0.5},
                                      {"5.", 5.0},

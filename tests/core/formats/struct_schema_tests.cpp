@@ -15,6 +15,7 @@ struct Config {
   Json extra = Json::object();
   std::optional<int64_t> window;
   std::optional<std::vector<std::string>> targets;
+  std::vector<Json> anything;
 };
 
 StructSchema<Config> make_schema() {
@@ -26,7 +27,8 @@ StructSchema<Config> make_schema() {
       .field("layers", &Config::layers, "Where.")
       .field("extra", &Config::extra, "More.", {.extension = true})
       .field("window", &Config::window, "How wide.", {.minimum = 4})
-      .field("targets", &Config::targets, "What.");
+      .field("targets", &Config::targets, "What.")
+      .field("anything", &Config::anything, "Whatever.");
   schema.check([](const Config& config) -> std::optional<ConfigProblem> {
     if (!config.window || *config.window >= config.heads) return std::nullopt;
     return ConfigProblem{"/window", "must be at least /heads"};
@@ -54,7 +56,8 @@ TEST_CASE("members are filled from converted values") {
                                              {"layers", {"3", 4.0}},
                                              {"extra", {{"k", nullptr}}},
                                              {"window", 8.0},
-                                             {"targets", {"q", "v"}}});
+                                             {"targets", {"q", "v"}},
+                                             {"anything", {1, nullptr, "x"}}});
   CHECK_FALSE(config.enabled);
   CHECK(config.heads == 7);
   CHECK(config.rate == 2.0);
@@ -63,6 +66,7 @@ TEST_CASE("members are filled from converted values") {
   CHECK(config.extra.dump() == R"({"k":null})");
   CHECK(config.window == 8);
   CHECK(config.targets == std::vector<std::string>{"q", "v"});
+  CHECK(config.anything == std::vector<Json>{1, nullptr, "x"});
 }
 
 TEST_CASE("dump and parse are inverse, and keep integers and floats apart") {
@@ -71,9 +75,10 @@ TEST_CASE("dump and parse are inverse, and keep integers and floats apart") {
   config.rate = 3.0;
   config.targets = {"q"};
   const Json json = schema.dump(config);
-  CHECK(json.dump() ==
-        R"({"enabled":true,"extra":{},"heads":2,"kind":"a","layers":[1,2],"rate":3.0,)"
-        R"("targets":["q"],"window":null})");
+  CHECK(
+      json.dump() ==
+      R"({"anything":[],"enabled":true,"extra":{},"heads":2,"kind":"a","layers":[1,2],"rate":3.0,)"
+      R"("targets":["q"],"window":null})");
   CHECK(schema.dump(schema.parse(json)) == json);
   CHECK(schema.dump(Config{}) == schema.resolve(Json::object()));
 }
@@ -81,7 +86,7 @@ TEST_CASE("dump and parse are inverse, and keep integers and floats apart") {
 TEST_CASE("fields know the types, bounds and choices of their members") {
   const auto schema = make_schema();
   CHECK(schema.version() == 2);
-  REQUIRE(schema.fields().size() == 8);
+  REQUIRE(schema.fields().size() == 9);
   const auto& heads = schema.fields()[1];
   CHECK(heads.name == "heads");
   CHECK(heads.description == "How many.");
@@ -98,6 +103,8 @@ TEST_CASE("fields know the types, bounds and choices of their members") {
   CHECK(window.minimum == 4.0);
   CHECK(schema.fields()[7].type == FieldType::kList);
   CHECK(schema.fields()[7].element == FieldType::kString);
+  CHECK(schema.fields()[8].type == FieldType::kList);
+  CHECK_FALSE(schema.fields()[8].element.has_value());
 }
 
 TEST_CASE("bounds of optional members and elements of lists are enforced") {

@@ -1,5 +1,12 @@
+#include <algorithm>
 #include <cstring>
+#include <limits>
+#include <map>
+#include <span>
+#include <sstream>
 
+#include "checkpoint/torch_state_dict.h"
+#include "checkpoint/zip_writer.h"
 #include "outrider/checkpoint/json_file.h"
 #include "outrider/checkpoint/torch_file.h"
 #include "support.h"
@@ -151,6 +158,58 @@ TEST_CASE("what cannot be written is refused and leaves nothing") {
   refuse(std::numeric_limits<double>::infinity(), "not finite");
   refuse(Json::binary({1}), "cannot hold bytes");
   CHECK(folder.names().empty());
+}
+
+TEST_CASE("tensors that were written are read as they were") {
+  const TemporaryFolder folder;
+  const std::vector<float> matrix{1, 2, 3, 4, 5, 6};
+  const std::vector<int64_t> number{-7};
+  const std::map<std::string, TensorView> tensors{
+      {"größe", {"F32", {2, 3}, std::as_bytes(std::span(matrix))}},
+      {"number", {"I64", {}, std::as_bytes(std::span(number))}},
+      {"none", {"BF16", {0, 4}, {}}}};
+  write_torch_state_dict(folder / "a.pt", tensors);
+  const auto file = TorchFile::open(folder / "a.pt");
+  REQUIRE(file->contents().size() == 3);
+  for (const auto& [name, expected] : tensors) {
+    const auto* found = file->tensor(file->contents().at(name));
+    REQUIRE(found != nullptr);
+    CHECK(found->dtype == expected.dtype);
+    CHECK(found->shape == expected.shape);
+    CHECK(std::ranges::equal(found->bytes, expected.bytes));
+    CHECK(reinterpret_cast<uintptr_t>(found->bytes.data()) % 64 == 0);
+  }
+  CHECK(file->tensor(file->contents().at("größe"))->strides == std::vector<int64_t>{3, 1});
+  const auto bytes = get(folder / "a.pt");
+  write_torch_state_dict(folder / "a.pt", tensors);
+  CHECK(get(folder / "a.pt") == bytes);
+}
+
+TEST_CASE("tensors that cannot be written are refused and leave nothing") {
+  const TemporaryFolder folder;
+  check_error(ErrorCode::kUnsupported, "tensors of F8_E4M3", [&] {
+    write_torch_state_dict(folder / "a.pt", {{"a", {"F8_E4M3", {0}, {}}}});
+  });
+  check_error(ErrorCode::kInvalidArgument, "not UTF-8", [&] {
+    write_torch_state_dict(folder / "a.pt", {{"\xff", {"F32", {0}, {}}}});
+  });
+  CHECK(folder.names().empty());
+}
+
+// With a small limit: the sizes that need 64 bits take too long to write.
+TEST_CASE("archives with 64-bit sizes and places are read as those without") {
+  for (const uint64_t limit : {uint64_t{0xFFFFFFFF}, uint64_t{500}, uint64_t{1}}) {
+    std::ostringstream out;
+    ZipWriter zip(out, limit);
+    const std::string pickle = p_file("}(" + p_text("a") + p_int(1) + "u"), data(600, 'x');
+    zip.add("t/data.pkl", pickle);
+    zip.add("t/data/0", std::as_bytes(std::span(data)), 64);
+    zip.add("t/version", "3\n");
+    zip.finish();
+    CHECK((out.str().find("PK\x06\x06") != std::string::npos) == (limit < 1000));
+    CHECK(out.str().find("xxx") % 64 == 0);
+    CHECK(parse(out.str())->contents() == Json{{"a", 1}});
+  }
 }
 
 TEST_CASE("files that are not there or no files are named") {

@@ -38,6 +38,7 @@ template <class T>
 constexpr std::optional<FieldType> element_of(const std::vector<T>*) {
   return type_of(static_cast<const T*>(nullptr));
 }
+constexpr std::optional<FieldType> element_of(const std::vector<Json>*) { return std::nullopt; }
 
 }  // namespace detail
 
@@ -55,8 +56,8 @@ struct Constraint {
 ///     StructSchema<MyConfig> schema("MyConfig");
 ///     schema.field("heads", &MyConfig::heads, "Number of heads.", {.minimum = 1});
 ///
-/// Member types: bool, int64_t, double, std::string, std::vector of those, Json (an object), and
-/// std::optional of each (null allowed).
+/// Member types: bool, int64_t, double, std::string, std::vector of those and of Json (anything),
+/// Json (an object), and std::optional of each (null allowed).
 template <class Config>
 class StructSchema final : public ConfigSchema {
  public:
@@ -116,11 +117,8 @@ class StructSchema final : public ConfigSchema {
   template <class T>
   static void from_json(const Json& json, T& value) {
     if constexpr (detail::Member<T>::kNullable) {
-      if (json.is_null()) {
-        value.reset();
-      } else {
-        value = json.get<typename detail::Member<T>::Value>();
-      }
+      if (json.is_null()) return value.reset();
+      value = json.get<typename detail::Member<T>::Value>();
     } else {
       value = json.get<T>();
     }

@@ -44,5 +44,16 @@ namespace speculative {
 OUTRIDER_API CausalLM& convert(CausalLM& model, const ModeRequest& mode,
                                const ConvertOptions& options = {});
 
+/// What convert() would attach and record.
+struct PlannedMode {
+  Json config, metadata;
+  std::vector<std::string> notes;
+};
+
+/// Throws what convert() would throw, and otherwise says what it would do. On a model of the meta
+/// device drafts have no values, and take no memory.
+OUTRIDER_API std::vector<PlannedMode> plan(const CausalLM& model, const ModeRequest& mode,
+                                           const ConvertOptions& options = {});
+
 }  // namespace speculative
 }  // namespace outrider

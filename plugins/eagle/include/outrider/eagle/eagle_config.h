@@ -30,7 +30,7 @@ struct EagleConfig {
   bool eagle_base_lora = false;
   int64_t eagle_base_lora_rank = 64;
   double eagle_base_lora_alpha = 16.0;
-  std::optional<std::vector<std::string>> eagle_base_lora_target_modules;
+  std::optional<std::vector<Json>> eagle_base_lora_target_modules;
   double eagle_base_lora_preservation_loss_weight = 0.1;
   int64_t eagle_base_lora_warmup_steps = 0;
   std::optional<int64_t> eagle_base_lora_start_layer;
