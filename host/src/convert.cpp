@@ -134,7 +134,8 @@ ModeRequest ModeRequest::from_json(const Json& mode) {
 namespace speculative {
 
 CausalLM& convert(CausalLM& model, const ModeRequest& mode, const ConvertOptions& options) {
-  for (auto& one : prepare_all(model, mode, options)) {
+  auto prepared = prepare_all(model, mode, options);
+  for (auto& one : prepared) {
     for (const auto& note : one.conversion.notes) {
       if (options.on_note) options.on_note(note);
     }
