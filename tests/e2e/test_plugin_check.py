@@ -97,9 +97,9 @@ def test_a_draft_class_for_another_mode_is_checked_on_its_base(check, edited):
     base = edited(REFERENCE / "base_llama/base", "config.json", lambda c: c.update(
         architectures=["GegluForCausalLM"], hidden_act="gelu"))
     results = check(PLUGINS / "family.outrider.so", "--base", base, "--mode", "eagle",
-                    "--only", "causality", "--only", "restore")
+                    "--only", "learning", "--only", "restore")
     assert results["load"]["detail"] == "registers GegluForCausalLM, eagle/GegluForCausalLM"
-    assert results["causality"]["status"] == results["restore"]["status"] == "passed"
+    assert results["learning"]["status"] == results["restore"]["status"] == "passed"
 
 
 def test_people_get_a_line_for_each_check_and_a_summary(outrider):

@@ -21,6 +21,9 @@ struct Skip : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// An exception's text, of LibTorch's without the stack.
+std::string text_of(const std::exception& error);
+
 /// A mode, and the models to try it on.
 struct ModeSubject {
   const ModeDescriptor& mode;

@@ -12,6 +12,11 @@
 
 namespace outrider::check {
 
+std::string text_of(const std::exception& error) {
+  const auto* torch = dynamic_cast<const c10::Error*>(&error);
+  return torch == nullptr ? error.what() : torch->what_without_backtrace();
+}
+
 void convert(const ModeSubject& subject, CausalLM& model, uint64_t seed) {
   ConvertOptions options;
   options.seed = seed;

@@ -110,7 +110,7 @@ CheckResult check_operator(const OperatorSpec& spec, const std::string& plugin) 
         join({check_gradient(spec), check_low_precision(spec), check_device(spec)}, "; ");
   } catch (const std::exception& e) {
     result.status = CheckStatus::kFailed;
-    result.detail = e.what();
+    result.detail = text_of(e);
   }
   return result;
 }

@@ -72,7 +72,7 @@ CheckResult judge(const std::string& name, const std::string& subject,
     result.detail = e.what();
   } catch (const std::exception& e) {
     result.status = CheckStatus::kFailed;
-    result.detail = e.what();
+    result.detail = check::text_of(e);
   } catch (...) {
     result.status = CheckStatus::kFailed;
     result.detail = "an exception that is no std::exception";

@@ -54,7 +54,7 @@ std::string check_presets(const ModeSubject& subject) {
       const auto model = subject.base.model();
       speculative::convert(*model, {{{subject.mode.name(), config}}});
     } catch (const std::exception& e) {
-      problems.push_back(fmt::format("{}: {}", preset.name, e.what()));
+      problems.push_back(fmt::format("{}: {}", preset.name, text_of(e)));
     }
   }
   return join_or_throw(problems, fmt::format("{} presets convert", presets.size()));

@@ -170,7 +170,7 @@ std::string check_formats(const ModeSubject& subject) {
       reason.empty() ? passed.push_back(format.name)
                      : skipped.push_back(format.name + " (" + reason + ")");
     } catch (const std::exception& e) {
-      failed.push_back(format.name + ": " + e.what());
+      failed.push_back(format.name + ": " + text_of(e));
     }
   }
   if (!failed.empty()) throw Failure(join(failed, "; "));
