@@ -59,5 +59,6 @@ install(FILES
   ${CMAKE_BINARY_DIR}/OutriderSDKConfig.cmake ${CMAKE_BINARY_DIR}/OutriderSDKConfigVersion.cmake
   cmake/FindLibTorch.cmake cmake/Cuda.cmake
   sdk/cmake/OutriderPlugin.cmake sdk/cmake/check_abi.cpp sdk/cmake/plugin.map
-  sdk/cmake/plugin_stamp.cpp.in
+  sdk/cmake/plugin_stamp.cpp.in sdk/cmake/OutriderStaticPlugins.cmake
+  sdk/cmake/static_plugins.cpp.in
   DESTINATION ${package})

@@ -15,8 +15,8 @@ ERRORS_START = """# Errors
 
 Every failure is one `outrider::Error`: a code, a message that names the thing, and a hint with the next step.
 The program prints both on stderr and ends with the exit status of the code's class; results on stdout stay
-empty (but for the verdicts of `mode check`), and `--out` stays as it was. This page is written by `scripts/generate_docs.py` from
-`core/include/outrider/error.h`.
+empty (but verdicts and tables of `mode check`, `plugin check` and `plugin verify`), and `--out` stays as it was. This
+page is written by `scripts/generate_docs.py` from `core/include/outrider/error.h`.
 """
 
 CLI_START = """# The program

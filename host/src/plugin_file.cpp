@@ -8,7 +8,7 @@
 #include "outrider/error.h"
 #include "outrider/host/plugin_lock.h"
 #include "outrider/text.h"
-#include "plugins/stamp_text.h"
+#include "plugins/stamp_info.h"
 #include "plugins/trust.h"
 
 namespace outrider {
@@ -16,16 +16,6 @@ namespace {
 
 std::string_view as_text(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
-void describe(const PluginStamp& stamp, PluginInfo& info) {
-  info.name = stamp.plugin_name;
-  info.version = SemVer::parse(stamp.plugin_version);
-  info.modes = split_names(stamp.modes);
-  info.bases = split_names(stamp.bases);
-  info.draft_models = split_names(stamp.draft_models);
-  info.torch_build = stamp.torch_build;
-  info.cuda_archs = stamp.cuda_archs;
 }
 
 [[noreturn]] void fail(ErrorCode code, const PluginInfo& info, const std::string& what,
@@ -45,17 +35,6 @@ void check_stamp_count(const ElfFacts& facts, const PluginInfo& info) {
   }
 }
 
-void check_compatibility(const PluginStamp& stamp, const PluginInfo& info) {
-  const auto host = host_stamp();
-  const auto problems = incompatibilities(stamp, host);
-  if (problems.empty()) return;
-  fail(ErrorCode::kPluginIncompatible, info,
-       fmt::format("{} {} cannot run in this program: {}", info.name, info.version.to_string(),
-                   join(problems, "; ")),
-       fmt::format("rebuild the plugin against this Outrider ({}, SDK ABI {}) and LibTorch {}",
-                   host.plugin_version, host.sdk_abi, host.torch_build));
-}
-
 void check_dependencies(const ElfFacts& facts, const PluginInfo& info) {
   const auto problems = dependency_problems(facts);
   if (problems.empty()) return;
@@ -69,14 +48,27 @@ void check_dependencies(const ElfFacts& facts, const PluginInfo& info) {
 
 PluginFile PluginFile::open(const std::filesystem::path& path) {
   auto opened = open_trusted(path);
-  const auto content = read_whole(opened, path);
   PluginFile file;
-  file.info_.path = path;
-  file.info_.sha256 = sha256_of(as_text(content));
-  file.facts_ = read_elf_facts(content, path.string());
-  if (file.facts_.stamps.size() == 1) describe(file.facts_.stamps.front(), file.info_);
+  file.examine(path, read_whole(opened, path));
   file.descriptor_ = opened.release();
   return file;
+}
+
+PluginFile PluginFile::open_source(const std::filesystem::path& path,
+                                   std::vector<std::byte>& content) {
+  auto opened = outrider::open_source(path);
+  content = read_whole(opened, path);
+  PluginFile file;
+  file.examine(path, content);
+  file.descriptor_ = opened.release();
+  return file;
+}
+
+void PluginFile::examine(const std::filesystem::path& path, std::span<const std::byte> content) {
+  info_.path = path;
+  info_.sha256 = sha256_of(as_text(content));
+  facts_ = read_elf_facts(content, path.string());
+  if (facts_.stamps.size() == 1) describe(facts_.stamps.front(), info_);
 }
 
 PluginFile::PluginFile(PluginFile&& other) noexcept

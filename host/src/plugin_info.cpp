@@ -17,13 +17,18 @@ std::string compatible_range(const SemVer& version) {
 
 }  // namespace
 
+std::string PluginInfo::location() const {
+  return is_built_in ? "(built in)" : printable(path.string());
+}
+
 PluginRef PluginInfo::reference() const {
   return {name, version.to_string(), compatible_range(version), sha256};
 }
 
 std::string plugin_title(const PluginInfo& plugin) {
-  return fmt::format("{} {} ({})", plugin.name, plugin.version.to_string(),
-                     printable(plugin.path.string()));
+  if (plugin.is_built_in)
+    return fmt::format("{} {}, built into this program", plugin.name, plugin.version.to_string());
+  return fmt::format("{} {} ({})", plugin.name, plugin.version.to_string(), plugin.location());
 }
 
 }  // namespace outrider

@@ -47,7 +47,7 @@ class Sha256 {
 
 [[noreturn]] void fail(const std::filesystem::path& file, const std::string& what) {
   throw Error(ErrorCode::kInvalidFile, fmt::format("{}: {}", printable(file.string()), what),
-              "`outrider plugin lock FOLDER` writes it anew, over every plugin in its folder");
+              "delete it, and run `outrider plugin add FILE` for each plugin that you trust");
 }
 
 std::string text_at(const Json& entry, const char* key, const std::filesystem::path& file,
@@ -62,6 +62,9 @@ PluginLock::Entry parse_entry(const Json& json, const std::filesystem::path& fil
   PluginLock::Entry entry{text_at(json, "file", file, index), text_at(json, "name", file, index),
                           text_at(json, "version", file, index),
                           text_at(json, "sha256", file, index)};
+  if (entry.file.empty() || std::filesystem::path(entry.file).filename() != entry.file) {
+    fail(file, fmt::format("/plugins/{}/file is no name of a file in its folder", index));
+  }
   if (!is_sha256(entry.sha256)) {
     fail(file, fmt::format("/plugins/{}/sha256 is no SHA-256 in lower-case hexadecimal", index));
   }

@@ -66,6 +66,8 @@ function(_outrider_add_plugin_objects objects)
     CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF POSITION_INDEPENDENT_CODE ON
     CXX_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
   target_link_libraries(${objects} PUBLIC outrider::sdk LibTorch::cpu)
+  target_compile_definitions(${objects} PRIVATE
+    OUTRIDER_PLUGIN_ENTRY=outrider_plugin_register_v1_${ARG_NAME})
   if(ARG_INCLUDE)
     target_include_directories(${objects} PUBLIC ${ARG_INCLUDE})
   endif()
@@ -100,6 +102,17 @@ function(_outrider_set_plugin_link_options target)
   target_link_options(${target} PRIVATE
     LINKER:--version-script=${map} LINKER:--require-defined=outrider_plugin_register_v1
     LINKER:-z,nodelete LINKER:-z,now LINKER:-z,relro LINKER:-z,noexecstack LINKER:-z,defs)
+endfunction()
+
+# The stamp and the entry function for programs that outrider_link_static_plugins() links the plugin into.
+function(_outrider_add_static_variant target stamp_source)
+  add_library(${target}_static OBJECT EXCLUDE_FROM_ALL ${stamp_source})
+  add_library(outrider::static_plugin_${ARG_NAME} ALIAS ${target}_static)
+  set_target_properties(${target}_static PROPERTIES
+    CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON CXX_EXTENSIONS OFF POSITION_INDEPENDENT_CODE ON
+    CXX_VISIBILITY_PRESET hidden)
+  target_compile_definitions(${target}_static PRIVATE OUTRIDER_STATIC_PLUGIN)
+  target_link_libraries(${target}_static PRIVATE outrider::sdk LibTorch::cpu)
 endfunction()
 
 function(_outrider_write_plugin_lock directory)
@@ -142,4 +155,5 @@ function(outrider_add_plugin)
     PREFIX "" OUTPUT_NAME ${ARG_NAME} SUFFIX .outrider.so LIBRARY_OUTPUT_DIRECTORY ${directory})
   target_link_libraries(${target} PRIVATE ${target}_objects outrider::sdk LibTorch::cpu)
   _outrider_set_plugin_link_options(${target})
+  _outrider_add_static_variant(${target} ${stamp_source})
 endfunction()

@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "tests/fixtures/reference"
+TEST_PLUGINS = Path(os.environ.get("OUTRIDER_TEST_PLUGINS", ROOT / "build/tests/host/plugins/built"))
 sys.path.insert(0, str(ROOT / "python"))
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"

@@ -2,7 +2,7 @@
 
 A fenced block tagged `console run` is executed line by line ("$ " marks a command, a trailing backslash
 continues it) in a folder of its own that holds BASE, a tiny model with a tokenizer, SmolLM2, MODELOPT, a checkpoint of
-ModelOpt's, with its MODELOPT_BASE, and chats.jsonl. The blocks of one page share the folder."""
+ModelOpt's, with its MODELOPT_BASE, chats.jsonl and the plugin tiny.outrider.so. The blocks of one page share the folder."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REFERENCE, ROOT
+from conftest import REFERENCE, ROOT, TEST_PLUGINS
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import generate_docs  # noqa: E402
@@ -83,7 +83,9 @@ def test_the_commands_of_a_page_run(page, program, tiny, model, examples, tmp_pa
     (tmp_path / "MODELOPT").symlink_to(ROOT / "tests/fixtures/modelopt/medusa_h2_l1")
     (tmp_path / "MODELOPT_BASE").symlink_to(REFERENCE / "medusa_h2_l1/base")
     shutil.copy(examples / "smollm2_self.jsonl", tmp_path / "chats.jsonl")
-    environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    shutil.copy(TEST_PLUGINS / "tiny.outrider.so", tmp_path)
+    environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}",
+                   "XDG_DATA_HOME": str(tmp_path / "data")}
     for command in runnable(page):
         done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, text=True,
                               capture_output=True, timeout=300, check=False)

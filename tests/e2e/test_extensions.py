@@ -1,15 +1,12 @@
 """A plugin that brings a base architecture and another plugin's draft class: tests/host/plugins/family_plugin.cpp."""
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REFERENCE, ROOT
+from conftest import REFERENCE, TEST_PLUGINS
 
-PLUGINS = Path(os.environ.get("OUTRIDER_TEST_PLUGINS", ROOT / "build/tests/host/plugins/built"))
 MODELS, PLUGIN = 4, 5
 BATCH = {"input_ids": [[5, 9, 2, 40, 7, 7, 31, 60]]}
 
@@ -18,7 +15,7 @@ BATCH = {"input_ids": [[5, 9, 2, 40, 7, 7, 31, 60]]}
 def family(tmp_path_factory):
     """Options that let the program find the plugin, and no other of the test plugins."""
     folder = tmp_path_factory.mktemp("plugins")
-    shutil.copy(PLUGINS / "family.outrider.so", folder)
+    shutil.copy(TEST_PLUGINS / "family.outrider.so", folder)
     return "--plugin-dir", folder, "--allow-unlocked-plugins"
 
 

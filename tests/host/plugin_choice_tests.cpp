@@ -106,7 +106,7 @@ TEST_CASE("a plugin that is not there is refused with what is installed and what
   const auto resolve = [&] { store.loader().resolve(wanted); };
   check_error(ErrorCode::kPluginNotFound, "no plugin 'probe' in range ^0.3 is installed", resolve);
   check_error(ErrorCode::kPluginNotFound, "installed are probe 0.1.0 (", resolve);
-  check_error(ErrorCode::kPluginNotFound, "`outrider plugin lock FOLDER`", resolve);
+  check_error(ErrorCode::kPluginNotFound, "`outrider plugin add FILE`", resolve);
   check_error(ErrorCode::kPluginNotFound, store.folder.path().string(), resolve);
   check_error(ErrorCode::kInvalidArgument, "",
               [&] { store.loader().resolve({.name = "probe", .range = "newest"}); });

@@ -131,7 +131,7 @@ TEST_CASE("a plugin without a lock entry, or changed after it was locked, does n
   std::filesystem::remove(unlocked.folder / PluginLock::kFileName);
   unlocked.check_refused(ErrorCode::kPluginHashMismatch, "does not list it");
   unlocked.check_refused(ErrorCode::kPluginHashMismatch,
-                         "`outrider plugin lock " + unlocked.folder.path().string() + "`");
+                         "`outrider plugin add " + unlocked.file().string() + "`");
   Probe changed;
   auto bytes = read_bytes(changed.file());
   bytes.back() ^= std::byte{1};

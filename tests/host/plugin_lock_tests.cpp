@@ -70,6 +70,11 @@ TEST_CASE("malformed locks are refused with the place") {
       R"({"format_version": 1,
           "plugins": [{"file": "a", "name": "a", "version": "1.0.0", "sha256": "ABC"}]})",
       "/plugins/0/sha256 is no SHA-256");
+  for (const char* file : {"", "../a", "/a", "b/a"}) {
+    check_malformed(R"({"format_version": 1, "plugins": [{"file": ")" + std::string(file) +
+                        R"(", "name": "a", "version": "1.0.0", "sha256": ""}]})",
+                    "/plugins/0/file is no name of a file in its folder");
+  }
 }
 
 TEST_CASE("a lock over a folder lists its plugins by file name") {

@@ -63,6 +63,54 @@ TEST_CASE("a folder above the file that others can write to is not trusted") {
   CHECK_NOTHROW(PluginFile::open(copy));
 }
 
+TEST_CASE("a plugin below a checkpoint or data folder is not trusted") {
+  for (const std::vector<std::string>& files : {std::vector<std::string>{"outrider_state.json"},
+                                                {"modelopt_state.pth"},
+                                                {"shards.json"},
+                                                {"config.json", "model.safetensors"},
+                                                {"config.json", "model-00001-of-00002.safetensors"},
+                                                {"config.json", "pytorch_model.bin"}}) {
+    PrivateFolder folder;
+    const auto copy = copy_probe(make_folder(make_folder(folder / "model") / "plugins"));
+    CHECK_NOTHROW(PluginFile::open(copy));
+    for (const auto& file : files) write_bytes(folder / "model" / file, {});
+    std::string held = files.front();
+    if (files.size() > 1) held += " and " + files.back();
+    check_untrusted(
+        copy, (folder / "model").string() + " is a checkpoint or data folder: it holds " + held);
+    check_untrusted(copy, "move it to another folder and run `outrider plugin add FILE`");
+  }
+}
+
+TEST_CASE("files of a checkpoint count as what they are called, also as links to elsewhere") {
+  PrivateFolder folder;
+  const auto copy = copy_probe(folder.path());
+  std::filesystem::create_symlink("nowhere", folder / "config.json");
+  std::filesystem::create_symlink("nowhere", folder / "model.safetensors");
+  check_untrusted(copy, "it holds config.json and model.safetensors");
+}
+
+TEST_CASE("a config.json of something else, or weights alone, make no checkpoint") {
+  PrivateFolder folder;
+  const auto copy = copy_probe(folder.path());
+  write_bytes(folder / "config.json", as_bytes("{}"));
+  write_bytes(folder / "data.bin", {});
+  CHECK_NOTHROW(PluginFile::open(copy));
+  std::filesystem::remove(folder / "config.json");
+  write_bytes(folder / "model.safetensors", {});
+  CHECK_NOTHROW(PluginFile::open(copy));
+}
+
+TEST_CASE("files that anybody could put into a sticky shared folder say nothing") {
+  if (geteuid() != 0) return;  // the folder must be root's
+  PrivateFolder folder;
+  const auto copy = copy_probe(make_folder(folder / "own"));
+  write_bytes(folder / "shards.json", {});
+  check_untrusted(copy, "it holds shards.json");
+  REQUIRE(chmod(folder.path().c_str(), 01777) == 0);
+  CHECK_NOTHROW(PluginFile::open(copy));
+}
+
 TEST_CASE("all reasons for distrust come at once") {
   PrivateFolder folder;
   const auto copy = copy_probe(folder.path());

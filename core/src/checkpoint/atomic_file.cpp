@@ -212,15 +212,15 @@ void check_parent(const fs::path& path) {
               "create it first, or check the spelling");
 }
 
-}  // namespace
-
-void write_file_atomically(const std::filesystem::path& path,
-                           const std::function<void(std::ostream&)>& write) {
-  const auto [temporary, descriptor] = create_temporary(path, [](const char* name) {
-    return ::open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+/// `prepare` gets the descriptor of the new file, opened with `mode`, before anything is written.
+void write_and_rename(const fs::path& path, mode_t mode, const std::function<void(int)>& prepare,
+                      const std::function<void(std::ostream&)>& write) {
+  const auto [temporary, descriptor] = create_temporary(path, [mode](const char* name) {
+    return ::open(name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
   });
   try {
     Descriptor file(descriptor);
+    prepare(file.get());
     write_and_sync(path, file, write);
     if (::rename(temporary.c_str(), path.c_str()) != 0) throw failure("cannot write", path, errno);
   } catch (...) {
@@ -228,6 +228,25 @@ void write_file_atomically(const std::filesystem::path& path,
     throw;
   }
   sync_parent(path);
+}
+
+}  // namespace
+
+void write_file_atomically(const std::filesystem::path& path,
+                           const std::function<void(std::ostream&)>& write) {
+  write_and_rename(
+      path, 0666, [](int) {}, write);
+}
+
+void write_file_atomically(const std::filesystem::path& path, std::filesystem::perms permissions,
+                           const std::function<void(std::ostream&)>& write) {
+  const auto mode = static_cast<mode_t>(permissions);
+  write_and_rename(
+      path, mode & 0600,
+      [&](int descriptor) {
+        if (::fchmod(descriptor, mode) != 0) throw failure("cannot write", path, errno);
+      },
+      write);
 }
 
 AtomicDirectory::AtomicDirectory(std::filesystem::path path, bool replace)

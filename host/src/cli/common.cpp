@@ -20,8 +20,14 @@ CLI::App* add_verb(CLI::App& parent, const std::string& name, const std::string&
   return verb;
 }
 
+PluginPolicy plugin_policy(const GlobalOptions& options) {
+  auto policy = PluginPolicy::standard(options.plugin_dirs, !options.allow_unlocked_plugins);
+  policy.built_in = static_plugins();
+  return policy;
+}
+
 void use_plugins(const GlobalOptions& options) {
-  const auto policy = PluginPolicy::standard(options.plugin_dirs, !options.allow_unlocked_plugins);
+  const auto policy = plugin_policy(options);
   if (options.allow_unlocked_plugins) note("warning: plugins are loaded without a lock file");
   plugin_loader(&policy);
 }

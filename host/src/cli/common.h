@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "outrider/host/plugin_loader.h"
 #include "outrider/json.h"
 
 namespace outrider::cli {
@@ -24,6 +25,9 @@ struct GlobalOptions {
 /// status.
 CLI::App* add_verb(CLI::App& parent, const std::string& name, const std::string& description,
                    const std::string& example);
+
+/// Where the options let plugins come from, beside those that are linked into the program.
+PluginPolicy plugin_policy(const GlobalOptions& options);
 
 /// Sets the process's plugin policy from the options; call before anything loads a plugin.
 void use_plugins(const GlobalOptions& options);

@@ -37,6 +37,7 @@ Json plugin_facts() {
     if (listing.info) {
       plugin["name"] = listing.info->name;
       plugin["version"] = listing.info->version.to_string();
+      if (listing.info->is_built_in) plugin["path"] = listing.info->location();
     }
     plugins.push_back(plugin);
   }
@@ -47,7 +48,7 @@ Json plugin_facts() {
 Json warnings(const Json& facts) {
   Json warnings = Json::array();
   if (facts["plugins"].empty()) {
-    warnings.push_back("no plugin was found: set OUTRIDER_PLUGIN_PATH or use --plugin-dir");
+    warnings.push_back("no plugin was found: install one with `outrider plugin add FILE`");
   }
   for (const auto& plugin : facts["plugins"]) {
     const auto problem = plugin["problem"].get<std::string>();

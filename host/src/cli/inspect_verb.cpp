@@ -53,8 +53,8 @@ Json restoring_plugin(const PluginRef& wanted) {
   try {
     const auto plugin = plugin_loader().resolve({wanted.name, wanted.range, wanted.sha256});
     return {{"version", plugin.version.to_string()},
-            {"path", plugin.path.string()},
-            {"is_the_writer", plugin.sha256 == wanted.sha256}};
+            {"path", plugin.is_built_in ? plugin.location() : plugin.path.string()},
+            {"is_the_writer", !wanted.sha256.empty() && plugin.sha256 == wanted.sha256}};
   } catch (const Error& error) {
     return {{"problem", error.what()}, {"hint", error.hint()}};
   }
@@ -156,8 +156,9 @@ void print_mode(const Json& mode) {
   if (version.empty()) {
     fmt::print("mode {}: of plugin {}\n", name, plugin["name"].get<std::string>());
   } else {
-    fmt::print("mode {}: written by plugin {} {} (sha256 {:.12}…)\n", name,
-               plugin["name"].get<std::string>(), version, plugin["sha256"].get<std::string>());
+    const auto sha256 = plugin["sha256"].get<std::string>();
+    fmt::print("mode {}: written by plugin {} {} ({})\n", name, plugin["name"].get<std::string>(),
+               version, sha256.empty() ? "built in" : fmt::format("sha256 {:.12}…", sha256));
   }
   print_restoring(mode["restored_by"]);
   for (const auto& plugin : mode["requires"]) {

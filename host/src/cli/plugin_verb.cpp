@@ -1,99 +1,24 @@
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <memory>
 
 #include "cli/app.h"
+#include "cli/plugin_listing.h"
+#include "cli/plugin_store_verbs.h"
 #include "outrider/error.h"
-#include "outrider/host/plugin_loader.h"
 #include "outrider/host/plugin_lock.h"
 #include "outrider/text.h"
 
 namespace outrider::cli {
 namespace {
 
-Json to_json(const PluginListing& listing) {
-  Json json = {{"path", listing.path.string()}, {"usable", listing.is_usable()}};
-  if (listing.info) {
-    json["name"] = listing.info->name;
-    json["version"] = listing.info->version.to_string();
-    json["modes"] = listing.info->modes;
-    json["bases"] = listing.info->bases;
-    json["draft_models"] = listing.info->draft_models;
-    json["sha256"] = listing.info->sha256;
-    json["torch"] = listing.info->torch_build;
-    json["cuda_archs"] = listing.info->cuda_archs;
-  }
-  if (!listing.is_usable()) {
-    json["problem"] = listing.problem;
-    json["problem_code"] = error_code_name(listing.problem_code);
-    json["hint"] = listing.hint;
-  }
-  return json;
-}
-
-Json to_json(const std::vector<PluginListing>& listings) {
-  auto json = Json::array();
-  for (const auto& listing : listings) json.push_back(to_json(listing));
-  return json;
-}
-
-std::string status(const PluginListing& listing) {
-  return listing.is_usable() ? "usable" : std::string(error_code_name(listing.problem_code));
-}
-
-std::vector<std::string> provided(const PluginInfo& plugin) {
-  auto names = plugin.modes;
-  names.insert(names.end(), plugin.bases.begin(), plugin.bases.end());
-  names.insert(names.end(), plugin.draft_models.begin(), plugin.draft_models.end());
-  return names;
-}
-
-std::string or_none(const std::string& text) { return text.empty() ? "none" : text; }
-
-void print_list(const std::vector<PluginListing>& listings) {
-  if (listings.empty()) {
-    note("no plugin is installed; `outrider doctor` shows the folders that were searched");
-    return;
-  }
-  Table table({"NAME", "VERSION", "PROVIDES", "STATUS", "FILE"});
-  for (const auto& listing : listings) {
-    const auto info = listing.info.value_or(PluginInfo{});
-    table.add({listing.info ? info.name : "?", listing.info ? info.version.to_string() : "?",
-               listing.info ? join(provided(info), ", ") : "?", status(listing),
-               printable(listing.path.string())});
-  }
-  table.print();
-  for (const auto& listing : listings) {
-    if (!listing.is_usable()) note(fmt::format("{}\n  hint: {}", listing.problem, listing.hint));
-  }
-}
-
-void print_details(const PluginListing& listing) {
-  const auto& info = *listing.info;
-  Table table({"plugin", info.name});
-  table.add({"version", info.version.to_string()});
-  table.add({"modes", or_none(join(info.modes, ", "))});
-  table.add({"base architectures", or_none(join(info.bases, ", "))});
-  table.add({"draft models", or_none(join(info.draft_models, ", "))});
-  table.add({"file", printable(listing.path.string())});
-  table.add({"sha256", info.sha256});
-  table.add({"LibTorch", info.torch_build});
-  table.add({"CUDA architectures", or_none(info.cuda_archs)});
-  table.add({"status", status(listing)});
-  table.print();
-  if (!listing.is_usable()) note(fmt::format("{}\nhint: {}", listing.problem, listing.hint));
-}
-
 std::vector<PluginListing> named(const std::string& name) {
-  std::vector<PluginListing> found;
-  std::vector<std::string> known;
-  for (const auto& listing : plugin_loader().list()) {
-    if (!listing.info) continue;
-    known.push_back(listing.info->name);
-    if (known.back() == name) found.push_back(listing);
-  }
-  if (!found.empty()) return found;
+  auto listings = plugin_loader().list();
+  const auto known = names_of(listings);
+  std::erase_if(listings, [&](const PluginListing& listing) {
+    return !listing.info || listing.info->name != name;
+  });
+  if (!listings.empty()) return listings;
   throw Error(ErrorCode::kPluginNotFound,
               fmt::format("no plugin '{}' is installed", printable(name)), suggestion(name, known));
 }
@@ -101,7 +26,10 @@ std::vector<PluginListing> named(const std::string& name) {
 void show(const std::string& name, bool as_json) {
   const auto found = named(name);
   if (as_json) return print_json(to_json(found));
-  for (const auto& listing : found) print_details(listing);
+  for (const auto& listing : found) {
+    print_details(*listing.info, status(listing));
+    if (!listing.is_usable()) note(fmt::format("{}\nhint: {}", listing.problem, listing.hint));
+  }
 }
 
 void lock(const std::filesystem::path& folder) {
@@ -155,6 +83,7 @@ void add_plugin_verb(CLI::App& app, const GlobalOptions& options) {
   plugin->require_subcommand(1);
   add_list(*plugin, options);
   add_show(*plugin, options);
+  add_plugin_store_verbs(*plugin, options);
   add_lock(*plugin);
   add_plugin_author_verbs(*plugin, options);
 }

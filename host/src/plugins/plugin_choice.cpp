@@ -51,21 +51,27 @@ PluginInfo highest(const std::vector<PluginInfo>& plugins) {
       fmt::format("no plugin '{}' in range {} is installed; {}", printable(requirement.name),
                   printable(requirement.range),
                   installed.empty() ? "no plugin is" : "installed are " + join(installed, ", ")),
-      fmt::format("build it, copy it into one of the folders {} and run `outrider plugin lock "
-                  "FOLDER`; or give its folder with --plugin-dir",
+      fmt::format("`outrider plugin add FILE` installs one, --plugin-dir names a folder; searched "
+                  "were {}",
                   join(folders, ", ")));
-}
-
-bool may_be(const PluginListing& listing, const std::string& name) {
-  return listing.info ? listing.info->name == name
-                      : listing.path.filename().string() == name + kPluginSuffix;
 }
 
 }  // namespace
 
+bool may_be(const PluginListing& listing, const std::string& name) {
+  if (listing.info) return listing.info->name == name;
+  const auto file = listing.path.filename().string();
+  return file.ends_with(kPluginSuffix) &&
+         (file.starts_with(name + "-") || file == name + kPluginSuffix);
+}
+
+bool is_exact(const PluginInfo& plugin, const PluginRequirement& requirement) {
+  return !requirement.sha256.empty() && plugin.sha256 == requirement.sha256;
+}
+
 bool satisfies(const PluginInfo& plugin, const PluginRequirement& requirement) {
   const auto range = VersionRange::parse(requirement.range);
-  return plugin.sha256 == requirement.sha256 || range.contains(plugin.version);
+  return is_exact(plugin, requirement) || range.contains(plugin.version);
 }
 
 PluginInfo choose_plugin(const std::vector<PluginListing>& listings,
@@ -78,7 +84,7 @@ PluginInfo choose_plugin(const std::vector<PluginListing>& listings,
     if (listing.info && !satisfies(*listing.info, requirement)) continue;
     if (!listing.is_usable()) {
       unusable.push_back(&listing);
-    } else if (listing.info->sha256 == requirement.sha256) {
+    } else if (is_exact(*listing.info, requirement)) {
       return *listing.info;
     } else {
       candidates.push_back(*listing.info);

@@ -4,9 +4,16 @@
 #include <string>
 #include <vector>
 
+#include "outrider/api.h"
 #include "outrider/host/plugin_loader.h"
 
 namespace outrider {
+
+/// Whether a file is the named plugin, or is called so while what it says cannot be read.
+OUTRIDER_API bool may_be(const PluginListing& listing, const std::string& name);
+
+/// Whether a plugin is the very file that is wanted, where one is.
+OUTRIDER_API bool is_exact(const PluginInfo& plugin, const PluginRequirement& requirement);
 
 /// Whether a plugin of the right name is the exact file or in the range.
 /// Throws kInvalidArgument for a range that is none.

@@ -123,16 +123,20 @@ PluginContent enter_plugin(PluginFile& file) {
     fail(ErrorCode::kPluginNoEntry, file.info(), "has no entry function", kEntrySymbol,
          "define it with OUTRIDER_PLUGIN(registrar) { … }");
   }
-  auto& entry = library.get<int32_t(Registrar*, PluginErrorText*)>(kEntrySymbol);
+  return enter_plugin(file.info(),
+                      &library.get<int32_t(Registrar*, PluginErrorText*) noexcept>(kEntrySymbol));
+}
+
+PluginContent enter_plugin(const PluginInfo& plugin, PluginEntry entry) {
   StagingRegistrar registrar;
   PluginErrorText error{};
   if (entry(&registrar, &error) != 0) {
     error.text[sizeof(error.text) - 1] = '\0';
-    fail(ErrorCode::kPluginRegisterFailed, file.info(), "failed in its entry function", error.text,
+    fail(ErrorCode::kPluginRegisterFailed, plugin, "failed in its entry function", error.text,
          "this is a defect of the plugin: report it to its author");
   }
   auto content = registrar.take();
-  check_names(file.info(), content);
+  check_names(plugin, content);
   return content;
 }
 

@@ -10,6 +10,7 @@
 #include "outrider/model/base_model_registry.h"
 #include "outrider/model/draft_model_registry.h"
 #include "outrider/sdk/mode_descriptor.h"
+#include "outrider/sdk/plugin_entry.h"
 
 namespace outrider {
 
@@ -24,5 +25,8 @@ struct PluginContent {
 /// registers is exactly what the stamp names. The file is never closed.
 /// Throws kPluginLinkFailed, kPluginNoEntry or kPluginRegisterFailed.
 PluginContent enter_plugin(PluginFile& file);
+
+/// The same for an entry function that is in the process already.
+PluginContent enter_plugin(const PluginInfo& plugin, PluginEntry entry);
 
 }  // namespace outrider

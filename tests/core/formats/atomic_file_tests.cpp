@@ -1,4 +1,5 @@
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <csignal>
 #include <ostream>
@@ -53,6 +54,21 @@ TEST_CASE("a file is written, and replaced, whole") {
   write_file_atomically(path, [](std::ostream&) {});
   CHECK(get(path) == "");
   CHECK(folder.names() == Names{"a"});
+}
+
+TEST_CASE("permissions that are asked for do not depend on the umask") {
+  const TemporaryFolder folder;
+  const auto before = ::umask(0002);
+  write_file_atomically(folder / "a", fs::perms{0644}, [&](std::ostream& out) {
+    out << "text";
+    CHECK(fs::status(folder / folder.names().front()).permissions() == fs::perms{0644});
+  });
+  ::umask(0077);
+  write_file_atomically(folder / "b", fs::perms{0644}, writes("text"));
+  ::umask(before);
+  CHECK(get(folder / "a") == "text");
+  CHECK(fs::status(folder / "a").permissions() == fs::perms{0644});
+  CHECK(fs::status(folder / "b").permissions() == fs::perms{0644});
 }
 
 TEST_CASE("small and large writes arrive in order") {

@@ -15,6 +15,11 @@ namespace outrider {
 OUTRIDER_API void write_file_atomically(const std::filesystem::path& path,
                                         const std::function<void(std::ostream&)>& write);
 
+/// The same with exactly these permissions from the start, whatever the umask.
+OUTRIDER_API void write_file_atomically(const std::filesystem::path& path,
+                                        std::filesystem::perms permissions,
+                                        const std::function<void(std::ostream&)>& write);
+
 /// A folder that appears whole or not at all: files go to a temporary folder beside `path`, and
 /// commit() syncs and renames it. A destructor without commit() removes what was written.
 class OUTRIDER_API AtomicDirectory {

@@ -35,9 +35,13 @@ OUTRIDER_API std::vector<std::string> dependency_problems(const ElfFacts& facts)
 /// life of the process once it is loaded.
 class OUTRIDER_API PluginFile {
  public:
-  /// Gates file trust and content: a regular file, no symlink, owned by root or this user, and no
-  /// parent folder that others may write to (a sticky root-owned one passes). Reads it once.
+  /// Gates file trust and content: a regular file, no symlink, owned by root or this user, no
+  /// parent folder that others may write to (a sticky root-owned one passes) or that is a
+  /// checkpoint or data folder. Reads it once.
   static PluginFile open(const std::filesystem::path& path);
+  /// For installing what the file holds now: whoever can change it, but not out of a checkpoint or
+  /// data folder. `content` becomes the bytes that are checked.
+  static PluginFile open_source(const std::filesystem::path& path, std::vector<std::byte>& content);
   PluginFile(PluginFile&& other) noexcept;
   PluginFile& operator=(PluginFile&& other) noexcept;
   ~PluginFile();
@@ -53,6 +57,7 @@ class OUTRIDER_API PluginFile {
 
  private:
   PluginFile() = default;
+  void examine(const std::filesystem::path& path, std::span<const std::byte> content);
 
   int descriptor_ = -1;
   bool keep_open_ = false;

@@ -11,6 +11,7 @@
 #include "outrider/host/mode_registry.h"
 #include "outrider/host/plugin_file.h"
 #include "outrider/host/plugin_info.h"
+#include "outrider/sdk/static_plugin.h"
 
 namespace outrider {
 
@@ -18,6 +19,8 @@ namespace outrider {
 struct PluginPolicy {
   std::vector<std::filesystem::path> search_path;  // absolute folders
   bool require_lock = true;
+  /// Linked into the program. Files with the name of one are refused, never loaded beside it.
+  std::vector<StaticPlugin> built_in = {};
 
   /// `extra`, then OUTRIDER_PLUGIN_PATH, the user's store, and lib/outrider/plugins beside the
   /// program. Throws kInvalidArgument for a relative or empty element.
@@ -30,14 +33,16 @@ struct PluginRequirement {
   std::string name, range = "*", sha256;
 };
 
-/// A file in the search path that looks like a plugin, and why it cannot be used, if it cannot.
+/// A built-in plugin, or a file in the search path that looks like one, and why it cannot be used,
+/// if it cannot.
 struct PluginListing {
-  std::filesystem::path path;
+  std::filesystem::path path;  // empty: built in
   std::optional<PluginInfo> info;
   std::string problem, hint;
   ErrorCode problem_code{};  // meaningful where there is a problem
 
   bool is_usable() const { return problem.empty(); }
+  OUTRIDER_API void set_problem(const Error& error);
 };
 
 struct ProvidedName;
@@ -47,7 +52,8 @@ class OUTRIDER_API PluginLoader {
  public:
   PluginLoader(PluginPolicy policy, SpeculativeDecodingModeRegistry& registry);
 
-  /// Every `*.outrider.so` of the search path, in its order; reads files, runs no plugin code.
+  /// The built-in plugins, then every `*.outrider.so` of the search path in its order; reads files,
+  /// runs no plugin code.
   std::vector<PluginListing> list() const;
 
   /// The exact file if it is installed, else the highest version in range; the same answer whatever
@@ -76,6 +82,9 @@ class OUTRIDER_API PluginLoader {
 
  private:
   PluginListing examine(const std::filesystem::path& path) const;
+  void vet(const PluginFile& file, bool require_lock) const;
+  const StaticPlugin* built_in(const std::string& name) const;
+  const PluginInfo& load_chosen(const PluginInfo& wanted, bool require_lock);
   const PluginInfo& load_file(const PluginInfo& wanted, bool require_lock);
   void load_provider(const ProvidedName& wanted);
 

@@ -1,22 +1,13 @@
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
 
+#include "outrider/sdk/plugin_entry.h"
 #include "outrider/sdk/registrar.h"
 
 namespace outrider {
-
-/// Where the entry function writes what went wrong.
-struct PluginErrorText {
-  char text[1024];
-};
-
-/// The type of the one exported symbol of a plugin, `outrider_plugin_register_v1`. Returns 0, or an
-/// error with its text in `error`.
-using PluginEntry = int32_t (*)(Registrar* registrar, PluginErrorText* error) noexcept;
 
 namespace detail {
 
@@ -37,12 +28,18 @@ int32_t run_plugin_entry(Register register_all, Registrar* registrar,
 }  // namespace detail
 }  // namespace outrider
 
+/// The entry function's symbol: outrider_add_plugin() gives every plugin its own, so that several
+/// can be linked into one program, and exports it from the plugin's file under the common name.
+#ifndef OUTRIDER_PLUGIN_ENTRY
+#define OUTRIDER_PLUGIN_ENTRY outrider_plugin_register_v1
+#endif
+
 /// Defines a plugin's entry function. Everything a plugin registers is registered in its body.
 ///
 ///     OUTRIDER_PLUGIN(registrar) { registrar.add(std::make_unique<MyMode>()); }
 #define OUTRIDER_PLUGIN(registrar_name)                                                   \
   static void outrider_register_all(::outrider::Registrar& registrar_name);               \
-  extern "C" __attribute__((visibility("default"))) int32_t outrider_plugin_register_v1(  \
+  extern "C" __attribute__((visibility("default"))) int32_t OUTRIDER_PLUGIN_ENTRY(        \
       ::outrider::Registrar* registrar, ::outrider::PluginErrorText* error) noexcept {    \
     return ::outrider::detail::run_plugin_entry(outrider_register_all, registrar, error); \
   }                                                                                       \
