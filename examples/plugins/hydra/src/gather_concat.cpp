@@ -12,6 +12,7 @@
 #include "outrider/error.h"
 #include "outrider/kernels/current_stream.h"
 #include "outrider/kernels/scalar_type.h"
+#include "outrider/ops/find_operator.h"
 #include "outrider/ops/operator_library.h"
 
 namespace hydra {
@@ -28,11 +29,6 @@ using Gradients = std::tuple<at::Tensor, at::Tensor>;
 using ForwardSignature = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&,
                                     int64_t);
 using BackwardSignature = Gradients(const at::Tensor&, const at::Tensor&, int64_t, int64_t);
-
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find_operator(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
 
 void check_inputs(const at::Tensor& state, const at::Tensor& embeddings, const at::Tensor& rows,
                   int64_t count) {
@@ -114,14 +110,15 @@ struct GatherConcat : torch::autograd::Function<GatherConcat> {
     ctx->saved_data["positions"] = state.size(0);
     ctx->saved_data["count"] = count;
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    static const auto op = find_operator<ForwardSignature>("outrider_hydra::gather_concat");
+    static const auto op =
+        outrider::find_operator<ForwardSignature>("outrider_hydra::gather_concat");
     return op.call(state, embeddings, rows, count);
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  torch::autograd::variable_list grads) {
     static const auto op =
-        find_operator<BackwardSignature>("outrider_hydra::gather_concat_backward");
+        outrider::find_operator<BackwardSignature>("outrider_hydra::gather_concat_backward");
     const auto [d_state, d_embeddings] =
         op.call(grads[0], ctx->get_saved_variables()[0], ctx->saved_data["positions"].toInt(),
                 ctx->saved_data["count"].toInt());
@@ -153,7 +150,7 @@ std::vector<outrider::OperatorInputs> sample_inputs(at::ScalarType type) {
 
 at::Tensor gather_concat(const at::Tensor& state, const at::Tensor& embeddings,
                          const at::Tensor& rows, int64_t count) {
-  static const auto op = find_operator<ForwardSignature>("outrider_hydra::gather_concat");
+  static const auto op = outrider::find_operator<ForwardSignature>("outrider_hydra::gather_concat");
   return op.call(state, embeddings, rows, count);
 }
 

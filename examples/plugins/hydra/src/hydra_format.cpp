@@ -2,16 +2,13 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
-#include <torch/csrc/jit/serialization/pickle.h>
 
-#include <ostream>
 #include <string>
 #include <vector>
 
 #include "hydra_draft.h"
-#include "outrider/checkpoint/atomic_file.h"
 #include "outrider/checkpoint/json_file.h"
-#include "outrider/checkpoint/torch_file.h"
+#include "outrider/checkpoint/torch_tensors.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
 
@@ -25,7 +22,6 @@ using outrider::ImportedDraft;
 using outrider::in_quotes;
 using outrider::Json;
 using outrider::printable;
-using outrider::TorchFile;
 
 constexpr const char* kName = "hydra";
 constexpr const char* kTensorFile = "hydra_lm_head.pt";
@@ -81,26 +77,17 @@ void refuse_separate_blocks(const outrider::ExportContext& context, const HydraD
               "--allow-train-serve-mismatch");
 }
 
-void write_tensors(const fs::path& path, const HydraDraft& draft) {
-  c10::Dict<std::string, at::Tensor> tensors;
-  for (const auto& item : draft.named_parameters()) {
-    tensors.insert(item.key(), item.value().detach().cpu().contiguous());
-  }
-  const auto bytes = torch::jit::pickle_save(tensors);
-  outrider::write_file_atomically(path, [&](std::ostream& out) {
-    out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  });
-}
-
 void write(const outrider::ExportContext& context, const fs::path& folder) {
   const auto& draft = hydra_draft(context);
   refuse_separate_blocks(context, draft);
+  outrider::TensorMap tensors;
+  for (const auto& item : draft.named_parameters()) tensors[item.key()] = item.value();
   Json json = arithmetic();
   for (const char* key : kSizes) json[key] = context.draft.state.config.at(key);
   if (!context.base_name.empty()) json["base_model_name_or_path"] = context.base_name;
   json["torch_dtype"] = outrider::dtype_name(context.model.dtype());
   json[kRecord] = {{"config", context.draft.state.config}};
-  write_tensors(folder / kTensorFile, draft);
+  outrider::write_torch_tensors(folder / kTensorFile, tensors);
   outrider::write_json_file(folder / "config.json", json);
 }
 
@@ -153,34 +140,20 @@ Json read_config(const fs::path& path) {
               "attention");
 }
 
-// Strides other than a plain tensor's would let a small file ask for much memory.
-void read_tensor(const std::shared_ptr<const TorchFile>& file, const std::string& name,
-                 const Json& place, ImportedDraft& draft) {
-  const auto* found = file->tensor(place);
-  const auto tensor = found ? outrider::tensor_over(file, *found) : at::Tensor();
-  if (!found || !tensor.is_contiguous()) {
-    draft.problems.push_back(in_quotes(name, 100) + " is no contiguous tensor");
-  } else if (name == kEmbedding) {
-    draft.base_copies["embed_tokens.weight"] = tensor;
-  } else {
-    draft.tensors[name] = tensor;
-  }
-}
-
 ImportedDraft read(const fs::path& folder) {
   const auto config = read_config(folder / "config.json");
-  const auto file = TorchFile::open(folder / kTensorFile);
-  if (!file->contents().is_object()) {
-    throw Error(ErrorCode::kInvalidFile,
-                in_quotes((folder / kTensorFile).string()) + " holds no state dict",
-                "Hydra's training script writes one");
-  }
   ImportedDraft draft;
   draft.metadata = Json::object();
   draft.config = config.contains(kRecord) ? config[kRecord]["config"] : Json::object();
   for (const char* key : kSizes) draft.config[key] = config.at(key);
-  for (const auto& [name, place] : file->contents().items()) {
-    read_tensor(file, name, place, draft);
+  for (auto& [name, tensor] : outrider::read_torch_tensors(folder / kTensorFile)) {
+    if (!tensor.is_contiguous()) {  // a small file could ask for much memory
+      draft.problems.push_back(in_quotes(name, 100) + " is not stored as a plain tensor");
+    } else if (name == kEmbedding) {
+      draft.base_copies["embed_tokens.weight"] = tensor;
+    } else {
+      draft.tensors[name] = tensor;
+    }
   }
   return draft;
 }
