@@ -348,6 +348,31 @@ TEST_CASE("no rows at all give a loss of zero and zero gradients") {
   CHECK(ops::streaming_logit_statistics(at::zeros({0, 3}), at::ones({5, 3})).argmax.numel() == 0);
 }
 
+at::Tensor with_column(const at::Tensor& matrix, const at::Tensor& column) {
+  return at::cat({matrix, column.unsqueeze(-1)}, -1);
+}
+
+TEST_CASE("a bias is one more column of the head, for inputs of one") {
+  const auto p = problem_of({2, 4, 3, 11}, at::kDouble);
+  const auto bias = random({11}, 7).requires_grad_();
+  auto wider = p;
+  wider.students = with_column(p.students, at::ones({2, 4}, at::kDouble));
+  wider.head = with_column(p.head, bias.detach()).requires_grad_();
+  const auto with_bias = [&](const at::Tensor& b, bool soft) {
+    return soft ? ops::streaming_cross_entropy(p.students, p.head, p.teacher(), p.weights, b)
+                : ops::streaming_cross_entropy(p.students, p.head, p.labels, p.weights, b);
+  };
+  for (const bool soft : {true, false}) {
+    const auto actual = with_bias(bias, soft), expected = run(wider, soft);
+    CHECK_CLOSE(actual.rows.loss, expected.rows.loss, 1e-14);
+    CHECK_CLOSE(actual.rows.overlap, expected.rows.overlap, 1e-14);
+    const auto gradient = torch::autograd::grad({actual.total}, {bias})[0];
+    CHECK_CLOSE(gradient, torch::autograd::grad({expected.total}, {wider.head})[0].select(1, 3),
+                1e-14);
+    check_gradients([&](const auto& in) { return with_bias(in[0], soft).total; }, {bias});
+  }
+}
+
 TEST_CASE("streaming cross-entropy refuses weights of another shape") {
   const auto p = problem_of({2, 4, 3, 11}, at::kFloat);
   CHECK_CONTAINS(failure(ErrorCode::kInternal,

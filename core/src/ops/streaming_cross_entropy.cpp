@@ -26,8 +26,15 @@ struct Targets {
   at::Tensor labels;
 };
 
+/// The matrix that makes logits of rows.
+struct Head {
+  at::Tensor weight, bias;  // [V,h]; [V] or undefined
+};
+
 struct Gradients {
-  at::Tensor students, head;  // undefined where not wanted
+  at::Tensor students, head, bias;  // undefined where not wanted
+
+  bool any() const { return students.defined() || head.defined() || bias.defined(); }
 };
 
 int64_t rows_per_chunk(int64_t steps, int64_t vocabulary, const at::Tensor& like) {
@@ -74,50 +81,68 @@ void copy_results(const kernels::RowResults& from, const RowMetrics& to, int64_t
   to.overlap[step].slice(0, begin, end).copy_(from.overlap);
 }
 
+at::Tensor logits_of(const at::Tensor& rows, const Head& head) {
+  return head.bias.defined() ? at::addmm(head.bias, rows, head.weight.t())
+                             : at::mm(rows, head.weight.t());
+}
+
 /// One pass over all rows; gradients are those of Σ row_weights · loss.
-RowMetrics stream(const at::Tensor& students, const at::Tensor& head_weight, const Targets& targets,
+RowMetrics stream(const at::Tensor& students, const Head& head, const Targets& targets,
                   const at::Tensor& row_weights, const Gradients& gradients) {
   const int64_t steps = students.size(0), rows = students.size(1);
   const auto options = students.options().dtype(accumulation_type(students));
   RowMetrics metrics{at::empty({steps, rows}, options), at::empty({steps, rows}, options),
                      at::empty({steps, rows}, options)};
-  const bool want_gradient = gradients.students.defined() || gradients.head.defined();
-  const int64_t chunk_rows = rows_per_chunk(steps, head_weight.size(0), head_weight);
+  const int64_t chunk_rows = rows_per_chunk(steps, head.weight.size(0), head.weight);
   for (int64_t begin = 0; begin < rows; begin += chunk_rows) {
     const int64_t end = std::min(rows, begin + chunk_rows), size = end - begin;
     const auto chunk = chunk_targets(targets, begin, end);
     const auto inputs = students.slice(1, begin, end).reshape({steps * size, students.size(2)});
-    const auto logits = at::mm(inputs, head_weight.t());
+    const auto logits = logits_of(inputs, head);
     for (int64_t step = 0; step < steps; ++step) {
       const auto step_logits = logits.slice(0, step * size, (step + 1) * size);
       const auto weights = row_weights[step].slice(0, begin, end).contiguous();
-      copy_results(step_rows(step_logits, chunk, weights, want_gradient), metrics, step, begin,
+      copy_results(step_rows(step_logits, chunk, weights, gradients.any()), metrics, step, begin,
                    end);
     }
     if (gradients.students.defined()) {
       gradients.students.slice(1, begin, end)
-          .copy_(at::mm(logits, head_weight).view({steps, size, students.size(2)}));
+          .copy_(at::mm(logits, head.weight).view({steps, size, students.size(2)}));
     }
     if (gradients.head.defined()) gradients.head.add_(at::mm(logits.t(), inputs));
+    if (gradients.bias.defined()) {
+      gradients.bias.add_(logits.sum(0, /*keepdim=*/false, gradients.bias.scalar_type()));
+    }
   }
   return metrics;
 }
 
+// Zeros to add chunks up in, wider than bfloat16, which would lose the small ones.
+at::Tensor sum_like(const at::Tensor& parameter) {
+  return at::zeros(parameter.sizes(), parameter.options().dtype(accumulation_type(parameter)));
+}
+
+at::Tensor narrowed(const at::Tensor& sum, const at::Tensor& parameter) {
+  return sum.defined() ? sum.to(parameter.scalar_type()) : sum;
+}
+
+/// Which of a loss's inputs are trained.
+struct Trained {
+  bool students, head, bias;
+};
+
 struct StreamingCrossEntropy : torch::autograd::Function<StreamingCrossEntropy> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& students,
-                            const at::Tensor& head_weight, const at::Tensor& row_weights,
-                            const Targets& targets, RowMetrics* metrics, bool train_head,
-                            bool train_students) {
+                            const at::Tensor& head_weight, const at::Tensor& head_bias,
+                            const at::Tensor& row_weights, const Targets& targets,
+                            RowMetrics* metrics, Trained trained) {
     Gradients gradients;
-    if (train_students) gradients.students = at::empty_like(students);
-    if (train_head) {
-      // float32 while chunks add up: bfloat16 would lose the small ones.
-      gradients.head = at::zeros(head_weight.sizes(),
-                                 head_weight.options().dtype(accumulation_type(head_weight)));
-    }
-    *metrics = stream(students, head_weight, targets, row_weights, gradients);
-    if (train_head) gradients.head = gradients.head.to(head_weight.scalar_type());
-    ctx->save_for_backward({gradients.students, gradients.head});
+    if (trained.students) gradients.students = at::empty_like(students);
+    if (trained.head) gradients.head = sum_like(head_weight);
+    if (trained.bias) gradients.bias = sum_like(head_bias);
+    *metrics = stream(students, {head_weight, head_bias}, targets, row_weights, gradients);
+    ctx->save_for_backward({gradients.students, narrowed(gradients.head, head_weight),
+                            narrowed(gradients.bias, head_bias)});
     return (metrics->loss * row_weights).sum();
   }
 
@@ -126,7 +151,7 @@ struct StreamingCrossEntropy : torch::autograd::Function<StreamingCrossEntropy> 
     const auto scaled = [&](const at::Tensor& gradient) {
       return gradient.defined() ? gradient * grad[0].to(gradient.scalar_type()) : at::Tensor();
     };
-    return {scaled(saved[0]), scaled(saved[1]), {}, {}, {}, {}, {}};
+    return {scaled(saved[0]), scaled(saved[1]), scaled(saved[2]), {}, {}, {}, {}};
   }
 };
 
@@ -145,33 +170,43 @@ LogitStatistics chunked_statistics(int64_t rows, int64_t chunk_rows, const at::T
   return all;
 }
 
-StreamingLoss run(const at::Tensor& students, const at::Tensor& head_weight, const Targets& targets,
+bool fit(const at::Tensor& students, const Head& head, const at::Tensor& row_weights) {
+  return students.dim() == 3 && head.weight.dim() == 2 && students.size(2) == head.weight.size(1) &&
+         row_weights.sizes() == students.sizes().slice(0, 2) &&
+         (!head.bias.defined() || head.bias.sizes() == head.weight.sizes().slice(0, 1));
+}
+
+StreamingLoss run(const at::Tensor& students, const Head& head, const Targets& targets,
                   const at::Tensor& row_weights) {
-  if (students.dim() != 3 || head_weight.dim() != 2 || students.size(2) != head_weight.size(1) ||
-      row_weights.sizes() != students.sizes().slice(0, 2)) {
+  if (!fit(students, head, row_weights)) {
     throw Error(ErrorCode::kInternal,
-                "streaming_cross_entropy: students [T,N,h], head [V,h], row_weights [T,N]");
+                "streaming_cross_entropy: students [T,N,h], head [V,h] with bias [V] or none, "
+                "row_weights [T,N]");
   }
   const auto weights = row_weights.detach().to(accumulation_type(students));
-  const bool with_gradient = at::GradMode::is_enabled();
+  const auto is_trained = [](const at::Tensor& tensor) {
+    return at::GradMode::is_enabled() && tensor.defined() && tensor.requires_grad();
+  };
   StreamingLoss result;
-  result.total = StreamingCrossEntropy::apply(students, head_weight, weights, targets, &result.rows,
-                                              with_gradient && head_weight.requires_grad(),
-                                              with_gradient && students.requires_grad());
+  result.total = StreamingCrossEntropy::apply(
+      students, head.weight, head.bias, weights, targets, &result.rows,
+      Trained{is_trained(students), is_trained(head.weight), is_trained(head.bias)});
   return result;
 }
 
 }  // namespace
 
 StreamingLoss streaming_cross_entropy(const at::Tensor& students, const at::Tensor& head_weight,
-                                      const TeacherTargets& teacher,
-                                      const at::Tensor& row_weights) {
-  return run(students, head_weight, {.teacher = &teacher, .labels = {}}, row_weights);
+                                      const TeacherTargets& teacher, const at::Tensor& row_weights,
+                                      const at::Tensor& head_bias) {
+  return run(students, {head_weight, head_bias}, {.teacher = &teacher, .labels = {}}, row_weights);
 }
 
 StreamingLoss streaming_cross_entropy(const at::Tensor& students, const at::Tensor& head_weight,
-                                      const at::Tensor& labels, const at::Tensor& row_weights) {
-  return run(students, head_weight, {.teacher = nullptr, .labels = labels}, row_weights);
+                                      const at::Tensor& labels, const at::Tensor& row_weights,
+                                      const at::Tensor& head_bias) {
+  return run(students, {head_weight, head_bias}, {.teacher = nullptr, .labels = labels},
+             row_weights);
 }
 
 LogitStatistics streaming_logit_statistics(const at::Tensor& rows, const at::Tensor& weight) {

@@ -35,19 +35,22 @@ struct TeacherTargets {
 /// logits exist for one chunk of rows at a time, gradients with respect to the rows and the head
 /// are computed in the same pass, and arithmetic after the matrix product is in float32 at least.
 ///
-/// students [T,N,h]; head_weight [V,h]; row_weights [T,N]. Rows of weight 0 cost no accuracy but do
-/// cost time: leave them out where that needs no synchronisation.
+/// students [T,N,h]; head_weight [V,h]; row_weights [T,N]; head_bias [V], added to the logits, or
+/// undefined. Rows of weight 0 cost no accuracy but do cost time: leave them out where that needs
+/// no synchronisation.
 OUTRIDER_API StreamingLoss streaming_cross_entropy(const at::Tensor& students,
                                                    const at::Tensor& head_weight,
                                                    const TeacherTargets& teacher,
-                                                   const at::Tensor& row_weights);
+                                                   const at::Tensor& row_weights,
+                                                   const at::Tensor& head_bias = {});
 
 /// The same against labels [N] int64 (hard targets). A label outside the vocabulary is an error of
 /// the caller where its weight is not 0.
 OUTRIDER_API StreamingLoss streaming_cross_entropy(const at::Tensor& students,
                                                    const at::Tensor& head_weight,
                                                    const at::Tensor& labels,
-                                                   const at::Tensor& row_weights);
+                                                   const at::Tensor& row_weights,
+                                                   const at::Tensor& head_bias = {});
 
 /// Of the logits rows · weightᵀ, per row and without a [N,V] buffer.
 struct LogitStatistics {

@@ -1,0 +1,137 @@
+#include "hydra_draft.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <cmath>
+#include <utility>
+
+#include "gather_concat.h"
+#include "outrider/model/causal_lm.h"
+
+namespace hydra {
+namespace {
+
+namespace ops = outrider::ops;
+using outrider::nn::initialized_linear;
+
+std::shared_ptr<torch::nn::Module> add_folder(torch::nn::Module& parent, const std::string& name) {
+  return parent.register_module(name, std::make_shared<torch::nn::Module>());
+}
+
+// The base's own distributions at positions [N] of the batch's B·S: from the logits that a stored
+// pass holds, else through its head.
+ops::TeacherTargets teacher_targets(const outrider::BaseOutputs& base, const at::Tensor& rows) {
+  if (base.logits.defined()) {
+    return {rows,
+            [logits = base.logits.detach().flatten(0, 1)](const at::Tensor& chunk) {
+              return logits.index_select(0, chunk);
+            },
+            {}};
+  }
+  return {base.last_hidden.detach().flatten(0, 1).index_select(0, rows),
+          [&head = base.head](const at::Tensor& chunk) { return head.logits(chunk); },
+          {}};
+}
+
+}  // namespace
+
+ResidualBlock::ResidualBlock(int64_t in, int64_t out, at::TensorOptions options)
+    : linear_(register_module("linear", initialized_linear(in, out, /*with_bias=*/true, options))) {
+  const at::NoGradGuard no_grad;
+  linear_->weight.zero_();
+  if (in == out) return;
+  residual_ =
+      register_module("res_connection", initialized_linear(in, out, /*with_bias=*/true, options));
+}
+
+at::Tensor ResidualBlock::forward(const at::Tensor& x) const {
+  return (residual_ ? residual_->forward(x) : x) + at::silu(linear_->forward(x));
+}
+
+HydraDraft::HydraDraft(const outrider::BaseInfo& base, const HydraConfig& config)
+    : config_(config) {
+  const auto options = at::TensorOptions().dtype(base.dtype).device(base.device);
+  const int64_t h = base.hidden_size;
+  const auto mlps = add_folder(*this, "hydra_mlp");
+  const auto projections = add_folder(*this, "hydra_lm_head");
+  for (int64_t i = 0; i < config.hydra_num_heads; ++i) {
+    const auto name = std::to_string(i);
+    const auto mlp = add_folder(*mlps, name);
+    Head head;
+    for (int64_t j = 0; j < config.hydra_num_layers; ++j) {
+      auto block = std::make_shared<ResidualBlock>(j == 0 ? (i + 2) * h : h, h, options);
+      head.blocks.push_back(mlp->register_module(std::to_string(j), std::move(block)));
+    }
+    head.projection = projections->register_module(
+        name, initialized_linear(h, base.vocab_size, /*with_bias=*/true, options));
+    heads_.push_back(std::move(head));
+  }
+}
+
+outrider::HiddenStateRequest HydraDraft::hidden_states_needed() const {
+  return {.layer_outputs = {},
+          .last_hidden = true,
+          .last_hidden_prenorm = false,
+          .input_embeddings = true};
+}
+
+void HydraDraft::initialize(const outrider::CausalLM& base) {
+  const at::NoGradGuard no_grad;
+  for (auto& head : heads_) head.projection->weight.copy_(base.head().weight());
+}
+
+// [N,h], what the head's projection reads.
+at::Tensor HydraDraft::head_states(size_t head, const outrider::BaseOutputs& base,
+                                   const at::Tensor& rows) const {
+  auto x = gather_concat(base.last_hidden.flatten(0, 1), base.input_embeddings.flatten(0, 1), rows,
+                         static_cast<int64_t>(head) + 1);
+  for (const auto& block : heads_[head].blocks) x = block->forward(x);
+  return x;
+}
+
+ops::StreamingLoss HydraDraft::head_loss(size_t head, const outrider::BaseOutputs& base,
+                                         const HeadRows& rows, const at::Tensor& weights) const {
+  const auto states = head_states(head, base, rows.rows).unsqueeze(0);
+  const auto& projection = *heads_[head].projection;
+  if (config_.hydra_loss == "teacher") {
+    const auto teacher = teacher_targets(base, rows.rows + (rows.reach - 1));
+    return ops::streaming_cross_entropy(states, projection.weight, teacher, weights,
+                                        projection.bias);
+  }
+  return ops::streaming_cross_entropy(states, projection.weight, rows.labels, weights,
+                                      projection.bias);
+}
+
+outrider::DraftLoss HydraDraft::loss(const outrider::BaseOutputs& base,
+                                     const outrider::TrainBatch& batch) {
+  const auto rows = head_rows(batch, config_.hydra_num_heads);
+  outrider::DraftLoss result{at::zeros({}, base.last_hidden.options().dtype(at::kFloat)), {}};
+  for (size_t i = 0; i < heads_.size(); ++i) {
+    const auto count = rows[i].mask.sum();
+    const auto weights = (rows[i].mask / count.clamp_min(1.0)).unsqueeze(0);
+    const auto loss = head_loss(i, base, rows[i], weights);
+    const auto mean = [&](const at::Tensor& values) { return (values * weights).sum(); };
+    const double scale = config_.hydra_heads_coefficient *
+                         std::pow(config_.hydra_decay_coefficient, static_cast<double>(i));
+    result.total = result.total + loss.total * scale;
+    result.steps.push_back({fmt::format("head_{}", i), loss.total.detach(), mean(loss.rows.correct),
+                            mean(loss.rows.overlap), count});
+    if (batch.recorder) record_logits(i, base, batch.recorder);
+  }
+  return result;
+}
+
+// At every position whose tokens exist: [B, S-1-i, V].
+void HydraDraft::record_logits(size_t head, const outrider::BaseOutputs& base,
+                               const outrider::TensorRecorder& recorder) const {
+  const int64_t batch = base.last_hidden.size(0), length = base.last_hidden.size(1);
+  const int64_t kept = std::max<int64_t>(0, length - 1 - static_cast<int64_t>(head));
+  const auto index = at::arange(batch * length, base.last_hidden.options().dtype(at::kLong));
+  const auto rows = index.view({batch, length}).slice(1, 0, kept);
+  const auto states = head_states(head, base, rows.flatten());
+  recorder(fmt::format("hydra_logits.{}", head),
+           heads_[head].projection->forward(states).view({batch, kept, -1}));
+}
+
+}  // namespace hydra
