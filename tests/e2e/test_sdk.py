@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -85,6 +86,16 @@ def test_the_plugin_converts_trains_and_comes_back(built, prefix, tiny, shards, 
         "--max-steps", "3")
     found = json.loads(run(*outrider, "inspect", tmp_path / "run/final", "--json"))
     assert "my_algo" in json.dumps(found)
+
+
+def test_the_hydra_example_needs_nothing_but_the_sdk(prefix, tmp_path):
+    """A whole algorithm with kernels, a foreign format and tests of its own, built as a stranger would."""
+    project = tmp_path / "hydra"
+    shutil.copytree(ROOT / "examples/plugins/hydra", project)
+    run(CMAKE, "-S", project, "-B", project / "build", "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={prefix}")
+    run(CMAKE, "--build", project / "build")
+    output = run(CMAKE.parent / "ctest", "--test-dir", project / "build", "--output-on-failure")
+    assert "100% tests passed" in output
 
 
 @pytest.mark.parametrize("options, text", [
