@@ -3,6 +3,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := build
 JOBS ?= $(shell nproc)
+FUZZ_SECONDS ?= 300
 VENV := $(CURDIR)/.venv/bin
 
 export CCACHE_SLOPPINESS := pch_defines,time_macros
@@ -10,7 +11,7 @@ export CCACHE_NOHASHDIR := 1
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_MAXSIZE ?= 5G
 
-.PHONY: setup configure build test asan docs demo install bundle format clean help
+.PHONY: setup configure build test asan fuzz docs demo install bundle format clean help
 
 setup:  ## Install what is missing: Debian packages, LibTorch and tools in .venv
 	@scripts/setup.sh
@@ -35,6 +36,12 @@ asan: setup  ## Build and run the C++ suites with AddressSanitizer and UBSan, in
 	@$(VENV)/cmake --build build-asan --parallel $(JOBS)
 	@$(VENV)/ctest --preset asan
 
+fuzz: setup  ## Fuzz every reader of foreign bytes for FUZZ_SECONDS=300 each, in build-fuzz; needs clang
+	@$(VENV)/cmake --preset fuzz -DCMAKE_MAKE_PROGRAM=$(VENV)/ninja \
+	  -DPython3_EXECUTABLE=$(VENV)/python --log-level=WARNING
+	@$(VENV)/cmake --build --preset fuzz --parallel $(JOBS)
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
 docs: build  ## Write docs/cli.md and docs/errors.md again
 	@$(VENV)/python scripts/generate_docs.py build/bin/outrider
 
@@ -53,7 +60,7 @@ format:  ## clang-format every C++ and CUDA file
 	@git ls-files --cached --others --exclude-standard '*.h' '*.inc' '*.cpp' '*.cu' | xargs clang-format -i
 
 clean:  ## Remove what the targets wrote
-	@rm -rf build build-asan demo dist
+	@rm -rf build build-asan build-fuzz demo dist
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -44,6 +44,14 @@ void check_dependencies(const ElfFacts& facts, const PluginInfo& info) {
        "build it with outrider_add_plugin(); link other libraries statically");
 }
 
+void check_entry(const ElfFacts& facts, const PluginInfo& info) {
+  if (facts.has_entry) return;
+  fail(ErrorCode::kPluginNoEntry, info,
+       fmt::format("{} {} defines no entry function {}", info.name, info.version.to_string(),
+                   kEntrySymbol),
+       "define it with OUTRIDER_PLUGIN(registrar) { … }");
+}
+
 }  // namespace
 
 PluginFile PluginFile::open(const std::filesystem::path& path) {
@@ -93,6 +101,7 @@ void PluginFile::check() const {
   check_stamp_count(facts_, info_);
   check_compatibility(facts_.stamps.front(), info_);
   check_dependencies(facts_, info_);
+  check_entry(facts_, info_);
 }
 
 std::string PluginFile::descriptor_path() const {

@@ -8,12 +8,12 @@
 
 #include "outrider/host/plugin_lock.h"
 #include "outrider/text.h"
-#include "plugins/compatibility.h"
 #include "plugins/plugin_choice.h"
 #include "plugins/plugin_entry.h"
+#include "plugins/plugin_files.h"
 #include "plugins/plugin_title.h"
-#include "plugins/search_path.h"
 #include "plugins/stamp_info.h"
+#include "plugins/torch_runtime.h"
 #include "plugins/unknown_mode.h"
 
 namespace outrider {

@@ -13,7 +13,7 @@
 #include "outrider/host/plugin_file.h"
 #include "outrider/json.h"
 #include "outrider/text.h"
-#include "plugins/search_path.h"
+#include "plugins/plugin_files.h"
 
 namespace outrider {
 namespace {

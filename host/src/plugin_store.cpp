@@ -16,6 +16,7 @@
 #include "outrider/host/plugin_file.h"
 #include "outrider/text.h"
 #include "plugins/folder_lock.h"
+#include "plugins/plugin_files.h"
 #include "plugins/search_path.h"
 #include "plugins/trust.h"
 

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <fstream>
 
+#include "outrider/host/plugin_lock.h"
+
 namespace outrider::testing {
 namespace {
 
@@ -111,6 +113,22 @@ void replace_text(Bytes& file, const std::string& from, const std::string& to) {
     at = std::search(at + 1, file.end(), pattern.begin(), pattern.end());
   }
 }
+
+ProbeFolder::ProbeFolder(const std::function<void(Bytes&)>& change) {
+  unsetenv("OUTRIDER_PROBE_RAN");
+  auto bytes = read_bytes(built_plugin("probe"));
+  change(bytes);
+  write_bytes(file(), bytes);
+  lock();
+}
+
+void ProbeFolder::lock() const {
+  PluginLock lock;
+  lock.entries = {{"probe.outrider.so", "probe", "0.1.0", sha256_of_file(file())}};
+  lock.write(folder.path());
+}
+
+bool ProbeFolder::ran() const { return std::getenv("OUTRIDER_PROBE_RAN") != nullptr; }
 
 void check_error(ErrorCode code, const std::string& part, const std::function<void()>& run) {
   try {

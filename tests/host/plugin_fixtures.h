@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "outrider/error.h"
+#include "outrider/host/plugin_loader.h"
 #include "outrider/sdk/stamp.h"
 
 namespace outrider::testing {
@@ -69,6 +70,23 @@ void edit_segments(Bytes& file, const std::function<void(Elf64_Phdr&)>& edit);
 void edit_dynamic(Bytes& file, const std::function<void(Elf64_Dyn&)>& edit);
 /// Replaces every occurrence of a text by another one of the same length; at least one must exist.
 void replace_text(Bytes& file, const std::string& from, const std::string& to);
+
+/// A folder with a changed copy of the probe in it, locked as it is, and a loader that needs the
+/// lock.
+struct ProbeFolder {
+  explicit ProbeFolder(const std::function<void(Bytes&)>& change = [](Bytes&) {});
+
+  std::filesystem::path file() const { return folder / "probe.outrider.so"; }
+  /// Writes a lock over the file as it is now.
+  void lock() const;
+  void load() { loader.load({.name = "probe"}); }
+  /// Whether code of a probe ran since this folder was made.
+  bool ran() const;
+
+  PrivateFolder folder;
+  SpeculativeDecodingModeRegistry registry;
+  PluginLoader loader{{.search_path = {folder.path()}, .require_lock = true}, registry};
+};
 
 /// Checks that `run` throws an Error of this code whose message or hint contains `part`.
 void check_error(ErrorCode code, const std::string& part, const std::function<void()>& run);

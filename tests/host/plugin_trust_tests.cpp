@@ -163,33 +163,5 @@ TEST_CASE("a file over 1 GiB is not read") {
   check_untrusted(copy, "it has 1073741825 bytes");
 }
 
-TEST_CASE("a shared library without one stamp is no plugin") {
-  PrivateFolder folder;
-  const auto copy = copy_probe(folder.path());
-  auto bytes = read_bytes(copy);
-  edit_segments(bytes, [](Elf64_Phdr& segment) {
-    if (segment.p_type == PT_NOTE) segment.p_type = PT_NULL;
-  });
-  write_bytes(copy, bytes);
-  const auto without = PluginFile::open(copy);
-  check_error(ErrorCode::kPluginNoStamp, "it has no stamp", [&] { without.check(); });
-}
-
-TEST_CASE("a file with two stamps is refused") {
-  PrivateFolder folder;
-  const auto copy = copy_probe(folder.path());
-  auto bytes = read_bytes(copy);
-  Elf64_Phdr note{};
-  edit_segments(bytes, [&](Elf64_Phdr& segment) {
-    if (segment.p_type == PT_NOTE) note = segment;
-  });
-  edit_segments(bytes, [&](Elf64_Phdr& segment) {
-    if (segment.p_type == PT_GNU_STACK) segment = note;
-  });
-  write_bytes(copy, bytes);
-  const auto twice = PluginFile::open(copy);
-  check_error(ErrorCode::kPluginBadStamp, "it has 2 stamps instead of one", [&] { twice.check(); });
-}
-
 }  // namespace
 }  // namespace outrider

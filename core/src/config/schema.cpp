@@ -20,6 +20,7 @@ namespace {
 
 constexpr size_t kLongestValue = 60;
 constexpr size_t kMostProblems = 100;
+constexpr double kTwoTo63 = 9223372036854775808.0;
 
 // --- words -------------------------------------------------------------------------------------
 
@@ -126,7 +127,6 @@ std::optional<Json> integer_from_text(std::string_view text) {
 }
 
 std::optional<Json> to_integer(const Json& value) {
-  constexpr double kTwoTo63 = 9223372036854775808.0;
   if (value.is_boolean()) return Json(int64_t{value.get<bool>()});
   if (value.is_string()) return integer_from_text(value.get_ref<const std::string&>());
   if (value.is_number_unsigned()) {
@@ -213,7 +213,8 @@ bool is_allowed(const Json& value, const FieldInfo& field) {
 // --- JSON Schema -------------------------------------------------------------------------------
 
 Json schema_bound(double bound, FieldType type) {
-  return type == FieldType::kInt ? Json(static_cast<int64_t>(bound)) : Json(bound);
+  const bool is_whole = type == FieldType::kInt && bound >= -kTwoTo63 && bound < kTwoTo63;
+  return is_whole ? Json(static_cast<int64_t>(bound)) : Json(bound);
 }
 
 Json property(const FieldInfo& field) {

@@ -2,7 +2,6 @@
 
 #include <caffe2/core/macros.h>
 #include <fmt/format.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 #include <algorithm>
 #include <array>
@@ -20,10 +19,6 @@ namespace outrider {
 namespace {
 
 using namespace std::string_view_literals;
-
-std::string version_text(uint32_t packed) {
-  return fmt::format("{}.{}.{}", packed >> 16, packed >> 8 & 0xff, packed & 0xff);
-}
 
 /// The CUDA version that LibTorch was built for in the form of CUDA_VERSION; 0 without CUDA.
 uint32_t torch_cuda_version() {
@@ -102,14 +97,8 @@ bool is_allowed(const std::string& library) {
 
 }  // namespace
 
-void check_torch_runtime() {
-  if (aoti_torch_abi_version() == TORCH_ABI_VERSION) return;
-  const auto found = static_cast<uint32_t>(aoti_torch_abi_version() >> 40);
-  throw Error(ErrorCode::kPluginIncompatible,
-              fmt::format("this program was compiled for LibTorch " TORCH_VERSION
-                          ", but the process has LibTorch {}",
-                          version_text(found)),
-              "run it with LibTorch " TORCH_VERSION ", or build it against the one you have");
+std::string packed_version_text(uint32_t packed) {
+  return fmt::format("{}.{}.{}", packed >> 16, packed >> 8 & 0xff, packed & 0xff);
 }
 
 PluginStamp host_stamp() {
@@ -124,8 +113,8 @@ std::vector<std::string> incompatibilities(const PluginStamp& plugin, const Plug
   }
   if (plugin.torch_version != host.torch_version) {
     problems.push_back(fmt::format("the plugin was built for LibTorch {}, this program for {}",
-                                   version_text(plugin.torch_version),
-                                   version_text(host.torch_version)));
+                                   packed_version_text(plugin.torch_version),
+                                   packed_version_text(host.torch_version)));
   }
   compare_texts("the platform", plugin.platform, host.platform, problems);
   compare_texts("the standard library", plugin.stdlib, host.stdlib, problems);

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <cstdint>
+#include <string>
+
 namespace outrider {
 
-/// Throws kPluginIncompatible unless the LibTorch in this process is the one that Outrider was
-/// compiled for: plugins are matched with the latter.
-void check_torch_runtime();
+/// "2.11.0" for the packed version of a stamp.
+std::string packed_version_text(uint32_t packed);
 
 }  // namespace outrider

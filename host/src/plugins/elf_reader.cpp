@@ -18,6 +18,7 @@ constexpr size_t kMaxSegments = 128;
 constexpr size_t kMaxNoteBytes = 1u << 20;
 constexpr size_t kMaxDynamicEntries = 4096;
 constexpr size_t kMaxNameBytes = 4096;
+constexpr size_t kMaxSymbols = 1u << 16;
 
 #if defined(__x86_64__)
 constexpr Elf64_Half kMachine = EM_X86_64;
@@ -26,6 +27,13 @@ constexpr const char* kMachineName = "x86-64";
 constexpr Elf64_Half kMachine = EM_AARCH64;
 constexpr const char* kMachineName = "aarch64";
 #endif
+
+/// The hash of a name in DT_GNU_HASH.
+uint32_t gnu_hash(std::string_view name) {
+  uint32_t hash = 5381;
+  for (const char c : name) hash = hash * 33 + static_cast<unsigned char>(c);
+  return hash;
+}
 
 size_t aligned_up(size_t value, size_t alignment) {
   return (value + alignment - 1) / alignment * alignment;
@@ -162,20 +170,27 @@ class ElfReader {
     fail("a dynamic section without an end");
   }
 
-  std::span<const std::byte> string_table(const std::vector<Elf64_Dyn>& entries) const {
-    uint64_t address = 0, size = 0;
+  /// The last one counts, as for the dynamic linker.
+  static std::optional<uint64_t> dynamic_value(const std::vector<Elf64_Dyn>& entries,
+                                               Elf64_Sxword tag) {
+    std::optional<uint64_t> value;
     for (const auto& entry : entries) {
-      if (entry.d_tag == DT_STRTAB) address = entry.d_un.d_ptr;
-      if (entry.d_tag == DT_STRSZ) size = entry.d_un.d_val;
+      if (entry.d_tag == tag) value = entry.d_un.d_val;
     }
+    return value;
+  }
+
+  std::span<const std::byte> string_table(const std::vector<Elf64_Dyn>& entries) const {
+    const auto address = dynamic_value(entries, DT_STRTAB).value_or(0);
+    const auto size = dynamic_value(entries, DT_STRSZ).value_or(0);
     return bytes(offset_of(address, size), size);
   }
 
   std::string text_at(std::span<const std::byte> table, uint64_t offset) const {
-    if (offset >= table.size()) fail("the name of a needed library is missing");
+    if (offset >= table.size()) fail("a name in its dynamic section is missing");
     const auto rest = table.subspan(offset, std::min(table.size() - offset, kMaxNameBytes));
     const auto end = std::find(rest.begin(), rest.end(), std::byte{0});
-    if (end == rest.end()) fail("the name of a needed library has no end");
+    if (end == rest.end()) fail("a name in its dynamic section has no end");
     return {reinterpret_cast<const char*>(rest.data()), static_cast<size_t>(end - rest.begin())};
   }
 
@@ -190,6 +205,58 @@ class ElfReader {
       if (tag == DT_RPATH || tag == DT_RUNPATH) facts.has_rpath = true;
       if (tag == DT_FLAGS_1) facts.is_nodelete = (value.d_val & DF_1_NODELETE) != 0;
     }
+    if (const auto symbols = dynamic_value(entries, DT_SYMTAB)) {
+      facts.has_entry = defines_entry(entries, *symbols, strings);
+    }
+  }
+
+  template <class T>
+  T value_in_memory(uint64_t address) const {
+    return value_at<T>(offset_of(address, sizeof(T)));
+  }
+
+  /// Looked up as dlsym() does: through the GNU hash table, or the older one where there is no
+  /// such.
+  bool defines_entry(const std::vector<Elf64_Dyn>& entries, uint64_t symbols,
+                     std::span<const std::byte> strings) const {
+    const auto is_entry = [&](uint64_t index) {
+      const auto symbol = value_in_memory<Elf64_Sym>(symbols + index * sizeof(Elf64_Sym));
+      return symbol.st_shndx != SHN_UNDEF && text_at(strings, symbol.st_name) == kEntrySymbol;
+    };
+    if (const auto table = dynamic_value(entries, DT_GNU_HASH)) {
+      return is_in_gnu_table(*table, is_entry);
+    }
+    const auto table = dynamic_value(entries, DT_HASH);
+    return table && is_in_table(*table, is_entry);
+  }
+
+  template <class IsEntry>
+  bool is_in_gnu_table(uint64_t table, IsEntry is_entry) const {
+    const auto bucket_count = value_in_memory<uint32_t>(table);
+    const auto first_symbol = value_in_memory<uint32_t>(table + 4);
+    const auto filter_words = value_in_memory<uint32_t>(table + 8);
+    if (bucket_count == 0) return false;
+    const uint64_t buckets = table + 16 + uint64_t{filter_words} * 8;
+    const uint64_t hashes = buckets + uint64_t{bucket_count} * 4;
+    const auto wanted = gnu_hash(kEntrySymbol);
+    uint64_t index = value_in_memory<uint32_t>(buckets + wanted % bucket_count * 4);
+    if (index < first_symbol) return false;
+    for (size_t i = 0; i < kMaxSymbols; ++i, ++index) {
+      const auto hash = value_in_memory<uint32_t>(hashes + (index - first_symbol) * 4);
+      if ((hash | 1) == (wanted | 1) && is_entry(index)) return true;
+      if (hash & 1) return false;
+    }
+    fail("a symbol table without an end");
+  }
+
+  template <class IsEntry>
+  bool is_in_table(uint64_t table, IsEntry is_entry) const {
+    const auto count = value_in_memory<uint32_t>(table + 4);
+    if (count > kMaxSymbols) fail(fmt::format("a symbol table of {} entries", count));
+    for (uint64_t index = 1; index < count; ++index) {
+      if (is_entry(index)) return true;
+    }
+    return false;
   }
 
   std::span<const std::byte> file_;

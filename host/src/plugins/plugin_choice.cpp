@@ -9,8 +9,8 @@
 
 #include "outrider/text.h"
 #include "outrider/version.h"
+#include "plugins/plugin_files.h"
 #include "plugins/plugin_title.h"
-#include "plugins/search_path.h"
 
 namespace outrider {
 namespace {

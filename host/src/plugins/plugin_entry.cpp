@@ -43,13 +43,20 @@ std::vector<shared_library>& open_libraries() {
   return libraries;
 }
 
-const shared_library& open_library(PluginFile& file) {
+/// noexcept: what a static constructor throws would leave the dynamic linker's locks held behind
+/// it. dlopen() is declared to throw nothing, so that else it depends on its caller's code whether
+/// the process ends or goes on like that.
+bool open_or_end_process(shared_library& library, const std::string& path) noexcept {
   using boost::dll::load_mode::rtld_local;
   using boost::dll::load_mode::rtld_now;
-  shared_library library;
   std::error_code error;
-  library.load(file.descriptor_path(), error, rtld_now | rtld_local);
-  if (error) {
+  library.load(path, error, rtld_now | rtld_local);
+  return !error;
+}
+
+const shared_library& open_library(PluginFile& file) {
+  shared_library library;
+  if (!open_or_end_process(library, file.descriptor_path())) {
     fail(ErrorCode::kPluginLinkFailed, file.info(), "cannot be loaded",
          link_error(file.descriptor_path()), "rebuild the plugin against this Outrider");
   }

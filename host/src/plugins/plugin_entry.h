@@ -23,6 +23,7 @@ struct PluginContent {
 
 /// Opens a plugin file, which runs its static constructors, and calls its entry function. What that
 /// registers is exactly what the stamp names. The file is never closed.
+/// An exception of a static constructor ends the process.
 /// Throws kPluginLinkFailed, kPluginNoEntry or kPluginRegisterFailed.
 PluginContent enter_plugin(PluginFile& file);
 

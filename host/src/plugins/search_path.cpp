@@ -58,16 +58,6 @@ path installed_data_folder() {
   return error ? path() : library.parent_path() / "outrider";
 }
 
-std::vector<path> plugin_files(const path& folder) {
-  std::vector<path> files;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    if (entry.path().filename().string().ends_with(kPluginSuffix)) files.push_back(entry.path());
-  }
-  std::sort(files.begin(), files.end());
-  return files;
-}
-
 std::optional<path> user_plugin_folder() {
   path data = environment("XDG_DATA_HOME");
   if (!data.is_absolute()) {

@@ -2,14 +2,8 @@
 
 #include <filesystem>
 #include <optional>
-#include <vector>
 
 namespace outrider {
-
-inline constexpr const char* kPluginSuffix = ".outrider.so";
-
-/// The plugin files of a folder, sorted; none where there is no such folder.
-std::vector<std::filesystem::path> plugin_files(const std::filesystem::path& folder);
 
 /// The folder of the user's own plugins for this SDK ABI, LibTorch and platform, below
 /// XDG_DATA_HOME or ~/.local/share; nothing where neither is known.

@@ -317,5 +317,15 @@ TEST_CASE("the JSON Schema lists null among the choices of a nullable field") {
   CHECK(property["type"] == Json::array({"integer", "null"}));
 }
 
+TEST_CASE("bounds of an integer that no integer has are written as numbers") {
+  const Schema schema({{.name = "k",
+                        .type = FieldType::kInt,
+                        .minimum = -1e300,
+                        .maximum = 9223372036854775808.0}});
+  const Json property = schema.json_schema()["properties"]["k"];
+  CHECK(property["minimum"] == Json(-1e300));
+  CHECK(property["maximum"].is_number_float());
+}
+
 }  // namespace
 }  // namespace outrider

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "checkpoint/crc32.h"
+#include "fuzz/mutation.h"
 #include "outrider/checkpoint/torch_file.h"
 #include "support.h"
 #include "torch_bytes.h"
@@ -313,26 +314,10 @@ TEST_CASE("a huge number of zip entries is refused at once") {
   check_bounded([&] { refuse(kInvalid, bytes, "140000 zip entries; at most 131072"); });
 }
 
-/// `bytes` with a few changed, moved or repeated; checksums of the pickle are made right again.
-std::string mutated(std::vector<ZipItem> items, std::mt19937& random) {
+/// A file with one entry changed, most often the pickle, and its checksum made right again.
+std::string damaged(std::vector<ZipItem> items, std::mt19937& random) {
   auto& target = random() % 4 == 0 ? items[random() % items.size()].data : items[0].data;
-  for (size_t i = 0; i <= random() % 4 && !target.empty(); ++i) {
-    const size_t at = random() % target.size();
-    const size_t length = std::min<size_t>(1 + random() % 16, target.size() - at);
-    switch (random() % 4) {
-      case 0:
-        target[at] = static_cast<char>(random());
-        break;
-      case 1:
-        target.erase(at, length);
-        break;
-      case 2:
-        target.insert(random() % target.size(), target.substr(at, length));
-        break;
-      default:
-        target[at] = "()]}tue.hqRQbcXK\x86\x8a\xff"[random() % 19];
-    }
-  }
+  target = fuzz::mutated(std::move(target), "()]}tue.hqRQbcXK\x86\x8a\xff", random);
   auto bytes = zip_bytes(items);
   if (random() % 4 == 0) bytes[random() % bytes.size()] = static_cast<char>(random());
   return bytes;
@@ -351,7 +336,7 @@ TEST_CASE("mutations of real files are read or refused, never more") {
   size_t read = 0, refused = 0;
   check_bounded([&] {
     for (int i = 0; i < 6000; ++i) {
-      const auto bytes = mutated(torch_items(pickles[i % 3]), random);
+      const auto bytes = damaged(torch_items(pickles[i % 3]), random);
       try {
         const auto file = TorchFile::from_bytes(bytes, "mutated");
         file->contents().dump();

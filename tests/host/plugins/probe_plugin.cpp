@@ -1,6 +1,5 @@
-// Tells through an environment variable that code of it ran, and misbehaves in its entry function
-// as OUTRIDER_PROBE says. It registers no operators, so that copies of it can be loaded side by
-// side.
+// Tells through an environment variable that code of it ran, and misbehaves as OUTRIDER_PROBE says.
+// It registers no operators, so that copies of it can be loaded side by side.
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -10,14 +9,17 @@
 
 namespace {
 
-struct Canary {
-  Canary() { setenv("OUTRIDER_PROBE_RAN", "yes", 1); }
-} canary;
-
 std::string behaviour() {
   const char* value = std::getenv("OUTRIDER_PROBE");
   return value == nullptr ? "" : value;
 }
+
+struct Canary {
+  Canary() {
+    setenv("OUTRIDER_PROBE_RAN", "yes", 1);
+    if (behaviour() == "throw in a static constructor") throw std::runtime_error("too early");
+  }
+} canary;
 
 struct ProbeConfig {
   int64_t size = 1;
@@ -57,6 +59,7 @@ class ProbeMode final : public outrider::ModeDescriptor {
 
 OUTRIDER_PLUGIN(registrar) {
   registrar.add(std::make_unique<ProbeMode>(behaviour() == "other mode" ? "surprise" : "probe"));
+  if (behaviour() == "mode twice") registrar.add(std::make_unique<ProbeMode>("probe"));
   if (behaviour() == "throw") throw std::runtime_error("the probe refuses");
   if (behaviour() == "throw an int") throw 42;
   if (behaviour() == "null mode") registrar.add(nullptr);

@@ -16,6 +16,7 @@ struct ElfFacts {
   std::vector<PluginStamp> stamps;
   std::vector<std::string> needed;
   bool has_rpath = false, is_nodelete = false;
+  bool has_entry = false;  // defines kEntrySymbol
 };
 
 /// Throws kPluginNotElf or kPluginBadStamp; `origin` is used in messages only.
@@ -46,7 +47,8 @@ class OUTRIDER_API PluginFile {
   PluginFile& operator=(PluginFile&& other) noexcept;
   ~PluginFile();
 
-  /// Gates stamp, compatibility, dependencies. Throws the gate's error.
+  /// Gates stamp, compatibility, dependencies, and that there is an entry function. Throws the
+  /// gate's error.
   void check() const;
 
   const PluginInfo& info() const { return info_; }  // needs a readable stamp

@@ -1,0 +1,28 @@
+#include "outrider/host/plugin_lock.h"
+
+#include "scratch_file.h"
+#include "subject.h"
+
+namespace outrider::fuzz {
+namespace {
+
+std::vector<std::string> seeds() {
+  return {R"({"format_version": 1, "plugins": []})",
+          R"({"format_version": 1, "plugins": [{"file": "eagle.outrider.so", "name": "eagle",
+  "version": "0.1.0",
+  "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}]})"};
+}
+
+void read(const std::string& bytes) {
+  const auto lock = PluginLock::read(folder_with(PluginLock::kFileName, bytes));
+  for (const auto& entry : lock.entries) {
+    require(is_sha256(entry.sha256), "every entry has a hash");
+    require(lock.find(entry.file) != nullptr, "every entry is found");
+  }
+}
+
+}  // namespace
+
+const Subject kPluginLock{"plugin_lock", seeds, read, "{}[]\",:01abcdef\\un "};
+
+}  // namespace outrider::fuzz
