@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "outrider/sdk/gradient_check.h"
+#include "tensor_checks.h"
 
 namespace outrider::testing {
 

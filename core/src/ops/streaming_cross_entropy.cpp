@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <optional>
 
 #include "kernels/accumulation.h"
 #include "kernels/cross_entropy_rows.h"
@@ -133,9 +134,10 @@ struct Trained {
 
 struct StreamingCrossEntropy : torch::autograd::Function<StreamingCrossEntropy> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& students,
-                            const at::Tensor& head_weight, const at::Tensor& head_bias,
+                            const at::Tensor& head_weight, const std::optional<at::Tensor>& bias,
                             const at::Tensor& row_weights, const Targets& targets,
                             RowMetrics* metrics, Trained trained) {
+    const auto head_bias = bias.value_or(at::Tensor());
     Gradients gradients;
     if (trained.students) gradients.students = at::empty_like(students);
     if (trained.head) gradients.head = sum_like(head_weight);
@@ -187,9 +189,11 @@ StreamingLoss run(const at::Tensor& students, const Head& head, const Targets& t
   const auto is_trained = [](const at::Tensor& tensor) {
     return at::GradMode::is_enabled() && tensor.defined() && tensor.requires_grad();
   };
+  // Autograd takes an input that is not there as an empty optional, not as an undefined tensor.
+  const auto bias = head.bias.defined() ? std::optional(head.bias) : std::nullopt;
   StreamingLoss result;
   result.total = StreamingCrossEntropy::apply(
-      students, head.weight, head.bias, weights, targets, &result.rows,
+      students, head.weight, bias, weights, targets, &result.rows,
       Trained{is_trained(students), is_trained(head.weight), is_trained(head.bias)});
   return result;
 }

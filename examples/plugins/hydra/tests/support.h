@@ -9,7 +9,7 @@
 
 namespace hydra::testing {
 
-constexpr int64_t kVocabulary = 9, kHidden = 3, kBatch = 2;
+constexpr int64_t kVocabulary = 9, kHidden = 4, kBatch = 2;
 
 /// Standard normal values that depend on nothing but the seed.
 inline at::Tensor random(at::IntArrayRef sizes, uint64_t seed, at::ScalarType type = at::kDouble) {
