@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "allocation_budget.h"
@@ -135,9 +136,16 @@ void check_base(const ImportedDraft& draft, const ModelConfig& base, const fs::p
               "give the base that the draft was trained for with --base");
 }
 
+// Bytes that the files hold: tensors of a pickle may share a storage, or repeat its elements.
 size_t total_bytes(const TensorMap& tensors) {
+  std::map<const char*, size_t> storages;  // by their end: views begin anywhere
+  for (const auto& [name, tensor] : tensors) {
+    const auto& storage = tensor.storage();
+    auto& size = storages[static_cast<const char*>(storage.data()) + storage.nbytes()];
+    size = std::max(size, storage.nbytes());
+  }
   size_t total = 0;
-  for (const auto& [name, tensor] : tensors) total += tensor.nbytes();
+  for (const auto& [end, size] : storages) total += size;
   return total;
 }
 
