@@ -112,7 +112,7 @@ Expected expect_unusable(const std::vector<Installed>& plugins) {
 Expected expect_none(const std::vector<Installed>& plugins) {
   Expected expected{.sha256 = {},
                     .codes = {ErrorCode::kPluginNotFound},
-                    .parts = {"`outrider plugin lock FOLDER`"}};
+                    .parts = {"`outrider plugin add FILE` installs one"}};
   for (const auto& plugin : plugins) {
     if (plugin.defect != Defect::kNone) continue;
     expected.parts.push_back(plugin.name + " " + kVersions[plugin.version] + " (/");

@@ -25,7 +25,11 @@ void make_link(ProbeFolder& probe) {
   std::filesystem::create_symlink(probe.folder / "elsewhere", probe.file());
 }
 
-TEST_CASE("a file that others can change") {
+std::function<void(ProbeFolder&)> file_beside(const std::string& name) {
+  return [=](ProbeFolder& probe) { write_bytes(probe.folder / name, as_bytes("{}")); };
+}
+
+TEST_CASE("a file that others can change, or that came with data") {
   constexpr auto kCode = ErrorCode::kPluginUntrusted;
   check_wrong_plugins({
       {"everyone", mode_of_file(0666), kCode, "can be written to by everyone"},
@@ -33,6 +37,10 @@ TEST_CASE("a file that others can change") {
       {"its folder", mode_of_folder(0777), kCode, "can be written to by everyone"},
       {"its folder's group", mode_of_folder(0770), kCode, "can be written to by its group"},
       {"a link", make_link, kCode, "it is a symbolic link"},
+      {"in a checkpoint", file_beside("outrider_state.json"), kCode,
+       "is a checkpoint or data folder: it holds outrider_state.json"},
+      {"in a data folder", file_beside("shards.json"), kCode,
+       "is a checkpoint or data folder: it holds shards.json"},
   });
 }
 
@@ -57,7 +65,7 @@ TEST_CASE("a file that the lock does not vouch for, or two that it does") {
        [](ProbeFolder& probe) { std::filesystem::remove(probe.folder / PluginLock::kFileName); },
        kCode, "does not list it"},
       {"not listed", [](ProbeFolder& probe) { PluginLock().write(probe.folder.path()); }, kCode,
-       "`outrider plugin lock /"},
+       "`outrider plugin add /"},
       {"changed after it was locked", change_last_byte, kCode, "it changed after it was locked"},
       {"a malformed lock",
        [](ProbeFolder& probe) {
