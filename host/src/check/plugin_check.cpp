@@ -1,5 +1,7 @@
 #include "outrider/host/plugin_check.h"
 
+#include <ATen/Parallel.h>
+#include <dlfcn.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -141,6 +143,9 @@ class Suite {
  private:
   // In the child: its first line tells of the load, each task begins with an empty line.
   void work(size_t first, const std::function<void(std::string)>& send) const {
+    // Before anything asks LibTorch about CUDA; in the child, since CUDA does not survive a fork.
+    dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL);
+    at::set_num_threads(1);  // the models are tiny
     const auto loaded =
         judge(kLoadCheck.name, "plugin " + plugin_.name, [&] { return load(file_); });
     send(to_json(loaded).dump());

@@ -63,7 +63,7 @@ class Draft final : public outrider::Draft {
     if (has("nan")) total = total * std::numeric_limits<double>::quiet_NaN();
     if (has("grows")) total = total + static_cast<double>(++calls_);
     return {total,
-            {{"step", total.detach(), (loss.rows.correct * weights).sum(),
+            {{"step", loss.total.detach(), (loss.rows.correct * weights).sum(),
               (loss.rows.overlap * weights).sum(), count}}};
   }
 
