@@ -10,6 +10,7 @@ from config_inputs import EAGLE_FIELDS, FIELDS, MEDUSA_FIELDS, classes_alone, ro
 from conftest import REFERENCE, ROOT
 
 PEERS = ROOT / ".venv-peers/bin/python"
+PEERS_042 = ROOT / ".venv-peers-0.42/bin/python"
 BASE = REFERENCE / "base_llama/base"
 MODES = ("eagle", "medusa")
 CASES = [*classes_alone(), *ropes()]
@@ -157,6 +158,13 @@ def test_the_json_schemas_accept_what_modelopts_accept(theirs, schemas):
     assert set(schemas["medusa"]["properties"]) == set(MEDUSA_FIELDS) | EXTENSIONS
 
 
+def eagle_1_of_modelopt():
+    """The config of EAGLE1_DEFAULT_CFG, of the last release that has it."""
+    program = ("import json, modelopt.torch.speculative as mtsp; "
+               "print(json.dumps(mtsp.EAGLE1_DEFAULT_CFG['config']))")
+    return json.loads(subprocess.run([PEERS_042, "-c", program], capture_output=True, text=True, check=True).stdout)
+
+
 def test_presets_are_modelopts_key_by_key(outrider, theirs):
     presets = {preset["name"]: preset["overrides"]
                for preset in outrider("mode", "show", "eagle", "--presets", "--json").json()}
@@ -166,6 +174,9 @@ def test_presets_are_modelopts_key_by_key(outrider, theirs):
         assert text(presets[name]) == text(preset["config"])
     # 0.47 has no EAGLE-1 any more.
     assert set(presets) == {*live, "eagle3", "EAGLE1_DEFAULT_CFG"}
+    # Its rope cannot be exported with 0.47's default.
+    eagle_1 = {**eagle_1_of_modelopt(), "eagle_export_rope_scaling": {}}
+    assert text(presets["EAGLE1_DEFAULT_CFG"]) == text(eagle_1)
 
 
 # --- what conversion adds ----------------------------------------------------------------------
