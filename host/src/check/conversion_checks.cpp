@@ -104,7 +104,7 @@ std::string check_freeze(const ModeSubject& subject) {
     if (is_draft_tensor(*model, item.key())) continue;
     if (item.value().requires_grad() || item.value().grad().defined()) wrong.push_back(item.key());
   }
-  if (!wrong.empty()) throw Failure("of the frozen base these get gradients:" + indented(wrong));
+  if (!wrong.empty()) throw Failure("of the frozen base these get gradients: " + listed(wrong));
   return fmt::format("{} tensors of the base stay as they were", expected.size());
 }
 

@@ -17,6 +17,13 @@ std::string text_of(const std::exception& error) {
   return torch == nullptr ? error.what() : torch->what_without_backtrace();
 }
 
+std::string listed(std::vector<std::string> names) {
+  constexpr size_t kShown = 10;
+  const auto more = names.size() > kShown ? names.size() - kShown : 0;
+  names.resize(names.size() - more);
+  return join(names, ", ") + (more > 0 ? fmt::format(" and {} more", more) : "");
+}
+
 void convert(const ModeSubject& subject, CausalLM& model, uint64_t seed) {
   ConvertOptions options;
   options.seed = seed;
@@ -69,7 +76,7 @@ void require_equal(const TensorMap& actual, const TensorMap& expected, const std
   for (const auto& [name, tensor] : actual) {
     if (!expected.contains(name)) wrong.push_back(name + " is new");
   }
-  if (!wrong.empty()) throw Failure(when + ":" + indented(wrong));
+  if (!wrong.empty()) throw Failure(when + ": " + listed(wrong));
 }
 
 ForwardInput some_batch(const CausalLM& model) {

@@ -5,6 +5,9 @@
 
 namespace outrider::check {
 
+/// Names on one line, the first few of many.
+std::string listed(std::vector<std::string> names);
+
 /// Converts `model` by the subject's mode.
 void convert(const ModeSubject& subject, CausalLM& model, uint64_t seed = 0);
 /// A new base, converted.
