@@ -37,7 +37,12 @@ install(DIRECTORY python/outrider DESTINATION lib/outrider/python FILES_MATCHING
 install(PROGRAMS ${CMAKE_BINARY_DIR}/bin/python DESTINATION bin)
 install(DIRECTORY sdk/template/ DESTINATION lib/outrider/template)
 install(DIRECTORY docs/ DESTINATION share/doc/outrider)
-install(FILES README.md DESTINATION share/doc/outrider)
+install(DIRECTORY examples/plugins/hydra DESTINATION share/doc/outrider/examples)
+# Its links to other pages lead into their own folder there.
+file(READ README.md readme)
+string(REPLACE "](docs/" "](" readme "${readme}")
+file(WRITE ${CMAKE_BINARY_DIR}/installed/README.md "${readme}")
+install(FILES ${CMAKE_BINARY_DIR}/installed/README.md DESTINATION share/doc/outrider)
 
 # The versions below are part of the plugin ABI: the package refuses others in words.
 file(STRINGS sdk/include/outrider/sdk/stamp.h OUTRIDER_SDK_ABI REGEX "kSdkAbi = ")

@@ -36,7 +36,7 @@ ForeignFormat find_format(const AttachedDraft& draft, const std::string& name) {
   }
   if (names.empty()) {
     throw Error(ErrorCode::kUnknownFormat,
-                fmt::format("mode '{}' has no export format yet", draft.state.mode));
+                fmt::format("mode '{}' has no export format", draft.state.mode));
   }
   throw Error(ErrorCode::kUnknownFormat,
               fmt::format("mode '{}' has no export format '{}'", draft.state.mode, printable(name)),

@@ -64,10 +64,24 @@ std::vector<std::string> names_of(const std::vector<Candidate>& readers) {
   return {names.begin(), names.end()};
 }
 
-std::vector<Candidate> matching(const std::vector<Candidate>& readers, const fs::path& folder) {
+bool looks_like(const Candidate& reader, const fs::path& folder, const ImportOptions& options) {
+  try {
+    return reader.format.probe && reader.format.probe(folder);
+  } catch (const std::exception& error) {
+    // One plugin's defect must not keep the others from reading a folder.
+    if (options.on_note) {
+      options.on_note(fmt::format("format '{}' of mode '{}' was left out: {}", reader.format.name,
+                                  reader.mode, printable(error.what())));
+    }
+    return false;
+  }
+}
+
+std::vector<Candidate> matching(const std::vector<Candidate>& readers, const fs::path& folder,
+                                const ImportOptions& options) {
   std::vector<Candidate> found;
   for (const auto& reader : readers) {
-    if (reader.format.probe && reader.format.probe(folder)) found.push_back(reader);
+    if (looks_like(reader, folder, options)) found.push_back(reader);
   }
   return found;
 }
@@ -100,7 +114,7 @@ Candidate choose(const fs::path& folder, const ImportOptions& options) {
                   suggestion(options.format, names_of(readers)));
     }
   }
-  if (options.format.empty() || fitting.size() > 1) fitting = matching(fitting, folder);
+  if (options.format.empty() || fitting.size() > 1) fitting = matching(fitting, folder, options);
   if (fitting.size() != 1) refuse_choice(fitting, folder, readers);
   return fitting.front();
 }
@@ -213,7 +227,8 @@ void load_strictly(const CausalLM& base, const ImportedDraft& draft, const fs::p
 ImportResult import_draft(CausalLM& base, const fs::path& folder, const ImportOptions& options) {
   check_folder(folder);
   const auto chosen = choose(folder, options);
-  const auto draft = chosen.format.read(folder);
+  auto draft = chosen.format.read(folder);
+  if (draft.metadata.is_null()) draft.metadata = Json::object();  // nothing to say
   check_base(draft, base.config(), folder);
   attach(base, chosen.mode, draft, options);
   load_strictly(base, draft, folder);

@@ -21,6 +21,7 @@ DEFECTS = [
     ("counts padding", "padding", "padding on the right changes the loss"),
     ("learns the opposite", "learning", "in 30 steps on one batch"),
     ("nan", "gradients", "total is nan"),
+    ("forgets a parameter", "gradients", "1 trained tensors are no registered parameters"),
     ("float32", "bfloat16", "layer.weight is float32"),
     ("grows", "restore", "after save and restore"),
 ]
@@ -114,6 +115,7 @@ def test_people_get_a_line_for_each_check_and_a_summary(outrider):
 @pytest.mark.parametrize("options, status, text", [
     (["--only", "causalty"], REQUEST, "did you mean 'causality'?"),
     (["--base", "nowhere"], FILE, "nowhere: no such folder"),
+    (["--plugin-dir", ""], REQUEST, "no absolute path"),
     (["--set", "defect"], REQUEST, "defect")])
 def test_wrong_options_are_refused(outrider, options, status, text):
     done = outrider("plugin", "check", PLUGINS / "defects.outrider.so", *options, status=status)

@@ -115,7 +115,12 @@ Json to_json(const CheckResult& result) {
   return {{"check", result.check},
           {"subject", result.subject},
           {"status", static_cast<int>(result.status)},
-          {"detail", printable(result.detail, 4000)}};
+          {"detail", result.detail}};
+}
+
+// One line, whatever bytes a plugin put into its messages.
+std::string as_line(const CheckResult& result) {
+  return to_json(result).dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
 }
 
 CheckResult from_json(const Json& json) {
@@ -148,12 +153,11 @@ class Suite {
     at::set_num_threads(1);  // the models are tiny
     const auto loaded =
         judge(kLoadCheck.name, "plugin " + plugin_.name, [&] { return load(file_); });
-    send(to_json(loaded).dump());
+    send(as_line(loaded));
     if (loaded.status == CheckStatus::kFailed) return;
     for (size_t i = first; i < tasks_.size(); ++i) {
       send("");
-      for (const auto& result : run_task(tasks_[i], plugin_, options_))
-        send(to_json(result).dump());
+      for (const auto& result : run_task(tasks_[i], plugin_, options_)) send(as_line(result));
     }
     send(kLastLine);
   }

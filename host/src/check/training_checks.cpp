@@ -1,8 +1,11 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <fmt/format.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/accumulate_grad.h>
 
 #include <cmath>
+#include <set>
 
 #include "check/check.h"
 #include "check/mode_runs.h"
@@ -23,13 +26,38 @@ std::vector<AdamW::Parameter> trained_parameters(const CausalLM& model) {
   return parameters;
 }
 
+// Leaves of the graph that get gradients but belong to nobody: they would never be saved.
+size_t unregistered_leaves(const CausalLM& model, const at::Tensor& loss) {
+  std::set<const at::TensorImpl*> known;
+  for (const auto& parameter : model.parameters()) known.insert(parameter.unsafeGetTensorImpl());
+  std::set<const torch::autograd::Node*> seen;
+  std::vector<std::shared_ptr<torch::autograd::Node>> open = {loss.grad_fn()};
+  size_t unregistered = 0;
+  while (!open.empty()) {
+    const auto node = open.back();
+    open.pop_back();
+    if (!node || !seen.insert(node.get()).second) continue;
+    if (const auto* leaf = dynamic_cast<const torch::autograd::AccumulateGrad*>(node.get())) {
+      unregistered += !known.contains(leaf->variable.unsafeGetTensorImpl());
+    }
+    for (const auto& edge : node->next_edges()) open.push_back(edge.function);
+  }
+  return unregistered;
+}
+
 std::string check_gradients(const ModeSubject& subject) {
   const auto model = converted(subject);
   model->train();
   const auto before = ProcessState::now();
   const auto output = model->forward(some_batch(*model));
-  output.loss.backward();
   std::vector<std::string> wrong;
+  if (const auto count = unregistered_leaves(*model, output.loss); count > 0) {
+    wrong.push_back(
+        fmt::format("{} trained tensors are no registered parameters: they would be "
+                    "neither updated nor saved",
+                    count));
+  }
+  output.loss.backward();
   for (const auto& [name, number] : reported(output)) {
     if (!std::isfinite(number)) wrong.push_back(fmt::format("{} is {}", name, number));
   }

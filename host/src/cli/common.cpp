@@ -21,7 +21,12 @@ CLI::App* add_verb(CLI::App& parent, const std::string& name, const std::string&
 }
 
 PluginPolicy plugin_policy(const GlobalOptions& options) {
-  auto policy = PluginPolicy::standard(options.plugin_dirs, !options.allow_unlocked_plugins);
+  auto folders = options.plugin_dirs;
+  // Whoever types a folder means the one below the current folder; an empty one stays an error.
+  for (auto& folder : folders) {
+    if (!folder.empty()) folder = std::filesystem::absolute(folder);
+  }
+  auto policy = PluginPolicy::standard(folders, !options.allow_unlocked_plugins);
   policy.built_in = static_plugins();
   return policy;
 }

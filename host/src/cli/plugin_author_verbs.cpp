@@ -47,10 +47,20 @@ size_t count_of(const std::vector<CheckResult>& results, CheckStatus status) {
   return static_cast<size_t>(std::ranges::count(results, status, &CheckResult::status));
 }
 
+// A table has one line for each check.
+std::string on_one_line(const std::string& text) {
+  std::string line;
+  for (const char c : text) {
+    const bool is_blank = c == '\n' || c == ' ';
+    if (!is_blank || !line.ends_with(' ')) line += is_blank ? ' ' : c;
+  }
+  return printable(line, 4000);
+}
+
 void print_result(const CheckResult& result) {
   fmt::print("{:<8} {:<15} {}{}{}\n", status_name(result.status), result.check,
              printable(result.subject), result.detail.empty() ? "" : ": ",
-             printable(result.detail, 4000));
+             on_one_line(result.detail));
   std::fflush(stdout);
 }
 
@@ -77,7 +87,7 @@ void require_passed(const std::vector<CheckResult>& results, const fs::path& fil
   throw Error(ErrorCode::kPluginCheckFailed,
               fmt::format("{} fails {} of {} checks: {}", printable(file.string()), failed.size(),
                           results.size(), join(failed, ", ")),
-              "docs/plugin_author_guide.md says what each check asks; --only NAME repeats one");
+              "the plugin author's guide says what each check asks; --only NAME repeats one");
 }
 
 PluginCheckOptions options_of(const CheckArguments& arguments) {
@@ -97,6 +107,11 @@ PluginCheckOptions options_of(const CheckArguments& arguments) {
 }
 
 void check(const CheckArguments& arguments, bool as_json) {
+  if (!fs::exists(arguments.file)) {
+    throw Error(ErrorCode::kFileNotFound,
+                fmt::format("{}: no such file", printable(arguments.file.string())),
+                "give the plugin's file, NAME.outrider.so");
+  }
   auto options = options_of(arguments);
   if (!as_json) options.on_result = print_result;
   const auto results = check_plugin(arguments.file, options);

@@ -35,6 +35,9 @@ class Draft final : public outrider::Draft {
         at::TensorOptions().dtype(has("float32") ? at::kFloat : base.dtype).device(base.device);
     layer_ = register_module("layer", outrider::nn::initialized_linear(
                                           base.hidden_size, base.hidden_size, true, options));
+    if (has("forgets a parameter")) {
+      forgotten_ = at::ones({base.hidden_size}, options).requires_grad_();
+    }
     if (has("crash in convert")) std::raise(SIGSEGV);
     if (has("exit in convert")) ::_exit(0);
     if (has("hang in convert")) ::sleep(1000);
@@ -56,6 +59,7 @@ class Draft final : public outrider::Draft {
     const auto mask = targets.mask.slice(1, length - rows).flatten();
     const auto count = has("counts padding") ? at::ones_like(mask).sum() : mask.sum();
     const auto weights = (mask / count.clamp_min(1.0)).unsqueeze(0);
+    if (forgotten_.defined()) hidden = hidden * forgotten_;
     const auto students = (hidden + layer_->forward(hidden)).unsqueeze(0);
     const auto loss = outrider::ops::streaming_cross_entropy(
         students, base.head.weight(), targets.ids.slice(1, length - rows).flatten(), weights);
@@ -73,6 +77,7 @@ class Draft final : public outrider::Draft {
   inline static int conversions_ = 0;
   std::string defect_;
   int calls_ = 0;
+  at::Tensor forgotten_;
   std::shared_ptr<outrider::nn::Linear> layer_;
 };
 
