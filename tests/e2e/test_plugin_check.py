@@ -17,6 +17,7 @@ DEFECTS = [
     ("leaks the dtype", "all_or_nothing", "changes the default dtype"),
     ("own seed", "determinism", "two conversions with one seed differ"),
     ("sees the future", "causality", "feel other tokens after it"),
+    ("reads its target", "causality", "the prediction of token 5 reads that token or a later one"),
     ("sees its neighbour", "causality", "one sequence feels the tokens of another"),
     ("counts padding", "padding", "padding on the right changes the loss"),
     ("learns the opposite", "learning", "in 30 steps on one batch"),

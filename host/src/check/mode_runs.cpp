@@ -87,6 +87,11 @@ ForwardInput some_batch(const CausalLM& model) {
   return input;
 }
 
+ForwardOutput seeded_forward(CausalLM& model, const ForwardInput& input) {
+  at::manual_seed(5);
+  return model.forward(input);
+}
+
 std::vector<std::pair<std::string, double>> reported(const ForwardOutput& output) {
   std::vector<std::pair<std::string, double>> numbers;
   for (const auto& draft : output.draft_losses) {

@@ -26,6 +26,8 @@ void require_equal(const TensorMap& actual, const TensorMap& expected, const std
 
 /// A batch of two sequences of 24 tokens, all trained on, on the model's device.
 ForwardInput some_batch(const CausalLM& model);
+/// A pass of a loss that may draw random numbers: always the same.
+ForwardOutput seeded_forward(CausalLM& model, const ForwardInput& input);
 /// Every number that a forward pass reports: "total", then each step's loss and accuracy.
 std::vector<std::pair<std::string, double>> reported(const ForwardOutput& output);
 /// Throws Failure where two passes report numbers further apart than `tolerance`, relative to

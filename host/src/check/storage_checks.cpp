@@ -47,10 +47,8 @@ void require_same_loss(CausalLM& actual, CausalLM& expected, const std::string& 
   const at::NoGradGuard no_grad;
   actual.eval();
   expected.eval();
-  at::manual_seed(5);
-  const auto wanted = expected.forward(some_batch(expected));
-  at::manual_seed(5);
-  require_close(actual.forward(some_batch(actual)), wanted, 0.0, when);
+  const auto wanted = seeded_forward(expected, some_batch(expected));
+  require_close(seeded_forward(actual, some_batch(actual)), wanted, 0.0, when);
 }
 
 std::string check_restore(const ModeSubject& subject) {

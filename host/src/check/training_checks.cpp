@@ -119,8 +119,48 @@ void check_future(CausalLM& model, const ForwardInput& batch, int64_t last) {
   other.input_ids.slice(1, last + 1)
       .copy_(some_tokens(batch.input_ids.size(0), length - last - 1, model.config().vocab_size,
                          static_cast<uint64_t>(77 + last)));
-  require_close(model.forward(other), model.forward(seen), kTolerance,
+  require_close(seeded_forward(model, other), seeded_forward(model, seen), kTolerance,
                 fmt::format("targets up to {} feel other tokens after it", last));
+}
+
+// The base's pass as offline training stores it.
+StoredBaseOutputs stored_pass(CausalLM& model, const at::Tensor& ids) {
+  auto request = model.hidden_states_needed();
+  request.input_embeddings = true;
+  const auto places = at::arange(ids.size(1), ids.options()).expand_as(ids);
+  const auto pass = model.run_base(ids, places, at::Tensor(), request);
+  StoredBaseOutputs stored;
+  stored.is_prenorm = request.last_hidden_prenorm;
+  stored.last_hidden = stored.is_prenorm ? pass.last_hidden_prenorm : pass.last_hidden;
+  stored.input_embeddings = pass.input_embeddings;
+  std::vector<at::Tensor> layers;
+  for (const auto& [layer, output] : pass.layer_outputs) layers.push_back(output);
+  if (!layers.empty()) stored.layer_outputs = at::cat(layers, -1);
+  return stored;
+}
+
+void disturb_from(at::Tensor& states, int64_t position) {
+  if (!states.defined()) return;
+  states = states.clone();
+  states.slice(1, position).mul_(-0.7).add_(0.3);
+}
+
+// To predict the token at a position, nothing may be read of the base's pass there or later, its
+// own embedding included: drafting does not know it yet.
+void check_target_is_unseen(CausalLM& model, const ForwardInput& batch, int64_t position) {
+  auto seen = batch, other = batch;
+  seen.loss_mask = at::zeros_like(batch.input_ids);
+  seen.loss_mask.select(1, position).fill_(1);
+  other.loss_mask = seen.loss_mask;
+  seen.base_outputs = stored_pass(model, batch.input_ids);
+  other.base_outputs = seen.base_outputs;
+  for (auto* states : {&other.base_outputs->last_hidden, &other.base_outputs->layer_outputs,
+                       &other.base_outputs->input_embeddings}) {
+    disturb_from(*states, position);
+  }
+  require_close(
+      model.forward(other), model.forward(seen), kTolerance,
+      fmt::format("the prediction of token {} reads that token or a later one", position));
 }
 
 void check_neighbour(CausalLM& model, const ForwardInput& batch) {
@@ -131,7 +171,7 @@ void check_neighbour(CausalLM& model, const ForwardInput& batch) {
   other.input_ids = batch.input_ids.clone();
   other.input_ids[1].copy_(
       some_tokens(1, batch.input_ids.size(1), model.config().vocab_size, 78)[0]);
-  require_close(model.forward(other), model.forward(seen), kTolerance,
+  require_close(seeded_forward(model, other), seeded_forward(model, seen), kTolerance,
                 "one sequence feels the tokens of another");
 }
 
@@ -139,9 +179,12 @@ std::string check_causality(const ModeSubject& subject) {
   const auto model = converted(subject);
   const at::NoGradGuard no_grad;
   const auto batch = some_batch(*model);
-  for (const int64_t last : {5, 11, 17, 22}) check_future(*model, batch, last);
+  for (const int64_t last : {5, 11, 17, 22}) {
+    check_future(*model, batch, last);
+    check_target_is_unseen(*model, batch, last);
+  }
   check_neighbour(*model, batch);
-  return "losses at four cuts know nothing of later tokens, nor of other sequences";
+  return "losses at four cuts know nothing of their own or later tokens, nor of other sequences";
 }
 
 std::string check_padding(const ModeSubject& subject) {
@@ -155,7 +198,7 @@ std::string check_padding(const ModeSubject& subject) {
       at::cat({plain.input_ids, some_tokens(rows, 7, model->config().vocab_size, 79)}, 1);
   padded.attention_mask = at::cat({plain.attention_mask, zeros}, 1);
   padded.loss_mask = at::cat({plain.loss_mask, zeros + 1}, 1);
-  require_close(model->forward(padded), model->forward(plain), kTolerance,
+  require_close(seeded_forward(*model, padded), seeded_forward(*model, plain), kTolerance,
                 "padding on the right changes the loss");
   return "padding on the right does not change the loss";
 }
@@ -205,7 +248,8 @@ std::string check_cuda(const ModeSubject& subject) {
 constexpr ModeCheck kChecks[] = {
     {"gradients", "losses and gradients are finite, and something is trained", check_gradients},
     {"learning", "thirty steps on one batch lower the loss", check_learning},
-    {"causality", "no loss depends on a later token or another sequence", check_causality},
+    {"causality", "no prediction reads its own token, a later one or another sequence",
+     check_causality},
     {"padding", "no loss depends on padding on the right", check_padding},
     {"bfloat16", "a bfloat16 base gets a bfloat16 draft with a finite loss", check_bfloat16},
     {"cuda", "losses and gradients on a CUDA device are the CPU's", check_cuda}};

@@ -54,6 +54,7 @@ class Draft final : public outrider::Draft {
     const int64_t length = targets.ids.size(1), rows = std::max<int64_t>(0, length - 2);
     auto hidden = base.last_hidden;
     if (has("sees the future")) hidden = hidden + at::roll(hidden, -9, 1);
+    if (has("reads its target")) hidden = hidden + at::roll(base.input_embeddings, -2, 1);
     if (has("sees its neighbour")) hidden = hidden + 0.1 * hidden.mean(0, /*keepdim=*/true);
     hidden = hidden.slice(1, 0, rows).flatten(0, 1);
     const auto mask = targets.mask.slice(1, length - rows).flatten();
