@@ -57,6 +57,11 @@ def test_our_own_plugins_pass(check, bundled, name):
     assert "conversions that failed half-way left no trace" in results["all_or_nothing"]["detail"]
 
 
+def test_a_loss_that_draws_is_compared_with_one_seed(check, bundled):
+    results = check(bundled / "eagle.outrider.so", "--set", "eagle_mix_hidden_states=true", "--only", "causality")
+    assert results["causality"]["status"] == "passed"
+
+
 def test_a_plugin_without_a_defect_passes(check):
     results = check(PLUGINS / "defects.outrider.so")
     assert {n for n, r in results.items() if r["status"] == "skipped"} <= {"presets", "formats", "cuda"}

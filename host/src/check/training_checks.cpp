@@ -159,7 +159,7 @@ void check_target_is_unseen(CausalLM& model, const ForwardInput& batch, int64_t 
     disturb_from(*states, position);
   }
   require_close(
-      model.forward(other), model.forward(seen), kTolerance,
+      seeded_forward(model, other), seeded_forward(model, seen), kTolerance,
       fmt::format("the prediction of token {} reads that token or a later one", position));
 }
 
