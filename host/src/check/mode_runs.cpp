@@ -24,6 +24,19 @@ std::string listed(std::vector<std::string> names) {
   return join(names, ", ") + (more > 0 ? fmt::format(" and {} more", more) : "");
 }
 
+void require_same_process(const ProcessState& before, const std::string& when) {
+  const auto changes = ProcessState::now().changes_since(before);
+  if (!changes.empty()) throw Failure(when + " changes " + join(changes, ", "));
+}
+
+std::vector<std::string> not_finite(const ForwardOutput& output) {
+  std::vector<std::string> wrong;
+  for (const auto& [name, number] : reported(output)) {
+    if (!std::isfinite(number)) wrong.push_back(fmt::format("{} is {}", name, number));
+  }
+  return wrong;
+}
+
 void convert(const ModeSubject& subject, CausalLM& model, uint64_t seed) {
   ConvertOptions options;
   options.seed = seed;
@@ -43,12 +56,8 @@ TensorMap copied_tensors(const CausalLM& model) {
   return tensors;
 }
 
-const std::string& draft_attribute(const CausalLM& model) {
-  return model.speculative_state().back().attribute;
-}
-
 bool is_draft_tensor(const CausalLM& model, const std::string& name) {
-  return name.starts_with(draft_attribute(model) + ".");
+  return name.starts_with(model.speculative_state().back().attribute + ".");
 }
 
 double relative_difference(const at::Tensor& a, const at::Tensor& b) {

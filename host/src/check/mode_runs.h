@@ -1,12 +1,18 @@
 #pragma once
 
 #include "check/check.h"
+#include "check/process_state.h"
 #include "outrider/checkpoint/tensor_io.h"
 
 namespace outrider::check {
 
 /// Names on one line, the first few of many.
 std::string listed(std::vector<std::string> names);
+
+/// Throws Failure where the process is no longer as it was: "WHEN changes the locale".
+void require_same_process(const ProcessState& before, const std::string& when);
+/// Of what a pass reports, the numbers that are not finite: "total is nan".
+std::vector<std::string> not_finite(const ForwardOutput& output);
 
 /// Converts `model` by the subject's mode.
 void convert(const ModeSubject& subject, CausalLM& model, uint64_t seed = 0);
@@ -16,8 +22,7 @@ std::shared_ptr<CausalLM> converted(const ModeSubject& subject, at::ScalarType d
 
 /// Copies of every tensor of a model, by name.
 TensorMap copied_tensors(const CausalLM& model);
-/// The attribute of the draft that a check attached.
-const std::string& draft_attribute(const CausalLM& model);
+/// Whether it belongs to the draft that a check attached.
 bool is_draft_tensor(const CausalLM& model, const std::string& name);
 /// The largest |a - b| over the largest |b|; infinite where shapes differ or a value is not finite.
 double relative_difference(const at::Tensor& a, const at::Tensor& b);

@@ -9,10 +9,11 @@
 
 #include "check/check.h"
 #include "check/child_run.h"
-#include "check/process_state.h"
+#include "check/mode_runs.h"
 #include "outrider/error.h"
 #include "outrider/host/plugin_loader.h"
 #include "outrider/text.h"
+#include "plugins/provided_names.h"
 
 namespace outrider {
 namespace {
@@ -103,12 +104,8 @@ std::vector<CheckResult> run_task(const Task& task, const PluginInfo& plugin,
 std::string load(const std::filesystem::path& file) {
   const auto before = check::ProcessState::now();
   const auto& plugin = plugin_loader().load_unlocked(file);
-  const auto changes = check::ProcessState::now().changes_since(before);
-  if (!changes.empty()) throw check::Failure("registering changes " + join(changes, ", "));
-  auto names = plugin.modes;
-  names.insert(names.end(), plugin.bases.begin(), plugin.bases.end());
-  names.insert(names.end(), plugin.draft_models.begin(), plugin.draft_models.end());
-  return "registers " + join(names, ", ");
+  check::require_same_process(before, "registering");
+  return "registers " + join(provided_names(plugin), ", ");
 }
 
 Json to_json(const CheckResult& result) {

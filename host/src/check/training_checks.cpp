@@ -58,9 +58,7 @@ std::string check_gradients(const ModeSubject& subject) {
                     count));
   }
   output.loss.backward();
-  for (const auto& [name, number] : reported(output)) {
-    if (!std::isfinite(number)) wrong.push_back(fmt::format("{} is {}", name, number));
-  }
+  for (auto& problem : not_finite(output)) wrong.push_back(std::move(problem));
   size_t with_gradient = 0;
   const auto parameters = trained_parameters(*model);
   for (const auto& [name, tensor] : parameters) {
@@ -213,9 +211,7 @@ std::string check_bfloat16(const ModeSubject& subject) {
   if (!wrong.empty()) throw Failure("with a bfloat16 base: " + join(wrong, "; "));
   const auto output = model->forward(some_batch(*model));
   output.loss.backward();
-  for (const auto& [name, number] : reported(output)) {
-    if (!std::isfinite(number)) wrong.push_back(fmt::format("{} is {}", name, number));
-  }
+  wrong = not_finite(output);
   if (!wrong.empty()) throw Failure("with a bfloat16 base: " + join(wrong, "; "));
   return fmt::format("loss {:.4g}", output.loss.item<double>());
 }

@@ -4,6 +4,7 @@
 
 #include "outrider/error.h"
 #include "outrider/text.h"
+#include "plugins/provided_names.h"
 
 namespace outrider::cli {
 namespace {
@@ -46,13 +47,6 @@ std::string status(const PluginListing& listing) {
   return listing.is_usable() ? "usable" : std::string(error_code_name(listing.problem_code));
 }
 
-std::vector<std::string> provided(const PluginInfo& plugin) {
-  auto names = plugin.modes;
-  names.insert(names.end(), plugin.bases.begin(), plugin.bases.end());
-  names.insert(names.end(), plugin.draft_models.begin(), plugin.draft_models.end());
-  return names;
-}
-
 void print_list(const std::vector<PluginListing>& listings) {
   if (listings.empty()) {
     note("no plugin is installed; `outrider plugin add FILE` installs one");
@@ -62,7 +56,7 @@ void print_list(const std::vector<PluginListing>& listings) {
   for (const auto& listing : listings) {
     const auto info = listing.info.value_or(PluginInfo{});
     table.add({listing.info ? info.name : "?", listing.info ? info.version.to_string() : "?",
-               listing.info ? join(provided(info), ", ") : "?", status(listing),
+               listing.info ? join(provided_names(info), ", ") : "?", status(listing),
                listing.info ? listing.info->location() : printable(listing.path.string())});
   }
   table.print();
