@@ -27,7 +27,7 @@ build: configure  ## build/bin/outrider and its plugins
 test: configure  ## Build and run every test
 	@$(VENV)/cmake --build build --parallel $(JOBS)
 	@scripts/setup.sh --peers
-	@$(VENV)/ctest --test-dir build --output-on-failure
+	@$(VENV)/ctest --test-dir build --output-on-failure --parallel $(JOBS)
 
 asan: setup  ## Build and run the C++ suites with AddressSanitizer and UBSan, in build-asan
 	@$(VENV)/cmake --preset asan -DCMAKE_MAKE_PROGRAM=$(VENV)/ninja \

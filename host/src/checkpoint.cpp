@@ -7,6 +7,7 @@
 
 #include "allocation_budget.h"
 #include "companion_files.h"
+#include "cpu_arithmetic.h"
 #include "modelopt_state.h"
 #include "outrider/checkpoint/atomic_file.h"
 #include "outrider/checkpoint/json_file.h"
@@ -239,6 +240,60 @@ CheckpointMetadata metadata_of(const CausalLM& model) {
   return metadata;
 }
 
+// What is saved is what was stored: values that were widened have the stored type's precision.
+TensorMap tensors_to_save(const CausalLM& model, TensorMap tensors) {
+  if (!model.stored_types()) return tensors;
+  for (const auto& [name, type] : model.stored_types()->tensors) {
+    if (const auto found = tensors.find(name); found != tensors.end()) {
+      found->second = found->second.detach().to(type);
+    }
+  }
+  return tensors;
+}
+
+// The types of stored tensors that the model has in another.
+std::map<std::string, at::ScalarType> types_of_widened(const CausalLM& model,
+                                                       const StoredTensors& stored) {
+  std::map<std::string, at::ScalarType> types;
+  for (const auto& [name, tensor] : checkpoint_tensors(model)) {
+    const auto type = stored.at(name).load().scalar_type();
+    if (type != tensor.scalar_type()) types[name] = type;
+  }
+  return types;
+}
+
+struct Precision {
+  at::ScalarType stored, computing;
+  bool is_widened() const { return stored != computing; }
+};
+
+Precision precision_of(const ModelConfig& config, const LoadOptions& options) {
+  if (options.dtype) return {*options.dtype, *options.dtype};
+  if (!options.for_computing) return {config.dtype, config.dtype};
+  return {config.dtype, computing_type(config.dtype, options.device)};
+}
+
+// Half of what is free is left to activations, gradients and the optimizer.
+bool fits_widened(const StoredTensors& stored, at::ScalarType type) {
+  double elements = 0;
+  for (const auto& [name, tensor] : stored) elements += tensor.elements;
+  return elements * static_cast<double>(c10::elementSize(type)) <
+         0.5 * static_cast<double>(available_memory());
+}
+
+/// The base's structure with uninitialised parameters: widened once where memory allows, else as
+/// stored and widened at each use.
+std::shared_ptr<CausalLM> create_base(const ModelConfig& config, const StoredTensors& stored,
+                                      const Precision& precision, at::Device device) {
+  auto& registry = BaseModelRegistry::instance();
+  const auto options = at::TensorOptions().device(device);
+  if (precision.is_widened() && !fits_widened(stored, precision.computing)) {
+    auto model = registry.create(config, options.dtype(precision.stored));
+    if (model->compute_in(precision.computing)) return model;
+  }
+  return registry.create(config, options.dtype(precision.computing));
+}
+
 }  // namespace
 
 std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOptions& options) {
@@ -253,11 +308,9 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOpti
   const auto stored = read_tensors_of(folder, config, options.base);
   const bool offline = is_offline(config, stored, metadata);
   check_size(config, stored, offline, folder);
+  const auto precision = precision_of(config, options);
   // Layers that are about to be dropped take no memory on the host as long as nothing is written.
-  const auto tensor_options = at::TensorOptions()
-                                  .dtype(options.dtype.value_or(config.dtype))
-                                  .device(offline ? at::Device(at::kCPU) : options.device);
-  auto model = BaseModelRegistry::instance().create(config, tensor_options);
+  const auto model = create_base(config, stored, precision, offline ? at::kCPU : options.device);
   model->eval();
   identify_base(*model, metadata, stored, options.hash_weights);
   check_base(*model, metadata.base_model, folder,
@@ -266,6 +319,9 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOpti
   if (offline) model->to(options.device);
   load_strictly(*model, checkpoint_tensors(*model), stored, folder,
                 "is the folder complete, and does its config.json belong to these tensors?");
+  if (precision.is_widened()) {
+    model->set_stored_types({precision.stored, types_of_widened(*model, stored)});
+  }
   return model;
 }
 
@@ -293,12 +349,11 @@ TensorMap checkpoint_tensors(const CausalLM& model) {
 
 void save_pretrained(const CausalLM& model, const fs::path& folder, const SaveOptions& options) {
   AtomicDirectory directory(folder, options.replace);
-  write_weights(directory.staging(),
-                options.base ? draft_tensors(model) : checkpoint_tensors(model),
-                options.max_shard_size);
+  const auto tensors = options.base ? draft_tensors(model) : checkpoint_tensors(model);
+  write_weights(directory.staging(), tensors_to_save(model, tensors), options.max_shard_size);
   auto config = model.config().raw;
   config.erase("torch_dtype");
-  config["dtype"] = dtype_name(model.dtype());
+  config["dtype"] = dtype_name(model.stored_dtype());
   write_json_file(directory.staging() / "config.json", config);
   if (!model.speculative_state().empty()) {
     auto metadata = metadata_of(model);
@@ -313,7 +368,8 @@ void save_pretrained(const CausalLM& model, const fs::path& folder, const SaveOp
 void save(const CausalLM& model, const fs::path& file) {
   const auto state = metadata_of(model).to_json();
   CheckpointMetadata::from_json(state, file.string());  // what restore() would refuse
-  write_tensors(file, checkpoint_tensors(model), {{kStateKey, state.dump()}});
+  write_tensors(file, tensors_to_save(model, checkpoint_tensors(model)),
+                {{kStateKey, state.dump()}});
 }
 
 void restore(CausalLM& base, const fs::path& file_or_folder,

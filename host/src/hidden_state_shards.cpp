@@ -19,11 +19,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kHint = "write them again with `outrider data hidden-states`";
+constexpr const char* kWriteStatesAgain = "write them again with `outrider data hidden-states`";
 
-[[noreturn]] void refuse(const fs::path& file, const std::string& what,
-                         ErrorCode code = ErrorCode::kInvalidFile) {
-  throw Error(code, fmt::format("{}: {}", printable(file.string(), 400), what), kHint);
+[[noreturn]] void refuse_states(const fs::path& file, const std::string& what,
+                                ErrorCode code = ErrorCode::kInvalidFile) {
+  throw Error(code, fmt::format("{}: {}", printable(file.string(), 400), what), kWriteStatesAgain);
 }
 
 bool is_count(const Json& json) { return json.is_number_unsigned() && json < (uint64_t{1} << 48); }
@@ -75,10 +75,12 @@ void check_file(const SafetensorsFile& file, const std::vector<std::string>& nam
                 int64_t hidden_size) {
   for (const auto& name : names) {
     const auto found = file.tensors().find(name);
-    if (found == file.tensors().end()) refuse(file.path(), fmt::format("no tensor '{}'", name));
+    if (found == file.tensors().end())
+      refuse_states(file.path(), fmt::format("no tensor '{}'", name));
     if (found->second.shape != std::vector<int64_t>{tokens, hidden_size}) {
-      refuse(file.path(), fmt::format("'{}' is [{}], expected [{},{}]", name,
-                                      fmt::join(found->second.shape, ","), tokens, hidden_size));
+      refuse_states(file.path(),
+                    fmt::format("'{}' is [{}], expected [{},{}]", name,
+                                fmt::join(found->second.shape, ","), tokens, hidden_size));
     }
   }
 }
@@ -93,10 +95,10 @@ HiddenStateShards HiddenStateShards::open(const fs::path& folder, const TokenSha
   const auto path = folder / kFileName;
   const auto json = read_json_file(path);
   const auto problems = problems_of(json);
-  if (!problems.empty()) refuse(path, join(problems, "; "));
+  if (!problems.empty()) refuse_states(path, join(problems, "; "));
   if (json["token_shards_sha256"] != sha256_of_file(folder / "shards.json")) {
-    refuse(path, "they were made from other token shards than those in this folder",
-           ErrorCode::kInvalidData);
+    refuse_states(path, "they were made from other token shards than those in this folder",
+                  ErrorCode::kInvalidData);
   }
   HiddenStateShards shards;
   shards.folder_ = folder;
@@ -125,14 +127,15 @@ void HiddenStateShards::index(const Json& files, const TokenShards& tokens) {
       begin += size;
     }
     if (begin != entry["tokens"].get<int64_t>()) {
-      refuse(file->path(), fmt::format("holds {} rows, its conversations have {} tokens",
-                                       entry["tokens"].dump(), begin));
+      refuse_states(file->path(), fmt::format("holds {} rows, its conversations have {} tokens",
+                                              entry["tokens"].dump(), begin));
     }
     shards_.push_back({std::move(file), entry["sha256"].get<std::string>()});
   }
   if (static_cast<int64_t>(rows_.size()) != tokens.size()) {
-    refuse(folder_ / kFileName, fmt::format("describes {} conversations, the token shards hold {}",
-                                            rows_.size(), tokens.size()));
+    refuse_states(folder_ / kFileName,
+                  fmt::format("describes {} conversations, the token shards hold {}", rows_.size(),
+                              tokens.size()));
   }
   is_verified_.resize(shards_.size());
 }
@@ -141,22 +144,22 @@ void HiddenStateShards::check_fits(const CausalLM& model) const {
   const auto path = folder_ / kFileName;
   const auto recorded = base_model_["weights_sha256"].get<std::string>();
   if (model.config().hidden_size != hidden_size_ || model.weights_sha256() != recorded) {
-    refuse(path,
-           fmt::format("made by base weights {:.12}…, the model's base is {}", recorded,
-                       model.weights_sha256().empty()
-                           ? "not known"
-                           : fmt::format("{:.12}…", model.weights_sha256())),
-           ErrorCode::kIncompatibleCheckpoint);
+    refuse_states(path,
+                  fmt::format("made by base weights {:.12}…, the model's base is {}", recorded,
+                              model.weights_sha256().empty()
+                                  ? "not known"
+                                  : fmt::format("{:.12}…", model.weights_sha256())),
+                  ErrorCode::kIncompatibleCheckpoint);
   }
   std::vector<std::string> missing;
   for (const int64_t layer : model.hidden_states_needed().layer_outputs) {
     if (std::ranges::count(layers_, layer) == 0) missing.push_back(std::to_string(layer));
   }
   if (missing.empty()) return;
-  refuse(path,
-         fmt::format("the drafts read the layers {}, stored are {}", join(missing, ", "),
-                     fmt::join(layers_, ", ")),
-         ErrorCode::kInvalidData);
+  refuse_states(path,
+                fmt::format("the drafts read the layers {}, stored are {}", join(missing, ", "),
+                            fmt::join(layers_, ", ")),
+                ErrorCode::kInvalidData);
 }
 
 const SafetensorsFile& HiddenStateShards::verified(size_t shard) const {
@@ -165,8 +168,9 @@ const SafetensorsFile& HiddenStateShards::verified(size_t shard) const {
   if (!is_verified_[shard]) {
     const auto found = sha256_of_file(file->path());
     if (found != sha256) {
-      refuse(file->path(), fmt::format("its SHA-256 is {}, {} says {}: it was changed or damaged",
-                                       found, kFileName, sha256));
+      refuse_states(file->path(),
+                    fmt::format("its SHA-256 is {}, {} says {}: it was changed or damaged", found,
+                                kFileName, sha256));
     }
     is_verified_[shard] = true;
   }

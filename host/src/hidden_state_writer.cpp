@@ -121,7 +121,7 @@ class Writer {
 
   TensorMap rows_of(const BaseOutputs& base, int64_t row, int64_t length) const {
     const auto rows = [&](const at::Tensor& hidden) {
-      return hidden[row].slice(0, 0, length).to(at::kCPU).clone();
+      return hidden[row].slice(0, 0, length).to(at::kCPU, model_.stored_dtype()).clone();
     };
     TensorMap tensors{
         {"last_hidden", rows(options_.prenorm ? base.last_hidden_prenorm : base.last_hidden)}};
@@ -150,7 +150,7 @@ Json description(const CausalLM& model, const HiddenStateOptions& options, const
             {"weights_sha256", model.weights_sha256()}}},
           {"layers", options.layers},
           {"last_hidden", options.prenorm ? "before_final_norm" : "after_final_norm"},
-          {"dtype", dtype_name(model.dtype())},
+          {"dtype", dtype_name(model.stored_dtype())},
           {"max_length", options.max_length},
           {"token_shards_sha256", sha256_of_file(folder / "shards.json")},
           {"files", files}};

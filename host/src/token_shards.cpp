@@ -17,14 +17,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kFormatVersion = 1;
+constexpr int64_t kShardsVersion = 1;
 constexpr const char* kDescriptionFile = "shards.json";
 constexpr const char* kUnfinishedFile = "unfinished.json";
-constexpr const char* kHint = "write the shards again with `outrider data prepare`";
+constexpr const char* kPrepareAgain = "write the shards again with `outrider data prepare`";
 
 [[noreturn]] void refuse(const fs::path& file, const std::string& what) {
   throw Error(ErrorCode::kInvalidFile, fmt::format("{}: {}", printable(file.string(), 400), what),
-              kHint);
+              kPrepareAgain);
 }
 
 struct ShardEntry {
@@ -94,9 +94,9 @@ void check_format(const fs::path& file, const Json& description) {
   if (!description.is_object() || !description.contains("format_version")) {
     refuse(file, "not a description of token shards: it has no 'format_version'");
   }
-  if (description["format_version"] != kFormatVersion) {
+  if (description["format_version"] != kShardsVersion) {
     refuse(file, fmt::format("format_version {} is unknown, accepted is {}",
-                             printable(description["format_version"].dump(), 40), kFormatVersion));
+                             printable(description["format_version"].dump(), 40), kShardsVersion));
   }
   if (!description.contains("kind") || description["kind"] != "tokens") {
     refuse(file, "'kind' is not \"tokens\"");
@@ -227,7 +227,8 @@ TokenShards TokenShards::open(const fs::path& folder) {
   }
   if (shards.trained_token_count_ == 0) {
     throw Error(ErrorCode::kInvalidData,
-                fmt::format("{}: no token is trained on", printable(folder.string(), 400)), kHint);
+                fmt::format("{}: no token is trained on", printable(folder.string(), 400)),
+                kPrepareAgain);
   }
   return shards;
 }

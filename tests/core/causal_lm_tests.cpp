@@ -13,7 +13,7 @@
 #include "outrider/model/train_batch.h"
 #include "tensor_checks.h"
 
-namespace outrider::testing {
+namespace outrider::testing::causal_lm_tests {
 namespace {
 
 constexpr int64_t kVocabulary = 11, kHidden = 8, kLayers = 3;
@@ -387,5 +387,44 @@ TEST_CASE("base info says what the model is") {
   CHECK_FALSE(info.draft_vocabulary.defined());
 }
 
+// The base that bfloat16 parameters stand for, widened once.
+std::shared_ptr<LlamaForCausalLM> widened(const LlamaForCausalLM& model) {
+  auto wide =
+      std::make_shared<LlamaForCausalLM>(model.config(), at::TensorOptions().dtype(at::kFloat));
+  const at::NoGradGuard no_grad;
+  const auto values = model.named_parameters();
+  for (auto& item : wide->named_parameters()) item.value().copy_(values[item.key()]);
+  return wide;
+}
+
+TEST_CASE("a base that computes in float32 with bfloat16 parameters is the widened base") {
+  for (const bool tied : {false, true}) {
+    const auto model = tiny_llama(tied);
+    model->to(at::kBFloat16);
+    const auto wide = widened(*model);
+    CHECK(model->compute_in(at::kFloat));
+    CHECK((model->dtype() == at::kFloat));
+    CHECK((model->base_info().dtype == at::kFloat));
+    const ForwardInput input{.input_ids = random_ids({2, 6}, kVocabulary, 3), .want_logits = true};
+    const auto logits = model->forward(input).logits;
+    CHECK((logits.scalar_type() == at::kFloat));
+    CHECK(at::equal(logits, wide->forward(input).logits));
+    const auto ids = at::tensor({4, 0, 9}, at::kLong);
+    CHECK(at::equal(model->head().weight(ids), wide->head().weight(ids)));
+    CHECK(at::equal(model->head().embedding(ids), wide->head().embedding(ids)));
+    for (const auto& parameter : model->parameters()) {
+      CHECK((parameter.scalar_type() == at::kBFloat16));
+    }
+  }
+}
+
+TEST_CASE("a model is saved in its own type unless it says otherwise") {
+  const auto model = tiny_llama();
+  CHECK((model->stored_dtype() == at::kDouble));
+  model->set_stored_types({at::kBFloat16, {{"lm_head.weight", at::kBFloat16}}});
+  CHECK((model->stored_dtype() == at::kBFloat16));
+  CHECK((model->dtype() == at::kDouble));
+}
+
 }  // namespace
-}  // namespace outrider::testing
+}  // namespace outrider::testing::causal_lm_tests

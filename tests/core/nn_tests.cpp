@@ -268,10 +268,10 @@ TEST_CASE("a linear layer is x Wᵀ + b, and starts within PyTorch's bounds") {
   CHECK_FALSE(nn::Linear(2, 3, false, at::kFloat).bias.defined());
 }
 
-constexpr int64_t kHidden = 8, kLength = 6;
+constexpr int64_t kWidth = 8, kLength = 6;
 
 std::shared_ptr<nn::DecoderLayer> decoder_layer() {
-  const nn::DecoderLayerShape shape{{kHidden, kHidden, 4, 2, 4, true}, 12, true, 1e-5};
+  const nn::DecoderLayerShape shape{{kWidth, kWidth, 4, 2, 4, true}, 12, true, 1e-5};
   auto layer = std::make_shared<nn::DecoderLayer>(shape, at::TensorOptions().dtype(at::kDouble));
   const at::NoGradGuard no_grad;
   uint64_t seed = 100;
@@ -305,7 +305,7 @@ at::Tensor dense_layer(const nn::DecoderLayer& layer, const at::Tensor& x,
 
 TEST_CASE("a decoder layer equals the dense formula, with and without a key mask") {
   const auto layer = decoder_layer();
-  const auto x = random({2, kLength, kHidden}, 1);
+  const auto x = random({2, kLength, kWidth}, 1);
   CHECK_CLOSE(layer->forward(x, tables(), {}), dense_layer(*layer, x, {}), 1e-12);
   auto mask = at::ones({2, kLength}, at::kBool);
   mask[0][2] = false;
@@ -315,7 +315,7 @@ TEST_CASE("a decoder layer equals the dense formula, with and without a key mask
 
 TEST_CASE("a later token never changes an earlier output") {
   const auto layer = decoder_layer();
-  const auto x = random({1, kLength, kHidden}, 1);
+  const auto x = random({1, kLength, kWidth}, 1);
   const auto before = layer->forward(x, tables(), {});
   for (int64_t changed = 0; changed < kLength; ++changed) {
     auto other = x.clone();
@@ -328,7 +328,7 @@ TEST_CASE("a later token never changes an earlier output") {
 
 TEST_CASE("a masked token changes no other output") {
   const auto layer = decoder_layer();
-  const auto x = random({1, kLength, kHidden}, 1);
+  const auto x = random({1, kLength, kWidth}, 1);
   auto mask = at::ones({1, kLength}, at::kBool);
   mask[0][2] = false;
   auto other = x.clone();

@@ -45,8 +45,8 @@ at::Tensor holes(int64_t length) {
   return mask;
 }
 
-at::Tensor attend(const std::vector<at::Tensor>& qkv, const at::Tensor& key_mask,
-                  std::optional<int64_t> window) {
+at::Tensor attend_within(const std::vector<at::Tensor>& qkv, const at::Tensor& key_mask,
+                         std::optional<int64_t> window) {
   return ops::causal_attention(qkv[0], qkv[1], qkv[2], key_mask, window);
 }
 
@@ -57,20 +57,20 @@ TEST_CASE("attention in a window equals a dense mask, with holes and without") {
       CAPTURE(window);
       CAPTURE(key_mask.defined());
       const auto expected = dense_attention(qkv, visible_pairs(13, window, key_mask));
-      CHECK_CLOSE(attend(qkv, key_mask, window), expected, 1e-12);
+      CHECK_CLOSE(attend_within(qkv, key_mask, window), expected, 1e-12);
     }
   }
 }
 
 TEST_CASE("a window as long as the sequence changes no bit") {
   const auto qkv = query_key_value(9, 8);
-  CHECK_CLOSE(attend(qkv, {}, 9), attend(qkv, {}, {}), 0.0);
-  CHECK(largest_difference(attend(qkv, {}, 8), attend(qkv, {}, {})) > 1e-3);
+  CHECK_CLOSE(attend_within(qkv, {}, 9), attend_within(qkv, {}, {}), 0.0);
+  CHECK(largest_difference(attend_within(qkv, {}, 8), attend_within(qkv, {}, {})) > 1e-3);
 }
 
 TEST_CASE("gradients of attention in a window equal finite differences") {
   for (const auto& key_mask : {at::Tensor(), holes(7)}) {
-    check_gradients([&](const auto& tensors) { return attend(tensors, key_mask, 3); },
+    check_gradients([&](const auto& tensors) { return attend_within(tensors, key_mask, 3); },
                     query_key_value(7, 6));
   }
 }
@@ -88,7 +88,7 @@ TEST_CASE("a short window in a long sequence, in every precision, with gradients
       exact.push_back(tensor.to(type).to(at::kDouble).detach().requires_grad_());
     }
     const auto key_mask = holes(kLength);
-    const auto actual = attend(rounded, key_mask, 11);
+    const auto actual = attend_within(rounded, key_mask, 11);
     const auto expected = dense_attention(exact, visible_pairs(kLength, 11, key_mask));
     CHECK_CLOSE(actual, expected, tolerance);
     const auto weights = random(actual.sizes(), 5);
@@ -102,7 +102,8 @@ TEST_CASE("a short window in a long sequence, in every precision, with gradients
 
 TEST_CASE("a window below 1 is a defect") {
   const auto qkv = query_key_value(4, 8);
-  CHECK_CONTAINS(failure(ErrorCode::kInternal, [&] { attend(qkv, {}, 0); }), "window below 1");
+  CHECK_CONTAINS(failure(ErrorCode::kInternal, [&] { attend_within(qkv, {}, 0); }),
+                 "window below 1");
 }
 
 ModelConfig config_with(const Json& more) {

@@ -51,7 +51,7 @@ def outrider(program):
         environment = {k: v for k, v in {**os.environ, **changes}.items() if v is not None}
         done = subprocess.run(
             [program, *map(str, arguments)], capture_output=True, text=True,
-            env=environment, timeout=600, check=False)
+            env=environment, timeout=3600, check=False)
         assert done.returncode == status, done.stdout + done.stderr
         return Finished(done.returncode, done.stdout, done.stderr)
 

@@ -28,6 +28,6 @@ def run_reference(cases, out):
     errors = {}
     for numerics, peer in peers.items():
         printed = peer.stdout.read()
-        assert peer.wait(timeout=300) == 0, (out / f"{numerics}.log").read_text()[-3000:]
+        assert peer.wait(timeout=1800) == 0, (out / f"{numerics}.log").read_text()[-3000:]
         errors |= json.loads(printed.splitlines()[-1])
     return errors

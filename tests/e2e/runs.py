@@ -1,6 +1,7 @@
 """Reads what `outrider train` writes."""
 
 import json
+import shutil
 
 from safetensors.torch import load_file
 
@@ -19,6 +20,14 @@ def timeless(run):
 def same_tensors(a, b):
     a, b = (load_file(folder / "model.safetensors") for folder in (a, b))
     return sorted(a) == sorted(b) and all(a[name].equal(b[name]) for name in a)
+
+
+def half_of(run, folder):
+    """The run as it was after six steps, with metrics that were written later."""
+    folder.mkdir()
+    shutil.copytree(run / "checkpoint-6", folder / "checkpoint-6")
+    shutil.copy(run / "metrics.jsonl", folder)
+    return folder
 
 
 # Options of the run that is compared with resumed ones.

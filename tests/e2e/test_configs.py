@@ -39,7 +39,7 @@ def theirs(schemas):
     assert PEERS.exists(), "ModelOpt is missing: run scripts/setup.sh --peers"
     done = subprocess.run([PEERS, ROOT / "tests/e2e/config_peer.py"], capture_output=True, text=True,
                           input=json.dumps({"cases": CASES, "schemas": schemas}), check=False,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
+                          env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -56,7 +56,7 @@ def checked(program, tmp_path_factory):
             file.write_text(json.dumps([cases[i][1] for i in numbers]))
             done = subprocess.run(
                 [program, "mode", "check", mode, "--config", file, "--json", *options],
-                capture_output=True, text=True, timeout=300, check=False)
+                capture_output=True, text=True, timeout=1800, check=False)
             assert done.returncode in (0, 2), done.stderr
             found = json.loads(done.stdout)
             refused = sum(not verdict["valid"] for verdict in found)

@@ -103,7 +103,7 @@ def on_terminal(*command):
             break
         text += piece
     os.close(ours)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=600) == 0
     return text.decode()
 
 

@@ -45,7 +45,7 @@ def stopped(program, command, tmp_path):
         while len(list(out.glob("shard-*"))) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
         os.killpg(process.pid, number)
-        _, text = process.communicate(timeout=60)
+        _, text = process.communicate(timeout=600)
         assert process.returncode == (-number if number == signal.SIGKILL else 130)
         return text
 
@@ -120,7 +120,7 @@ def test_a_run_interrupted_before_its_first_shard_leaves_nothing(program, comman
     while not (out / "unfinished.json").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
-    _, text = process.communicate(timeout=60)
+    _, text = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "interrupted" in text and "--resume" not in text
     assert not list(tmp_path.iterdir())

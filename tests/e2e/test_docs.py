@@ -88,5 +88,5 @@ def test_the_commands_of_a_page_run(page, program, tiny, model, examples, tmp_pa
                    "XDG_DATA_HOME": str(tmp_path / "data")}
     for command in runnable(page):
         done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, text=True,
-                              capture_output=True, timeout=300, check=False)
+                              capture_output=True, timeout=1800, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"

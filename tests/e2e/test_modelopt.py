@@ -324,7 +324,7 @@ def run_modelopt(release, cases):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([PEERS[release], ROOT / "tests/e2e/modelopt_peer.py"],
                           input=json.dumps(cases), capture_output=True, text=True,
-                          env=environment, timeout=300, check=False)
+                          env=environment, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -192,7 +192,7 @@ def peer_results(script, exports, batch_of, tmp_path):
         arguments += [folder, tmp_path / f"{len(outs) - 1}.batch", outs[name]]
     done = subprocess.run(
         [PEERS, ROOT / "tests/e2e/readers" / script, *arguments], text=True, check=False,
-        capture_output=True, timeout=60,
+        capture_output=True, timeout=600,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "TORCHDYNAMO_DISABLE": "1"})
     assert done.returncode == 0, done.stderr
     return {name: load_file(out) for name, out in outs.items()}

@@ -237,7 +237,7 @@ def test_two_processes_that_add_at_once_both_land(program, run, home):
     processes = [add_process(program, home, TEST_PLUGINS / f"{name}.outrider.so")
                  for name in ("tiny", "probe", "family")]
     for process in processes:
-        assert process.wait(timeout=60) == 0, process.stderr.read().decode()
+        assert process.wait(timeout=600) == 0, process.stderr.read().decode()
     for name in ("tiny", "probe", "family"):
         [plugin] = listed(run, name)
         assert plugin["usable"] is True

@@ -6,7 +6,7 @@
 #include "device.h"
 #include "outrider/ops/attention.h"
 
-namespace outrider::testing {
+namespace outrider::testing::attention_tests {
 namespace {
 
 struct Case {
@@ -130,4 +130,4 @@ TEST_CASE("attention works on slices, as the lag of training-time test makes the
   }
 }
 
-}  // namespace outrider::testing
+}  // namespace outrider::testing::attention_tests

@@ -7,7 +7,7 @@
 #include "outrider/host/plugin_loader.h"
 #include "outrider/ops/operator_library.h"
 
-namespace outrider::testing {
+namespace outrider::testing::operator_tests {
 namespace {
 
 using check::moved;
@@ -106,4 +106,4 @@ TEST_CASE("weight gradients of the plugins' operators have the same bits every t
   }
 }
 
-}  // namespace outrider::testing
+}  // namespace outrider::testing::operator_tests

@@ -10,7 +10,7 @@
 #include "plugin_fixtures.h"
 #include "small_plugin.h"
 
-namespace outrider {
+namespace outrider::choice_property_tests {
 namespace {
 
 using namespace testing;
@@ -195,4 +195,4 @@ TEST_CASE("whatever is installed and wherever it lies, the rule decides") {
 }
 
 }  // namespace
-}  // namespace outrider
+}  // namespace outrider::choice_property_tests

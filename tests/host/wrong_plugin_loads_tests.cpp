@@ -5,7 +5,7 @@
 #include "outrider/host/plugin_lock.h"
 #include "wrong_plugins.h"
 
-namespace outrider {
+namespace outrider::wrong_load_tests {
 namespace {
 
 using namespace testing;
@@ -135,4 +135,4 @@ TEST_CASE("a second plugin with a mode that is taken registers nothing") {
 }
 
 }  // namespace
-}  // namespace outrider
+}  // namespace outrider::wrong_load_tests

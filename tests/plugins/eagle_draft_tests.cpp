@@ -10,7 +10,7 @@
 #include "numerics.h"
 #include "outrider/model/llama.h"
 
-namespace outrider::testing {
+namespace outrider::testing::draft_tests {
 namespace {
 
 constexpr int64_t kVocabulary = 13, kHidden = 8, kLayers = 7, kBatch = 2;
@@ -415,4 +415,4 @@ TEST_CASE("under the reference's numerics a draft starts at random") {
 }
 
 }  // namespace
-}  // namespace outrider::testing
+}  // namespace outrider::testing::draft_tests

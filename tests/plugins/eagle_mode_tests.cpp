@@ -8,7 +8,7 @@
 #include "eagle_schema.h"
 #include "tensor_checks.h"
 
-namespace outrider::testing {
+namespace outrider::testing::mode_tests {
 namespace {
 
 ModelConfig base_config(int64_t num_layers = 12) {
@@ -310,4 +310,4 @@ TEST_CASE("metadata that contradicts its config is refused") {
 }
 
 }  // namespace
-}  // namespace outrider::testing
+}  // namespace outrider::testing::mode_tests

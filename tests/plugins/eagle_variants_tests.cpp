@@ -10,7 +10,7 @@
 #include "gradcheck.h"
 #include "outrider/model/llama.h"
 
-namespace outrider::testing {
+namespace outrider::testing::variant_tests {
 namespace {
 
 using eagle::DraftSettings;
@@ -450,4 +450,4 @@ TEST_CASE("the EAGLE-MTP preset is sized like the base") {
 }
 
 }  // namespace
-}  // namespace outrider::testing
+}  // namespace outrider::testing::variant_tests

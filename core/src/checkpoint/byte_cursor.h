@@ -20,6 +20,12 @@ inline Error damaged(const std::string& origin, const std::string& reason) {
                "fetch or write the file again; it is damaged or was not written to its end");
 }
 
+/// Appends the bytes of a number, little-endian.
+template <class T>
+void put(std::string& out, T value) {
+  out.append(reinterpret_cast<const char*>(&value), sizeof(T));
+}
+
 /// Reads little-endian values from foreign bytes, never beyond their end: that throws kInvalidFile.
 class ByteCursor {
  public:

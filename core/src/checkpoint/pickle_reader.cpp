@@ -18,7 +18,7 @@ namespace {
 constexpr size_t kMostBytes = 16u << 20;
 constexpr size_t kMostOnStack = 1u << 16;
 constexpr size_t kLongestGlobal = 256;
-constexpr size_t kMostDimensions = 64;
+constexpr size_t kMostSizes = 64;
 constexpr uint8_t kProtocol = 2;
 
 /// The stack machine of https://docs.python.org/3/library/pickletools.html, without those
@@ -306,8 +306,8 @@ class Reader {
   std::vector<int64_t> sizes_from(const Value& value) const {
     const auto* ref = std::get_if<NodeRef>(&value);
     const auto* node = ref ? &heap_.node(*ref) : nullptr;
-    if (node == nullptr || node->kind != NodeKind::kTuple || node->items.size() > kMostDimensions) {
-      fail(fmt::format("has a shape that is no tuple of at most {} sizes", kMostDimensions));
+    if (node == nullptr || node->kind != NodeKind::kTuple || node->items.size() > kMostSizes) {
+      fail(fmt::format("has a shape that is no tuple of at most {} sizes", kMostSizes));
     }
     std::vector<int64_t> sizes;
     for (const auto& item : node->items) {

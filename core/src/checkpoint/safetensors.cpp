@@ -10,6 +10,7 @@
 #include <string_view>
 #include <utility>
 
+#include "byte_cursor.h"
 #include "mapped_file.h"
 #include "outrider/checkpoint/atomic_file.h"
 #include "outrider/checkpoint/json_file.h"
@@ -32,11 +33,6 @@ constexpr std::pair<std::string_view, size_t> kDtypes[] = {
     {"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E5M2", 1}, {"F8_E4M3", 1},
     {"I16", 2},  {"U16", 2}, {"F16", 2}, {"BF16", 2},    {"I32", 4},
     {"U32", 4},  {"F32", 4}, {"F64", 8}, {"I64", 8},     {"U64", 8}};
-
-Error invalid(const fs::path& path, const std::string& reason) {
-  return Error(ErrorCode::kInvalidFile, in_quotes(path.string()) + ": " + reason,
-               "fetch or write the file again; it is damaged or was not written to its end");
-}
 
 std::string known_dtypes() {
   std::vector<std::string> names;
@@ -114,13 +110,14 @@ class HeaderReader {
       covered = range.end;
     }
     if (covered != data_.size()) {
-      throw invalid(path_, fmt::format("{} bytes follow the last tensor", data_.size() - covered));
+      throw damaged(path_.string(),
+                    fmt::format("{} bytes follow the last tensor", data_.size() - covered));
     }
   }
 
  private:
   [[noreturn]] void fail(const std::string& name, const std::string& reason) const {
-    throw invalid(path_, "tensor " + in_quotes(name, 200) + " " + reason);
+    throw damaged(path_.string(), "tensor " + in_quotes(name, 200) + " " + reason);
   }
 
   const Json& member(const std::string& name, const Json& entry, const char* key) const {
@@ -173,29 +170,29 @@ class HeaderReader {
 };
 
 std::string_view header_text(const fs::path& path, std::span<const std::byte> file) {
-  if (file.size() < kLengthBytes) throw invalid(path, "too short for a safetensors file");
+  if (file.size() < kLengthBytes) throw damaged(path.string(), "too short for a safetensors file");
   uint64_t length = 0;
   std::memcpy(&length, file.data(), kLengthBytes);
   if (length > kLongestHeader) {
-    throw invalid(path, fmt::format("its header claims {} bytes; at most {} are accepted", length,
-                                    kLongestHeader));
+    throw damaged(path.string(), fmt::format("its header claims {} bytes; at most {} are accepted",
+                                             length, kLongestHeader));
   }
   if (length > file.size() - kLengthBytes) {
-    throw invalid(path, fmt::format("its header claims {} bytes, but only {} follow", length,
-                                    file.size() - kLengthBytes));
+    throw damaged(path.string(), fmt::format("its header claims {} bytes, but only {} follow",
+                                             length, file.size() - kLengthBytes));
   }
   const auto bytes = file.subspan(kLengthBytes, length);
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  if (!text.starts_with('{')) throw invalid(path, "its header does not begin with '{'");
+  if (!text.starts_with('{')) throw damaged(path.string(), "its header does not begin with '{'");
   return text;
 }
 
 std::map<std::string, std::string> read_metadata(const fs::path& path, const Json& json) {
-  if (!json.is_object()) throw invalid(path, "its __metadata__ is not an object");
+  if (!json.is_object()) throw damaged(path.string(), "its __metadata__ is not an object");
   std::map<std::string, std::string> metadata;
   for (const auto& [key, value] : json.items()) {
     if (!value.is_string()) {
-      throw invalid(path, "its __metadata__ has no string for " + in_quotes(key, 200));
+      throw damaged(path.string(), "its __metadata__ has no string for " + in_quotes(key, 200));
     }
     metadata.emplace(key, value.get<std::string>());
   }
@@ -280,7 +277,7 @@ SafetensorsFile::~SafetensorsFile() = default;
 
 void SafetensorsFile::parse() {
   const auto file = mapped_->bytes();
-  if (file.empty()) throw invalid(path_, "the file is empty");
+  if (file.empty()) throw damaged(path_.string(), "the file is empty");
   const auto text = header_text(path_, file);
   const Json header = parse_json(text, path_.string() + " (header)",
                                  {.bytes = kLongestHeader, .depth = kDeepestHeader});

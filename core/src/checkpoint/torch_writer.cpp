@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "byte_cursor.h"
 #include "outrider/checkpoint/atomic_file.h"
 #include "outrider/checkpoint/torch_file.h"
 #include "outrider/error.h"
@@ -21,11 +22,6 @@ namespace outrider {
 namespace {
 
 using IsTuple = std::function<bool(const Json& list)>;
-
-template <class T>
-void put(std::string& out, T value) {
-  out.append(reinterpret_cast<const char*>(&value), sizeof(T));
-}
 
 // --- the pickle --------------------------------------------------------------------------------
 

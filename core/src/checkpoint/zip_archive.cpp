@@ -10,6 +10,7 @@
 
 #include "byte_cursor.h"
 #include "crc32.h"
+#include "zip_layout.h"
 
 namespace outrider {
 namespace {
@@ -20,10 +21,8 @@ constexpr uint32_t kEndOfDirectory = 0x06054b50;
 constexpr uint32_t kZip64End = 0x06064b50, kZip64Locator = 0x07064b50;
 constexpr size_t kEndBytes = 22, kLocatorBytes = 20, kZip64EndBytes = 56;
 constexpr uint16_t kEncrypted = 1, kSizesFollow = 8, kUtf8 = 0x800;
-constexpr uint16_t kZip64Extra = 1;
-constexpr uint32_t kIn64 = 0xFFFFFFFF;
 constexpr size_t kMostEntries = size_t{1} << 17;
-constexpr size_t kLongestName = 1024;
+constexpr size_t kLongestEntryName = 1024;
 // The pickle that a legacy file begins with: a magic number of ten bytes.
 constexpr std::string_view kLegacyTorch = "\x80\x02\x8a\x0a";
 
@@ -191,7 +190,7 @@ class DirectoryReader {
   }
 
   static bool is_safe_name(std::string_view name) {
-    if (name.empty() || name.size() > kLongestName || name.front() == '/' || !is_utf8(name) ||
+    if (name.empty() || name.size() > kLongestEntryName || name.front() == '/' || !is_utf8(name) ||
         name.find('\\') != name.npos || name.find('\0') != name.npos) {
       return false;
     }

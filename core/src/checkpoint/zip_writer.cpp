@@ -4,21 +4,16 @@
 #include <ostream>
 #include <vector>
 
+#include "byte_cursor.h"
 #include "crc32.h"
+#include "zip_layout.h"
 
 namespace outrider {
 namespace {
 
 // https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3 and 4.5.
 constexpr uint16_t kVersion = 20, kZip64Version = 45;
-constexpr uint16_t kZip64Extra = 1;
-constexpr uint32_t kIn64 = 0xFFFFFFFF;
 constexpr size_t kLocalHeaderBytes = 30;
-
-template <class T>
-void put(std::string& out, T value) {
-  out.append(reinterpret_cast<const char*>(&value), sizeof(T));
-}
 
 std::string zip64_extra(const std::vector<uint64_t>& values) {
   std::string extra;

@@ -128,8 +128,9 @@ BaseInfo CausalLM::base_info() const {
           config_.vocab_size};
 }
 
-at::Device CausalLM::device() const { return head().weight().device(); }
-at::ScalarType CausalLM::dtype() const { return head().weight().scalar_type(); }
+at::Device CausalLM::device() const { return head().device(); }
+at::ScalarType CausalLM::dtype() const { return head().dtype(); }
+bool CausalLM::compute_in(at::ScalarType type) { return type == dtype(); }
 
 bool CausalLM::has_edit(BaseEdit edit) const {
   return std::any_of(speculative_state_.begin(), speculative_state_.end(),

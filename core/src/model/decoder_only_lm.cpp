@@ -72,13 +72,21 @@ DecoderOnlyLM::DecoderOnlyLM(const ModelConfig& config, at::TensorOptions option
                                std::make_shared<nn::Linear>(config.hidden_size, config.vocab_size,
                                                             /*with_bias=*/false, options));
   }
-  head_ =
-      std::make_unique<LmHead>(model_->embedding, lm_head_ ? lm_head_->weight : model_->embedding);
+  head_ = std::make_unique<LmHead>(model_->embedding, head_weight());
 }
 
 DecoderOnlyLM::~DecoderOnlyLM() = default;
 
+const at::Tensor& DecoderOnlyLM::head_weight() const {
+  return lm_head_ ? lm_head_->weight : model_->embedding;
+}
+
 const LmHead& DecoderOnlyLM::head() const { return *head_; }
+
+bool DecoderOnlyLM::compute_in(at::ScalarType type) {
+  head_ = std::make_unique<LmHead>(model_->embedding, head_weight(), type);
+  return true;
+}
 
 at::Tensor DecoderOnlyLM::final_norm(const at::Tensor& hidden) const {
   return model_->norm->forward(hidden);
@@ -89,7 +97,7 @@ void DecoderOnlyLM::drop_decoder_layers() { model_->drop_layers(); }
 BaseOutputs DecoderOnlyLM::run_base(const at::Tensor& input_ids, const at::Tensor& position_ids,
                                     const at::Tensor& key_mask, const HiddenStateRequest& request) {
   BaseOutputs outputs{.head = head()};
-  auto hidden = model_->embed(input_ids);
+  auto hidden = model_->embed(input_ids).to(dtype());
   if (request.input_embeddings) outputs.input_embeddings = hidden;
   const auto positions = position_ids.defined()
                              ? position_ids

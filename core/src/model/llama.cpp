@@ -5,7 +5,7 @@
 namespace outrider {
 namespace {
 
-LayerFactory layers(const ModelConfig& config, at::TensorOptions options) {
+LayerFactory llama_layers(const ModelConfig& config, at::TensorOptions options) {
   check_meaning(config, {"attention_bias", "mlp_bias"});
   return same_layers(layer_shape(config), options);
 }
@@ -13,6 +13,6 @@ LayerFactory layers(const ModelConfig& config, at::TensorOptions options) {
 }  // namespace
 
 LlamaForCausalLM::LlamaForCausalLM(const ModelConfig& config, at::TensorOptions options)
-    : DecoderOnlyLM(config, options, layers(config, options)) {}
+    : DecoderOnlyLM(config, options, llama_layers(config, options)) {}
 
 }  // namespace outrider

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int64_t kWindowIfAbsent = 4096;
 
-LayerFactory layers(const ModelConfig& config, at::TensorOptions options) {
+LayerFactory mistral_layers(const ModelConfig& config, at::TensorOptions options) {
   check_meaning(config, {"sliding_window", "use_sliding_window", "layer_types"});
   auto shape = layer_shape(config);
   shape.sliding_window = window_of_all_layers(config, kWindowIfAbsent);
@@ -18,6 +18,6 @@ LayerFactory layers(const ModelConfig& config, at::TensorOptions options) {
 }  // namespace
 
 MistralForCausalLM::MistralForCausalLM(const ModelConfig& config, at::TensorOptions options)
-    : DecoderOnlyLM(config, options, layers(config, options)) {}
+    : DecoderOnlyLM(config, options, mistral_layers(config, options)) {}
 
 }  // namespace outrider

@@ -65,7 +65,7 @@ void check_rope(const ModelConfig& config) {
   }
 }
 
-LayerFactory layers(const ModelConfig& config, at::TensorOptions options) {
+LayerFactory phi3_layers(const ModelConfig& config, at::TensorOptions options) {
   check_meaning(config,
                 {"sliding_window", "use_sliding_window", "layer_types", "partial_rotary_factor"});
   check_rope(config);
@@ -82,6 +82,6 @@ LayerFactory layers(const ModelConfig& config, at::TensorOptions options) {
 }  // namespace
 
 Phi3ForCausalLM::Phi3ForCausalLM(const ModelConfig& config, at::TensorOptions options)
-    : DecoderOnlyLM(config, options, layers(config, options)) {}
+    : DecoderOnlyLM(config, options, phi3_layers(config, options)) {}
 
 }  // namespace outrider

@@ -6,7 +6,7 @@
 namespace outrider {
 namespace {
 
-LayerFactory layers(const ModelConfig& config, at::TensorOptions options) {
+LayerFactory qwen2_layers(const ModelConfig& config, at::TensorOptions options) {
   check_meaning(config, {"sliding_window", "use_sliding_window", "layer_types"});
   auto shape = layer_shape(config);
   shape.attention.bias = true;
@@ -22,6 +22,6 @@ LayerFactory layers(const ModelConfig& config, at::TensorOptions options) {
 }  // namespace
 
 Qwen2ForCausalLM::Qwen2ForCausalLM(const ModelConfig& config, at::TensorOptions options)
-    : DecoderOnlyLM(config, options, layers(config, options)) {}
+    : DecoderOnlyLM(config, options, qwen2_layers(config, options)) {}
 
 }  // namespace outrider

@@ -26,7 +26,7 @@ class NormalisedAttention : public nn::Attention {
   std::shared_ptr<nn::RmsNorm> q_norm_, k_norm_;
 };
 
-LayerFactory layers(const ModelConfig& config, at::TensorOptions options) {
+LayerFactory qwen3_layers(const ModelConfig& config, at::TensorOptions options) {
   check_meaning(config, {"attention_bias", "sliding_window", "use_sliding_window", "layer_types"});
   const auto shape = layer_shape(config);
   const auto windows = windows_by_layer(config);
@@ -44,6 +44,6 @@ LayerFactory layers(const ModelConfig& config, at::TensorOptions options) {
 }  // namespace
 
 Qwen3ForCausalLM::Qwen3ForCausalLM(const ModelConfig& config, at::TensorOptions options)
-    : DecoderOnlyLM(config, options, layers(config, options)) {}
+    : DecoderOnlyLM(config, options, qwen3_layers(config, options)) {}
 
 }  // namespace outrider

@@ -19,7 +19,9 @@ void Linear::reset_parameters() {
 }
 
 at::Tensor Linear::forward(const at::Tensor& x) const {
-  return bias.defined() ? at::linear(x, weight, bias) : at::linear(x, weight);
+  const auto type = x.scalar_type();
+  const auto own = weight.to(type);
+  return bias.defined() ? at::linear(x, own, bias.to(type)) : at::linear(x, own);
 }
 
 std::shared_ptr<Linear> initialized_linear(int64_t in, int64_t out, bool with_bias,

@@ -9,9 +9,9 @@
 namespace outrider::ops {
 namespace {
 
-using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+using PrefixGradients = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
-constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
+constexpr double kNeverAttended = -std::numeric_limits<double>::infinity();
 
 enum class Backend { kFlashCpu, kFlashCuda, kComposed };
 
@@ -40,7 +40,7 @@ at::Tensor allowed_pairs(const at::Tensor& query, const PrefixMask& mask) {
 at::Tensor additive_mask(const at::Tensor& query, const PrefixMask& mask) {
   const auto allowed = allowed_pairs(query, mask);
   return at::zeros(allowed.sizes(), query.options())
-      .masked_fill(at::logical_not(allowed), kMinusInfinity);
+      .masked_fill(at::logical_not(allowed), kNeverAttended);
 }
 
 // The flash kernel gives a query without any key the log-sum-exp 0, which would take part in
@@ -53,7 +53,7 @@ void clear_rows_without_keys(PrefixResult& result, const PrefixMask& mask) {
     visible = visible - at::constant_pad_nd(left_behind, {*mask.window, 0});
   }
   const auto none = (visible == 0).unsqueeze(1);
-  result.log_sum_exp = result.log_sum_exp.masked_fill(none, kMinusInfinity);
+  result.log_sum_exp = result.log_sum_exp.masked_fill(none, kNeverAttended);
   result.output = result.output.masked_fill(none.unsqueeze(-1), 0.0);
 }
 
@@ -68,9 +68,10 @@ PrefixResult flash_cpu(const at::Tensor& query, const at::Tensor& key, const at:
   return result;
 }
 
-Gradients flash_cpu_backward(const at::Tensor& grad, const at::Tensor& query, const at::Tensor& key,
-                             const at::Tensor& value, const PrefixResult& merged,
-                             const PrefixMask& mask, double scale) {
+PrefixGradients flash_cpu_backward(const at::Tensor& grad, const at::Tensor& query,
+                                   const at::Tensor& key, const at::Tensor& value,
+                                   const PrefixResult& merged, const PrefixMask& mask,
+                                   double scale) {
   std::optional<at::Tensor> bias;
   if (!is_plain(mask)) bias = additive_mask(query, mask);
   // A row without keys has lse = -inf: exp(-inf + inf) would be NaN, and 0 keeps it at zero.
@@ -89,9 +90,9 @@ PrefixResult flash_cuda(const at::Tensor& query, const at::Tensor& key, const at
   return {std::get<0>(result), std::get<1>(result), std::get<6>(result), std::get<7>(result)};
 }
 
-Gradients flash_cuda_backward(const at::Tensor& grad, const at::Tensor& query,
-                              const at::Tensor& key, const at::Tensor& value,
-                              const PrefixResult& merged, double scale) {
+PrefixGradients flash_cuda_backward(const at::Tensor& grad, const at::Tensor& query,
+                                    const at::Tensor& key, const at::Tensor& value,
+                                    const PrefixResult& merged, double scale) {
   return at::_scaled_dot_product_flash_attention_backward(
       grad, query, key, value, merged.output, merged.log_sum_exp.contiguous(), {}, {},
       query.size(2), key.size(2), 0.0, /*is_causal=*/true, merged.seed, merged.offset, scale);
@@ -113,7 +114,7 @@ at::Tensor summed(const at::Tensor& grad, int64_t key_heads) {
 at::Tensor masked_scores(const at::Tensor& query, const at::Tensor& key, const PrefixMask& mask,
                          double scale) {
   return (at::matmul(query, key.transpose(2, 3)) * scale)
-      .masked_fill(at::logical_not(allowed_pairs(query, mask)), kMinusInfinity);
+      .masked_fill(at::logical_not(allowed_pairs(query, mask)), kNeverAttended);
 }
 
 PrefixResult composed(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
@@ -127,9 +128,10 @@ PrefixResult composed(const at::Tensor& query, const at::Tensor& key, const at::
   return {output.to(query.scalar_type()), lse, {}, {}};
 }
 
-Gradients composed_backward(const at::Tensor& grad, const at::Tensor& query, const at::Tensor& key,
-                            const at::Tensor& value, const PrefixResult& merged,
-                            const PrefixMask& mask, double scale) {
+PrefixGradients composed_backward(const at::Tensor& grad, const at::Tensor& query,
+                                  const at::Tensor& key, const at::Tensor& value,
+                                  const PrefixResult& merged, const PrefixMask& mask,
+                                  double scale) {
   const int64_t heads = query.size(1);
   const auto type = query.scalar_type();
   const auto q = widened(query), k = widened(repeated(key, heads)),
@@ -159,10 +161,10 @@ PrefixResult prefix_attention(const at::Tensor& query, const at::Tensor& key,
   }
 }
 
-Gradients prefix_attention_backward(const at::Tensor& grad, const at::Tensor& query,
-                                    const at::Tensor& key, const at::Tensor& value,
-                                    const PrefixResult& merged, const PrefixMask& mask,
-                                    double scale) {
+PrefixGradients prefix_attention_backward(const at::Tensor& grad, const at::Tensor& query,
+                                          const at::Tensor& key, const at::Tensor& value,
+                                          const PrefixResult& merged, const PrefixMask& mask,
+                                          double scale) {
   switch (backend_for(query, mask)) {
     case Backend::kFlashCpu:
       return flash_cpu_backward(grad, query, key, value, merged, mask, scale);

@@ -100,7 +100,7 @@ std::string check_freeze(const ModeSubject& subject) {
   return fmt::format("{} tensors of the base stay as they were", before.tensors.size());
 }
 
-constexpr ModeCheck kChecks[] = {
+constexpr ModeCheck kConversionChecks[] = {
     {"all_or_nothing", "a conversion that fails half-way leaves model and process as they were",
      check_all_or_nothing},
     {"determinism", "one seed gives one draft", check_determinism},
@@ -108,6 +108,6 @@ constexpr ModeCheck kChecks[] = {
 
 }  // namespace
 
-std::span<const ModeCheck> conversion_checks() { return kChecks; }
+std::span<const ModeCheck> conversion_checks() { return kConversionChecks; }
 
 }  // namespace outrider::check

@@ -60,13 +60,13 @@ std::string check_presets(const ModeSubject& subject) {
   return join_or_throw(problems, fmt::format("{} presets convert", presets.size()));
 }
 
-constexpr ModeCheck kChecks[] = {
+constexpr ModeCheck kRegistrationChecks[] = {
     {"schema", "config fields are described, defaults resolve, unknown keys are refused",
      check_schema},
     {"presets", "every preset converts", check_presets}};
 
 }  // namespace
 
-std::span<const ModeCheck> registration_checks() { return kChecks; }
+std::span<const ModeCheck> registration_checks() { return kRegistrationChecks; }
 
 }  // namespace outrider::check

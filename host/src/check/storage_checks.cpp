@@ -177,7 +177,7 @@ std::string check_formats(const ModeSubject& subject) {
                      left_out.empty() ? "" : "; ", left_out);
 }
 
-constexpr ModeCheck kChecks[] = {
+constexpr ModeCheck kStorageChecks[] = {
     {"restore", "what is saved comes back, as a folder and as a file", check_restore},
     {"resume", "a training run that was interrupted ends with the bits of one that was not",
      check_resume},
@@ -185,6 +185,6 @@ constexpr ModeCheck kChecks[] = {
 
 }  // namespace
 
-std::span<const ModeCheck> storage_checks() { return kChecks; }
+std::span<const ModeCheck> storage_checks() { return kStorageChecks; }
 
 }  // namespace outrider::check

@@ -61,7 +61,7 @@ std::string check_gradients(const ModeSubject& subject) {
   for (auto& problem : not_finite(output)) wrong.push_back(std::move(problem));
   size_t with_gradient = 0;
   const auto parameters = trained_parameters(*model);
-  for (const auto& [name, tensor] : parameters) {
+  for (const auto& [name, tensor, is_rounded] : parameters) {
     if (!tensor.grad().defined()) continue;
     if (!at::isfinite(tensor.grad()).all().item<bool>()) {
       wrong.push_back("the gradient of " + name + " is not finite");
@@ -205,7 +205,7 @@ std::string check_bfloat16(const ModeSubject& subject) {
   const auto model = converted(subject, at::kBFloat16);
   model->train();
   std::vector<std::string> wrong;
-  for (const auto& [name, tensor] : trained_parameters(*model)) {
+  for (const auto& [name, tensor, is_rounded] : trained_parameters(*model)) {
     if (tensor.scalar_type() == at::kFloat) wrong.push_back(name + " is float32");
   }
   if (!wrong.empty()) throw Failure("with a bfloat16 base: " + join(wrong, "; "));
@@ -230,7 +230,7 @@ std::string check_cuda(const ModeSubject& subject) {
   expected.loss.backward();
   actual.loss.backward();
   const auto gradients = on_device->named_parameters();
-  for (const auto& [name, tensor] : trained_parameters(*on_cpu)) {
+  for (const auto& [name, tensor, is_rounded] : trained_parameters(*on_cpu)) {
     if (!tensor.grad().defined()) continue;
     const double difference = relative_difference(gradients[name].grad(), tensor.grad());
     if (difference > 1e-3) {
@@ -241,7 +241,7 @@ std::string check_cuda(const ModeSubject& subject) {
   return "losses and gradients equal the CPU's within 1e-3";
 }
 
-constexpr ModeCheck kChecks[] = {
+constexpr ModeCheck kTrainingChecks[] = {
     {"gradients", "losses and gradients are finite, and something is trained", check_gradients},
     {"learning", "thirty steps on one batch lower the loss", check_learning},
     {"causality", "no prediction reads its own token, a later one or another sequence",
@@ -252,6 +252,6 @@ constexpr ModeCheck kChecks[] = {
 
 }  // namespace
 
-std::span<const ModeCheck> training_checks() { return kChecks; }
+std::span<const ModeCheck> training_checks() { return kTrainingChecks; }
 
 }  // namespace outrider::check

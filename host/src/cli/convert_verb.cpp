@@ -52,7 +52,7 @@ Json summary(const CausalLM& model, const ConvertArguments& arguments) {
   return {{"out", arguments.out.string()}, {"modes", modes}};
 }
 
-void print_summary(const Json& json) {
+void print_conversion(const Json& json) {
   for (const auto& mode : json["modes"]) {
     fmt::print("{}: {} with {:.2f} M parameters\n", mode["mode"].get<std::string>(),
                mode["attribute"].get<std::string>(), mode["parameters"].get<double>() / 1e6);
@@ -83,7 +83,7 @@ void convert(const ConvertArguments& arguments, const GlobalOptions& global) {
                    .replace = arguments.replace,
                    .max_shard_size = arguments.max_shard_size});
   const auto json = summary(*model, arguments);
-  global.json ? print_json(json) : print_summary(json);
+  global.json ? print_json(json) : print_conversion(json);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "cli/app.h"
 #include "cli/data_verbs.h"
+#include "cli/model_options.h"
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/hidden_state_shards.h"
@@ -19,7 +20,7 @@ namespace {
 
 struct HiddenStatesArguments {
   std::filesystem::path model, data, out, draft;
-  std::string device = "cpu", dtype;
+  ModelOptions computing;
   HiddenStateOptions options;
 };
 
@@ -82,11 +83,8 @@ void print_summary(const Json& json, const std::filesystem::path& out) {
 
 void write(HiddenStatesArguments arguments, const GlobalOptions& global) {
   use_plugins(global);
-  LoadOptions load;
-  load.device = parse_device(arguments.device);
-  load.hash_weights = true;
-  if (!arguments.dtype.empty()) load.dtype = parse_dtype(arguments.dtype);
-  const auto model = from_pretrained(arguments.model, load);
+  const auto load = with_options({.hash_weights = true}, arguments.computing);
+  const auto model = load_to_run(arguments.model, load);
   if (model->has_edit(BaseEdit::kDropDecoderLayers)) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("{}: its base has no decoder layers", arguments.model.string()),
@@ -126,8 +124,7 @@ void add_data_hidden_states_verb(CLI::App& data, const GlobalOptions& global) {
   verb->add_option("--batch-size", options.batch_size, "Conversations per forward pass")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
-  verb->add_option("--dtype", arguments->dtype, "float32, bfloat16, float16 (default: as stored)");
-  verb->add_option("--device", arguments->device, "cpu, cuda or cuda:N")->capture_default_str();
+  add_model_options(*verb, arguments->computing);
   add_shard_size_option(*verb, options.max_shard_size);
   verb->callback([arguments, &global] { write(*arguments, global); });
 }

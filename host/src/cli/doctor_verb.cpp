@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "cli/app.h"
+#include "cpu_arithmetic.h"
 #include "outrider/error.h"
 #include "outrider/host/plugin_loader.h"
 #include "outrider/sdk/stamp.h"
@@ -62,6 +63,7 @@ Json examine() {
                 {"sdk_abi", kSdkAbi},
                 {"libtorch", TORCH_VERSION},
                 {"cpu", at::get_cpu_capability()},
+                {"cpu_bfloat16", has_fast_bfloat16() ? "fast" : "slow"},
                 {"threads", at::get_num_threads()},
                 {"OMP_NUM_THREADS", environment("OMP_NUM_THREADS")},
                 {"GOMP_SPINCOUNT", environment("GOMP_SPINCOUNT")},
@@ -75,6 +77,9 @@ void print_facts(const Json& facts) {
   fmt::print("outrider {} (SDK ABI {}), LibTorch {}\n", facts["outrider"].get<std::string>(),
              facts["sdk_abi"].dump(), facts["libtorch"].get<std::string>());
   fmt::print("CPU {} with {} threads\n", facts["cpu"].get<std::string>(), facts["threads"].dump());
+  fmt::print("bfloat16 on the CPU: {}\n",
+             facts["cpu_bfloat16"] == "fast" ? "fast"
+                                             : "slow, so bfloat16 models compute in float32 there");
   const auto& device = facts["device"];
   fmt::print("CUDA: {}\n", device["cuda"].get<bool>() ? "yes" : device["why"].get<std::string>());
   Table table({"PLUGIN", "VERSION", "PATH"});

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "cli/app.h"
+#include "cli/model_options.h"
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
 
@@ -15,7 +16,8 @@ namespace {
 
 struct ForwardArguments {
   LoadOptions load;
-  std::string model, dtype, device = "cpu";
+  ModelOptions options;
+  std::string model;
   std::filesystem::path batch, out, weights;
   bool train = false, gradients = false, hidden_states = false;
 };
@@ -129,10 +131,8 @@ TensorRecorder recorder_into(TensorMap& results, bool converted, bool hidden_sta
 
 void forward(const ForwardArguments& arguments, const GlobalOptions& global) {
   use_plugins(global);
-  auto load = arguments.load;
-  load.device = parse_device(arguments.device);
-  if (!arguments.dtype.empty()) load.dtype = parse_dtype(arguments.dtype);
-  const auto model = from_pretrained(arguments.model, load);
+  const auto load = with_options(arguments.load, arguments.options);
+  const auto model = load_to_run(arguments.model, load);
   if (!arguments.weights.empty()) load_weights(*model, arguments.weights);
   auto input = read_batch(arguments.batch, load.device);
   check_token_ids(*model, input.input_ids);
@@ -172,8 +172,7 @@ void add_forward_verb(CLI::App& app, const GlobalOptions& global) {
                  "Also write grad.NAME for trained parameters");
   verb->add_flag("--hidden-states", arguments->hidden_states, "Also write hidden_states.0 … .L");
   verb->add_option("--weights", arguments->weights, "Replace parameters and buffers by name first");
-  verb->add_option("--dtype", arguments->dtype, "float32, float64, bfloat16, float16");
-  verb->add_option("--device", arguments->device, "cpu, cuda or cuda:N")->capture_default_str();
+  add_model_options(*verb, arguments->options);
   add_base_option(*verb, arguments->load.base);
   add_numerics_option(*verb, arguments->load.reference_numerics);
   verb->callback([arguments, &global] { forward(*arguments, global); });

@@ -112,7 +112,7 @@ Json referenced_base(const InspectArguments& arguments, const ModelConfig& confi
   return json;
 }
 
-Json describe(const InspectArguments& arguments) {
+Json description_of(const InspectArguments& arguments) {
   const auto config = read_config(arguments.folder);
   const auto metadata = read_metadata(arguments.folder, arguments.numerics);
   const auto stored = SafetensorsFolder::open(arguments.folder);
@@ -214,7 +214,7 @@ void add_inspect_verb(CLI::App& app, const GlobalOptions& global) {
   add_numerics_option(*verb, arguments->numerics);
   verb->callback([arguments, &global] {
     use_plugins(global);
-    const auto json = describe(*arguments);
+    const auto json = description_of(*arguments);
     global.json ? print_json(json) : print_description(json);
   });
 }

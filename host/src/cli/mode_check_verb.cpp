@@ -19,7 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct CheckArguments {
+struct ModeCheckArguments {
   std::string mode;
   ConfigChoice choice;
   std::vector<fs::path> files;
@@ -36,7 +36,7 @@ struct Candidate {
 /// What a config comes to: {"config": …, "metadata": …, "notes": […]}. Throws why it is refused.
 using Check = std::function<Json(const Json& config)>;
 
-std::vector<Candidate> candidates(const CheckArguments& arguments) {
+std::vector<Candidate> candidates(const ModeCheckArguments& arguments) {
   std::vector<Candidate> found;
   for (const auto& path : arguments.files) {
     const auto file = read_json_file(path);
@@ -66,7 +66,7 @@ Check check_alone(const RegisteredMode& mode) {
   };
 }
 
-Check check_on_base(const CheckArguments& arguments) {
+Check check_on_base(const ModeCheckArguments& arguments) {
   const std::shared_ptr<const CausalLM> base = structure_of(arguments.base);
   ConvertOptions options;
   options.reference_numerics = arguments.reference_numerics;
@@ -78,7 +78,7 @@ Check check_on_base(const CheckArguments& arguments) {
   };
 }
 
-Json verdict(const Candidate& candidate, const CheckArguments& arguments, const Check& check) {
+Json verdict(const Candidate& candidate, const ModeCheckArguments& arguments, const Check& check) {
   Json verdict = {{"source", candidate.source}, {"valid", true}};
   try {
     const auto& given = candidate.config;
@@ -117,7 +117,7 @@ void print_verdicts(const Json& verdicts, const ConfigSchema& schema) {
   }
 }
 
-void check(const CheckArguments& arguments, const GlobalOptions& global) {
+void check_configs(const ModeCheckArguments& arguments, const GlobalOptions& global) {
   use_plugins(global);
   if (arguments.reference_numerics && arguments.base.empty()) {
     throw Error(ErrorCode::kInvalidArgument, "--reference-numerics means nothing without --base",
@@ -142,7 +142,7 @@ void check(const CheckArguments& arguments, const GlobalOptions& global) {
 void add_mode_check_verb(CLI::App& mode, const GlobalOptions& options) {
   auto* verb = add_verb(mode, "check", "Check configs of a mode without converting anything",
                         "outrider mode check eagle --config mine.json --base SmolLM2");
-  const auto arguments = std::make_shared<CheckArguments>();
+  const auto arguments = std::make_shared<ModeCheckArguments>();
   verb->add_option("NAME", arguments->mode, "The mode's name")->required();
   add_config_options(*verb, arguments->choice);
   verb->add_option("--config", arguments->files,
@@ -154,7 +154,7 @@ void add_mode_check_verb(CLI::App& mode, const GlobalOptions& options) {
       ->type_name("DIR");
   verb->add_option("--reference-numerics", arguments->reference_numerics,
                    "With --base: for the numerics of this ModelOpt release, 0.47 or 0.42");
-  verb->callback([arguments, &options] { check(*arguments, options); });
+  verb->callback([arguments, &options] { check_configs(*arguments, options); });
 }
 
 }  // namespace outrider::cli

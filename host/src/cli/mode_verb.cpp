@@ -124,7 +124,7 @@ void print_mode(const RegisteredMode& mode) {
   print_fields(mode.descriptor->config_schema());
 }
 
-void show(const ShowOptions& show, bool as_json) {
+void show_mode(const ShowOptions& show, bool as_json) {
   const auto& mode = plugin_loader().load_mode(show.name);
   if (show.schema) {
     print_json(mode.descriptor->config_schema().json_schema());
@@ -136,7 +136,7 @@ void show(const ShowOptions& show, bool as_json) {
   }
 }
 
-void add_list(CLI::App& mode, const GlobalOptions& options) {
+void add_mode_list(CLI::App& mode, const GlobalOptions& options) {
   add_verb(mode, "list", "Modes of the installed plugins", "outrider mode list")
       ->callback([&options] {
         use_plugins(options);
@@ -145,7 +145,7 @@ void add_list(CLI::App& mode, const GlobalOptions& options) {
       });
 }
 
-void add_show(CLI::App& mode, const GlobalOptions& options) {
+void add_mode_show(CLI::App& mode, const GlobalOptions& options) {
   auto* verb = add_verb(mode, "show", "A mode's config fields, presets and formats",
                         "outrider mode show eagle --presets");
   const auto wanted = std::make_shared<ShowOptions>();
@@ -155,7 +155,7 @@ void add_show(CLI::App& mode, const GlobalOptions& options) {
       ->excludes(schema);
   verb->callback([&options, wanted] {
     use_plugins(options);
-    show(*wanted, options.json);
+    show_mode(*wanted, options.json);
   });
 }
 
@@ -166,8 +166,8 @@ void add_mode_verb(CLI::App& app, const GlobalOptions& options) {
       add_verb(app, "mode", "Algorithms that a model can be converted with: list, show, check",
                "outrider mode list");
   mode->require_subcommand(1);
-  add_list(*mode, options);
-  add_show(*mode, options);
+  add_mode_list(*mode, options);
+  add_mode_show(*mode, options);
   add_mode_check_verb(*mode, options);
 }
 

@@ -37,7 +37,7 @@ void write_project(const std::string& name, fs::path folder, bool as_json) {
                   printable(folder.string())));
 }
 
-struct CheckArguments {
+struct PluginCheckArguments {
   fs::path file, base, config;
   std::vector<std::string> settings, modes, only;
   double timeout_seconds = 300;
@@ -90,7 +90,7 @@ void require_passed(const std::vector<CheckResult>& results, const fs::path& fil
               "the plugin author's guide says what each check asks; --only NAME repeats one");
 }
 
-PluginCheckOptions options_of(const CheckArguments& arguments) {
+PluginCheckOptions options_of(const PluginCheckArguments& arguments) {
   PluginCheckOptions options;
   options.base = arguments.base;
   options.modes = arguments.modes;
@@ -106,7 +106,7 @@ PluginCheckOptions options_of(const CheckArguments& arguments) {
   return options;
 }
 
-void check(const CheckArguments& arguments, bool as_json) {
+void check_plugin(const PluginCheckArguments& arguments, bool as_json) {
   if (!fs::exists(arguments.file)) {
     throw Error(ErrorCode::kFileNotFound,
                 fmt::format("{}: no such file", printable(arguments.file.string())),
@@ -146,7 +146,7 @@ void add_check(CLI::App& plugin, const GlobalOptions& options) {
   auto* verb = add_verb(plugin, "check",
                         "Try a plugin file on everything that plugins must do, in child processes",
                         "outrider plugin check build/my_algo.outrider.so");
-  auto arguments = std::make_shared<CheckArguments>();
+  auto arguments = std::make_shared<PluginCheckArguments>();
   verb->add_option("FILE", arguments->file, "The plugin; no lock needs to list it")->required();
   verb->add_option("--base", arguments->base,
                    "Base model to try it on; default: a tiny Llama with random weights");
@@ -164,7 +164,7 @@ void add_check(CLI::App& plugin, const GlobalOptions& options) {
       ->check(CLI::NonNegativeNumber);
   verb->callback([&options, arguments] {
     use_plugins(options);
-    check(*arguments, options.json);
+    check_plugin(*arguments, options.json);
   });
 }
 

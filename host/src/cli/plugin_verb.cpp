@@ -23,7 +23,7 @@ std::vector<PluginListing> named(const std::string& name) {
               fmt::format("no plugin '{}' is installed", printable(name)), suggestion(name, known));
 }
 
-void show(const std::string& name, bool as_json) {
+void show_plugin(const std::string& name, bool as_json) {
   const auto found = named(name);
   if (as_json) return print_json(to_json(found));
   for (const auto& listing : found) {
@@ -44,7 +44,7 @@ void lock(const std::filesystem::path& folder) {
   }
 }
 
-void add_list(CLI::App& plugin, const GlobalOptions& options) {
+void add_plugin_list(CLI::App& plugin, const GlobalOptions& options) {
   add_verb(plugin, "list", "Plugins of the search path, and what is wrong with them",
            "outrider plugin list")
       ->callback([&options] {
@@ -54,14 +54,14 @@ void add_list(CLI::App& plugin, const GlobalOptions& options) {
       });
 }
 
-void add_show(CLI::App& plugin, const GlobalOptions& options) {
+void add_plugin_show(CLI::App& plugin, const GlobalOptions& options) {
   auto* verb = add_verb(plugin, "show", "Everything that a plugin's file says about it",
                         "outrider plugin show eagle");
   const auto name = std::make_shared<std::string>();
   verb->add_option("NAME", *name, "The plugin's name")->required();
   verb->callback([&options, name] {
     use_plugins(options);
-    show(*name, options.json);
+    show_plugin(*name, options.json);
   });
 }
 
@@ -78,11 +78,11 @@ void add_lock(CLI::App& plugin) {
 }  // namespace
 
 void add_plugin_verb(CLI::App& app, const GlobalOptions& options) {
-  auto* plugin = add_verb(app, "plugin", "Installed plugins, and writing new ones",
-                          "outrider plugin list");
+  auto* plugin =
+      add_verb(app, "plugin", "Installed plugins, and writing new ones", "outrider plugin list");
   plugin->require_subcommand(1);
-  add_list(*plugin, options);
-  add_show(*plugin, options);
+  add_plugin_list(*plugin, options);
+  add_plugin_show(*plugin, options);
   add_plugin_store_verbs(*plugin, options);
   add_lock(*plugin);
   add_plugin_author_verbs(*plugin, options);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/app.h"
+#include "cli/model_options.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/trainer.h"
 #include "outrider/text.h"
@@ -20,7 +21,7 @@ namespace {
 
 struct TrainArguments {
   TrainOptions options;
-  std::string device = "cpu", dtype;
+  ModelOptions model;
 };
 
 void add_run_options(CLI::App& verb, TrainArguments& a) {
@@ -34,8 +35,7 @@ void add_run_options(CLI::App& verb, TrainArguments& a) {
   verb.add_option("--eval-data", o.eval_data, "Held-out token shards")->type_name("DIR");
   add_base_option(verb, o.base);
   verb.add_flag("--resume", o.resume, "Continue the run in --out where it stopped");
-  verb.add_option("--device", a.device, "cpu, cuda or cuda:N")->capture_default_str();
-  verb.add_option("--dtype", a.dtype, "Train in float32, bfloat16, …  (default: as stored)");
+  add_model_options(verb, a.model);
   verb.add_option("--seed", o.seed, "Decides data order and random draws")->capture_default_str();
 }
 
@@ -110,7 +110,7 @@ void add_rows(Table& table, const std::string& data, const Json& drafts) {
   }
 }
 
-void print_summary(const Json& summary) {
+void print_run(const Json& summary) {
   fmt::print("{} steps ({} epochs) in {}; {} trained parameters\n", summary["steps"].dump(),
              decimals(summary["epochs"], 2),
              format_duration(summary["elapsed_seconds"].get<double>()),
@@ -147,20 +147,18 @@ std::string command_line() {
 }
 
 void run_train(const TrainArguments& a, const GlobalOptions& global) {
-  LoadOptions load;
-  load.device = parse_device(a.device);
-  if (!a.dtype.empty()) load.dtype = parse_dtype(a.dtype);
+  auto load = with_options({}, a.model);
   use_plugins(global);
   RunFolder::check(a.options.output, a.options.resume);
   const auto checkpoint =
       a.options.resume ? newest_checkpoint(a.options.output) : std::optional<fs::path>();
   const auto folder = checkpoint.value_or(a.options.source);
   if (base_reference_of(folder)) load.base = a.options.base;
-  const auto model = from_pretrained(folder, load);
+  const auto model = load_to_run(folder, load);
   auto options = a.options;
   options.command_line = command_line();
   const auto summary = train(*model, options);
-  global.json ? print_json(summary) : print_summary(summary);
+  global.json ? print_json(summary) : print_run(summary);
 }
 
 }  // namespace

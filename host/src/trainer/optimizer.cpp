@@ -11,13 +11,14 @@ namespace outrider {
 
 AdamW::AdamW(const std::vector<Parameter>& parameters, AdamWOptions options) : options_(options) {
   const at::NoGradGuard no_grad;
-  for (const auto& [name, tensor] : parameters) {
+  for (const auto& [name, tensor, is_rounded_when_saved] : parameters) {
     const bool is_float = tensor.scalar_type() == at::kFloat;
     // For float32 the "master" is the parameter itself: the same storage without its gradient.
     const auto master = is_float ? tensor.detach() : tensor.detach().to(at::kFloat);
     slots_.push_back({name, tensor, master, at::zeros_like(master), at::zeros_like(master),
                       at::zeros({}, master.options()), at::Tensor(),
-                      options.decays_vectors || tensor.dim() > 1});
+                      options.decays_vectors || tensor.dim() > 1,
+                      !is_float || is_rounded_when_saved});
   }
 }
 
@@ -95,7 +96,7 @@ at::Tensor AdamW::step(double learning_rate) {
 TensorMap AdamW::state() const {
   TensorMap state;
   for (const auto& slot : slots_) {
-    if (!slot.master.is_alias_of(slot.parameter)) state["master." + slot.name] = slot.master;
+    if (slot.has_stored_master) state["master." + slot.name] = slot.master;
     state["exp_avg." + slot.name] = slot.exp_avg;
     state["exp_avg_sq." + slot.name] = slot.exp_avg_sq;
     state["step." + slot.name] = slot.step;

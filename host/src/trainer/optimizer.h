@@ -26,6 +26,7 @@ class OUTRIDER_API AdamW {
   struct Parameter {
     std::string name;
     at::Tensor tensor;
+    bool is_rounded_when_saved = false;  // its value is then part of the state
   };
   AdamW(const std::vector<Parameter>& parameters, AdamWOptions options);
 
@@ -37,8 +38,8 @@ class OUTRIDER_API AdamW {
   /// stay as they are. Returns the gradients' total norm before clipping, a 0-dim float32 tensor.
   at::Tensor step(double learning_rate);
 
-  /// The state under "master.NAME" (low-precision parameters only), "exp_avg.NAME",
-  /// "exp_avg_sq.NAME" and "step.NAME"; shares storage with the optimizer.
+  /// The state under "master.NAME" (of parameters with less precision, here or when saved),
+  /// "exp_avg.NAME", "exp_avg_sq.NAME" and "step.NAME"; shares storage with the optimizer.
   TensorMap state() const;
   /// Throws kIncompatibleCheckpoint, listing every missing or mis-shaped tensor.
   void load_state(const TensorMap& state);
@@ -47,7 +48,7 @@ class OUTRIDER_API AdamW {
   struct Slot {
     std::string name;
     at::Tensor parameter, master, exp_avg, exp_avg_sq, step, gradient;
-    bool decays;
+    bool decays, has_stored_master;
   };
   std::vector<at::Tensor> gather(at::Tensor Slot::*member, bool decays) const;
   std::vector<at::Tensor> gradients() const;

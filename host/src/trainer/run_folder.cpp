@@ -22,7 +22,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kFormatVersion = 1;
+constexpr int kRunVersion = 1;
 
 /// ".NAME.tmp-…": what the writers of files and folders that appear whole work in.
 bool is_leftover(const fs::path& path) {
@@ -120,15 +120,15 @@ std::optional<Json> RunFolder::record() const {
                             in_quotes(file.string())),
                 "start a new run in another folder, from a checkpoint of this one");
   }
-  if (json["format_version"] == kFormatVersion) return json;
+  if (json["format_version"] == kRunVersion) return json;
   throw Error(ErrorCode::kIncompatibleCheckpoint,
               fmt::format("{}: format_version {}, this program reads {}", in_quotes(file.string()),
-                          printable(json["format_version"].dump(), 40), kFormatVersion),
+                          printable(json["format_version"].dump(), 40), kRunVersion),
               "resume with the version of Outrider that wrote it");
 }
 
 void RunFolder::write_record(Json record) const {
-  record["format_version"] = kFormatVersion;
+  record["format_version"] = kRunVersion;
   // Names of files need not be UTF-8, which JSON is.
   const auto text = record.dump(-1, ' ', false, Json::error_handler_t::replace);
   write_json_file(path_ / kRecordFile, Json::parse(text));

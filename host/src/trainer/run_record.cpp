@@ -87,13 +87,13 @@ Json describe_run(const TrainOptions& options, Json fixed_options, const CausalL
           {"summary", nullptr}};
 }
 
-Json describe_start(const TrainOptions& options, int64_t step, at::Device device) {
+Json describe_start(const TrainOptions& options, int64_t step, const CausalLM& model) {
   return {{"time", now_utc()},
           {"step", step},
           {"command", options.command_line},
           {"cpu", cpu_name()},
           {"cpu_threads_of_machine", std::thread::hardware_concurrency()},
-          {"environment", environment(device)}};
+          {"environment", environment(model)}};
 }
 
 }  // namespace outrider

@@ -19,6 +19,6 @@ Json describe_run(const TrainOptions& options, Json fixed_options, const CausalL
 
 /// One entry of "starts": when, with which command and on which machine the run went on from
 /// `step`.
-Json describe_start(const TrainOptions& options, int64_t step, at::Device device);
+Json describe_start(const TrainOptions& options, int64_t step, const CausalLM& model);
 
 }  // namespace outrider

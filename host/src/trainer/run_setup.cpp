@@ -28,7 +28,8 @@ std::vector<AdamW::Parameter> trainable_parameters(const CausalLM& model) {
   for (const auto& item : model.named_parameters()) {
     const auto& tensor = item.value();
     if (tensor.requires_grad() && seen.insert(tensor.unsafeGetTensorImpl()).second) {
-      parameters.push_back({item.key(), tensor});
+      const auto& types = model.stored_types();
+      parameters.push_back({item.key(), tensor, types && types->tensors.contains(item.key())});
     }
   }
   if (!parameters.empty()) return parameters;
@@ -66,14 +67,15 @@ Json fixed_options(const TrainOptions& options, int64_t total_steps, const Causa
   }
   auto fixed = reproducible_options(options);
   fixed["data"] = data_sha256(options.data);
-  fixed["dtype"] = dtype_name(model.dtype());
+  fixed["dtype"] = dtype_name(model.stored_dtype());
   fixed["modes"] = std::move(modes);
   fixed["max_steps"] = total_steps;
   return fixed;
 }
 
-Json environment(at::Device device) {
-  return {{"device", at::DeviceTypeName(device.type(), /*lower_case=*/true)},
+Json environment(const CausalLM& model) {
+  return {{"device", at::DeviceTypeName(model.device().type(), /*lower_case=*/true)},
+          {"computing_dtype", dtype_name(model.dtype())},
           {"threads", at::get_num_threads()},
           {"libtorch", TORCH_VERSION},
           {"cpu_capability", at::get_cpu_capability()}};

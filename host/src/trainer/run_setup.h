@@ -25,7 +25,7 @@ BaseReference base_to_refer_to(const TrainOptions& options, bool trains_base);
 Json fixed_options(const TrainOptions& options, int64_t total_steps, const CausalLM& model);
 
 /// What decides whether a resumed run gives the same bits.
-Json environment(at::Device device);
+Json environment(const CausalLM& model);
 
 /// Throws kInvalidArgument naming each difference.
 void require_same_options(const Json& now, const Json& before, const std::filesystem::path& origin);

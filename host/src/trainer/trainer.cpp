@@ -139,7 +139,7 @@ void Trainer::continue_run() {
 void Trainer::load_checkpoint(const fs::path& checkpoint) {
   const auto saved = TrainingState::read(checkpoint);
   require_same_options(record_["fixed_options"], saved.options, checkpoint);
-  for (const auto& difference : differences(environment(model_.device()), saved.environment)) {
+  for (const auto& difference : differences(environment(model_), saved.environment)) {
     say(fmt::format("note: {}: results may differ in their last bits", difference));
   }
   restore_weights(model_, checkpoint);
@@ -160,7 +160,7 @@ std::optional<Json> Trainer::finished_before() const {
 
 void Trainer::note_start() {
   record_["summary"] = nullptr;
-  record_["starts"].push_back(describe_start(options_, step_, model_.device()));
+  record_["starts"].push_back(describe_start(options_, step_, model_));
   folder_->write_record(record_);
 }
 
@@ -272,7 +272,7 @@ TrainingState Trainer::state() const {
           cursor_.position(),
           elapsed_seconds(),
           fixed_options(options_, schedule_.total_steps, model_),
-          environment(model_.device()),
+          environment(model_),
           std::move(tensors)};
 }
 

@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kFormatVersion = 1;
+constexpr int kStateVersion = 1;
 constexpr const char* kJsonFile = "training_state.json";
 constexpr const char* kTensorFile = "training_state.safetensors";
 constexpr std::string_view kPrefix = "checkpoint-";
@@ -51,10 +51,10 @@ std::optional<int64_t> complete_step(const fs::path& folder) {
 
 void check_format_version(const Json& json, const fs::path& file) {
   const auto version = read_key<int>(json, "format_version", &Json::is_number_integer, file);
-  if (version == kFormatVersion) return;
+  if (version == kStateVersion) return;
   throw Error(ErrorCode::kIncompatibleCheckpoint,
               fmt::format("{}: format_version {}, this program reads {}", in_quotes(file.string()),
-                          version, kFormatVersion),
+                          version, kStateVersion),
               "resume with the version of Outrider that wrote it");
 }
 
@@ -67,7 +67,7 @@ std::string shown(const Json& json, const std::string& key) {
 void TrainingState::write(const fs::path& folder) const {
   write_tensors(folder / kTensorFile, tensors);
   write_json_file(folder / kJsonFile,
-                  {{"format_version", kFormatVersion},
+                  {{"format_version", kStateVersion},
                    {"step", step},
                    {"position", {{"epoch", position.epoch}, {"batch", position.batch}}},
                    {"elapsed_seconds", elapsed_seconds},

@@ -69,7 +69,7 @@ int64_t EagleDraft::head_count() const {
   return parallel_heads_ ? settings_.architecture.parallel_draft_step : 1;
 }
 
-const at::Tensor& EagleDraft::head_weight(const BaseOutputs& base, int64_t head) const {
+at::Tensor EagleDraft::head_weight(const BaseOutputs& base, int64_t head) const {
   if (head > 0) return parallel_heads_->lm_head->weight;
   return lm_head_ ? lm_head_->weight : base.head.weight();
 }
@@ -116,7 +116,7 @@ ops::StreamingLoss EagleDraft::cross_entropy(const BaseOutputs& base, const Trai
                                              const std::vector<at::Tensor>& steps,
                                              const at::Tensor& row_weights, int64_t head) const {
   const auto students = head_rows(gather_rows(steps, rows), head);
-  const auto& weight = head_weight(base, head);
+  const auto weight = head_weight(base, head);
   if (settings_.trains_on_tokens) {
     return ops::streaming_cross_entropy(students, weight, predicted_tokens(batch, rows, head),
                                         row_weights);

@@ -8,6 +8,7 @@
 #include "outrider/text.h"
 
 namespace outrider::eagle {
+namespace eagle_files {
 namespace {
 
 constexpr const char* kName = "eagle";
@@ -104,8 +105,10 @@ ImportedDraft read(const std::filesystem::path& folder) {
 }
 
 }  // namespace
+}  // namespace eagle_files
 
 ForeignFormat eagle_format() {
+  using namespace eagle_files;
   return {.name = kName,
           .description = "SafeAILab's EAGLE-3 layout",
           .probe = probe,

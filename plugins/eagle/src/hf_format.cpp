@@ -8,6 +8,7 @@
 #include "foreign_rope.h"
 
 namespace outrider::eagle {
+namespace hf_files {
 namespace {
 
 constexpr const char* kName = "hf";
@@ -67,8 +68,10 @@ ImportedDraft read(const std::filesystem::path& folder) {
 }
 
 }  // namespace
+}  // namespace hf_files
 
 ForeignFormat hf_format() {
+  using namespace hf_files;
   return {.name = kName,
           .description = "ModelOpt's export layout, read by TensorRT-LLM, vLLM and SGLang",
           .probe = probe,

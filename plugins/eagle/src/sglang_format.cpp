@@ -8,6 +8,7 @@
 #include "foreign_rope.h"
 
 namespace outrider::eagle {
+namespace sglang_files {
 namespace {
 
 constexpr const char* kName = "sglang";
@@ -83,8 +84,10 @@ ImportedDraft read(const std::filesystem::path& folder) {
 }
 
 }  // namespace
+}  // namespace sglang_files
 
 ForeignFormat sglang_format() {
+  using namespace sglang_files;
   return {.name = kName,
           .description = "SpecForge's layout, read by SGLang",
           .probe = probe,

@@ -9,6 +9,7 @@
 #include "outrider/text.h"
 
 namespace outrider::eagle {
+namespace vllm_files {
 namespace {
 
 constexpr const char* kName = "vllm";
@@ -133,8 +134,10 @@ ImportedDraft read(const std::filesystem::path& folder) {
 }
 
 }  // namespace
+}  // namespace vllm_files
 
 ForeignFormat vllm_format() {
+  using namespace vllm_files;
   return {.name = kName,
           .description = "speculators' layout, read by vLLM",
           .probe = probe,

@@ -5,7 +5,7 @@
 #include "outrider/checkpoint/json_file.h"
 #include "support.h"
 
-namespace outrider {
+namespace outrider::json_file_tests {
 namespace {
 
 using test::check_error;
@@ -151,4 +151,4 @@ TEST_CASE("files that cannot be read are told apart") {
 }
 
 }  // namespace
-}  // namespace outrider
+}  // namespace outrider::json_file_tests

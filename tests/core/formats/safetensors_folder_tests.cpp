@@ -1,7 +1,7 @@
 #include "outrider/checkpoint/safetensors.h"
 #include "support.h"
 
-namespace outrider {
+namespace outrider::safetensors_folder_tests {
 namespace {
 
 namespace fs = std::filesystem;
@@ -176,4 +176,4 @@ TEST_CASE("what is no folder is refused") {
 }
 
 }  // namespace
-}  // namespace outrider
+}  // namespace outrider::safetensors_folder_tests

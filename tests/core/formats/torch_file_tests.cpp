@@ -12,7 +12,7 @@
 #include "support.h"
 #include "torch_bytes.h"
 
-namespace outrider {
+namespace outrider::torch_file_tests {
 namespace {
 
 using namespace test;
@@ -224,4 +224,4 @@ TEST_CASE("files that are not there or no files are named") {
 }
 
 }  // namespace
-}  // namespace outrider
+}  // namespace outrider::torch_file_tests

@@ -40,7 +40,7 @@ class ForeignSchema final : public ConfigSchema {
   }
 };
 
-std::vector<std::string> seeds() {
+std::vector<std::string> config_schema_seeds() {
   return {
       R"({"fields":{"steps":{"type":1,"minimum":1,"maximum":8,"default":2},)"
       R"("ids":{"type":4,"element":1,"default":[]},"loss":{"type":3,"choices":["kl","ce"]},)"
@@ -50,7 +50,7 @@ std::vector<std::string> seeds() {
 }
 
 /// A user's values are resolved to ones that resolve to themselves, and the schema is JSON.
-void read(const std::string& bytes) {
+void read_config_schema(const std::string& bytes) {
   const auto input = parse_json(bytes, "fuzzed");
   if (!input.is_object()) return;
   const ForeignSchema schema(input.value("fields", Json()));
@@ -64,6 +64,7 @@ void read(const std::string& bytes) {
 
 }  // namespace
 
-const Subject kConfigSchema{"config_schema", seeds, read, "{}[]\",:0123456789-.e_+ tn"};
+const Subject kConfigSchema{"config_schema", config_schema_seeds, read_config_schema,
+                            "{}[]\",:0123456789-.e_+ tn"};
 
 }  // namespace outrider::fuzz

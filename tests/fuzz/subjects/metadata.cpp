@@ -6,7 +6,7 @@
 namespace outrider::fuzz {
 namespace {
 
-std::vector<std::string> seeds() {
+std::vector<std::string> metadata_seeds() {
   return {
       R"({"format_version":1,"written_by":"outrider 0.1.0","base_model":{"layers":30},"modes":[]})",
       R"({"format_version":1,"written_by":"","base_model":{},"modes":[{"mode":"eagle",)"
@@ -17,7 +17,7 @@ std::vector<std::string> seeds() {
 }
 
 /// What is read is written as it was read.
-void read(const std::string& bytes) {
+void read_metadata(const std::string& bytes) {
   const auto read_json = [](const Json& json) {
     return CheckpointMetadata::from_json(json, "fuzzed").to_json();
   };
@@ -27,6 +27,6 @@ void read(const std::string& bytes) {
 
 }  // namespace
 
-const Subject kMetadata{"metadata", seeds, read, "{}[]\",:01-.^e\\un "};
+const Subject kMetadata{"metadata", metadata_seeds, read_metadata, "{}[]\",:01-.^e\\un "};
 
 }  // namespace outrider::fuzz

@@ -7,7 +7,7 @@ namespace {
 
 using namespace test;
 
-std::vector<std::string> seeds() {
+std::vector<std::string> pickle_seeds() {
   const auto tensor = p_tensor(p_storage("FloatStorage", "0", 8), 2, {2, 3}, {3, 1});
   return {
       p_file("}(" + p_text("a") + tensor + p_text("b") + p_int(7) + "u"),
@@ -15,13 +15,13 @@ std::vector<std::string> seeds() {
 }
 
 /// The pickle alone: in a whole file the checksum keeps most changes from it.
-void read(const std::string& bytes) {
+void read_pickle(const std::string& bytes) {
   const std::string origin = "fuzzed";
   pickle::read(std::as_bytes(std::span(bytes)), origin).value.dump();
 }
 
 }  // namespace
 
-const Subject kPickle{"pickle", seeds, read, "()]}tue.hqRQbcXK\x86\x8a\xff"};
+const Subject kPickle{"pickle", pickle_seeds, read_pickle, "()]}tue.hqRQbcXK\x86\x8a\xff"};
 
 }  // namespace outrider::fuzz

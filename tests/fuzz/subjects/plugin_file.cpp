@@ -14,13 +14,13 @@ PluginStamp stamp(const char* draft_models) {
   return stamp;
 }
 
-std::vector<std::string> seeds() {
+std::vector<std::string> plugin_file_seeds() {
   return {testing::small_plugin(stamp("")),
           testing::small_plugin(stamp("eagle/GegluForCausalLM"), std::string(64, 'x'))};
 }
 
 /// The file reader and the gates that decide by what it found.
-void read(const std::string& bytes) {
+void read_plugin_file(const std::string& bytes) {
   const auto facts = read_elf_facts(std::as_bytes(std::span(bytes)), "fuzzed");
   dependency_problems(facts);
   for (const auto& stamp : facts.stamps) incompatibilities(stamp, host_stamp());
@@ -28,6 +28,7 @@ void read(const std::string& bytes) {
 
 }  // namespace
 
-const Subject kPluginFile{"plugin_file", seeds, read, {"\0\1\2\4\5\6\x1e\x7f\xff,/.", 12}};
+const Subject kPluginFile{
+    "plugin_file", plugin_file_seeds, read_plugin_file, {"\0\1\2\4\5\6\x1e\x7f\xff,/.", 12}};
 
 }  // namespace outrider::fuzz

@@ -16,7 +16,7 @@ std::string with_length(std::string header, size_t data_bytes) {
   return bytes + header + std::string(data_bytes, 'x');
 }
 
-std::vector<std::string> seeds() {
+std::vector<std::string> safetensors_seeds() {
   return {with_length(R"({"__metadata__":{"format":"pt"},)"
                       R"("a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},)"
                       R"("b":{"dtype":"BF16","shape":[],"data_offsets":[24,26]}}  )",
@@ -26,7 +26,7 @@ std::vector<std::string> seeds() {
 }
 
 /// Every byte of every tensor can be read, and each belongs to one.
-void read(const std::string& bytes) {
+void read_safetensors(const std::string& bytes) {
   const auto file =
       SafetensorsFile::open(folder_with("fuzzed.safetensors", bytes) / "fuzzed.safetensors");
   size_t total = 0;
@@ -41,6 +41,7 @@ void read(const std::string& bytes) {
 
 }  // namespace
 
-const Subject kSafetensors{"safetensors", seeds, read, "{}[]\",:0123456789-eFIBOOL\\ "};
+const Subject kSafetensors{"safetensors", safetensors_seeds, read_safetensors,
+                           "{}[]\",:0123456789-eFIBOOL\\ "};
 
 }  // namespace outrider::fuzz

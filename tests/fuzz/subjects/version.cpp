@@ -7,7 +7,7 @@ namespace outrider::fuzz {
 namespace {
 
 /// Two versions and a range, a line each.
-std::vector<std::string> seeds() {
+std::vector<std::string> version_seeds() {
   return {"1.2.3\n0.1.0-rc.1+build\n^1.2", "2.0.0-alpha.10\n2.0.0-alpha.9\n>=2.0.0-alpha.1 <3",
           "0.0.1\n999999999.0.0\n~0.0.1 *"};
 }
@@ -28,7 +28,7 @@ void check_order(const SemVer& a, const SemVer& b) {
   require(SemVer::parse(a.to_string()) == a, "a version survives being written");
 }
 
-void read(const std::string& bytes) {
+void read_version(const std::string& bytes) {
   const auto a = SemVer::parse(line(bytes, 0)), b = SemVer::parse(line(bytes, 1));
   check_order(a, b);
   require(VersionRange::parse("=" + a.to_string()).contains(a), "a version is in its own range");
@@ -40,6 +40,6 @@ void read(const std::string& bytes) {
 
 }  // namespace
 
-const Subject kVersion{"version", seeds, read, "0123456789.-+^~<>= *\nab"};
+const Subject kVersion{"version", version_seeds, read_version, "0123456789.-+^~<>= *\nab"};
 
 }  // namespace outrider::fuzz

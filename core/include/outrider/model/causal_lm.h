@@ -45,6 +45,12 @@ struct AttachedDraft {
 };
 using SpeculativeState = std::vector<AttachedDraft>;
 
+/// How a model that computes in another type than it was stored in is to be saved.
+struct StoredTypes {
+  at::ScalarType model;                           // what config.json says
+  std::map<std::string, at::ScalarType> tensors;  // where it is not the type in memory
+};
+
 /// A base model, before or after conversion. One subclass per architecture.
 class OUTRIDER_API CausalLM : public torch::nn::Module {
  public:
@@ -61,6 +67,9 @@ class OUTRIDER_API CausalLM : public torch::nn::Module {
   virtual const LmHead& head() const = 0;
   /// The norm before the head, of [...,h].
   virtual at::Tensor final_norm(const at::Tensor& hidden) const = 0;
+  /// Computes in `type` from here on, each parameter converted as it is used: what runs a base
+  /// whose parameters do not fit into memory in that type. False where the base cannot.
+  virtual bool compute_in(at::ScalarType type);
   /// Releases the decoder layers for good; run_base() must not be called afterwards.
   virtual void drop_decoder_layers() = 0;
 
@@ -71,7 +80,12 @@ class OUTRIDER_API CausalLM : public torch::nn::Module {
   /// What all attached drafts read of the base.
   HiddenStateRequest hidden_states_needed() const;
   at::Device device() const;
+  /// The type of hidden states and drafts.
   at::ScalarType dtype() const;
+  /// The type that the model is saved in.
+  at::ScalarType stored_dtype() const { return stored_types_ ? stored_types_->model : dtype(); }
+  const std::optional<StoredTypes>& stored_types() const { return stored_types_; }
+  void set_stored_types(StoredTypes types) { stored_types_ = std::move(types); }
 
   /// Which weights the base has: a hash over its stored tensors, or empty where nobody computed it.
   const std::string& weights_sha256() const { return weights_sha256_; }
@@ -88,6 +102,7 @@ class OUTRIDER_API CausalLM : public torch::nn::Module {
 
   ModelConfig config_;
   std::string weights_sha256_;
+  std::optional<StoredTypes> stored_types_;
   SpeculativeState speculative_state_;
 };
 

@@ -47,9 +47,12 @@ class OUTRIDER_API DecoderOnlyLM : public CausalLM {
                        const at::Tensor& key_mask, const HiddenStateRequest& request) override;
   const LmHead& head() const override;
   at::Tensor final_norm(const at::Tensor& hidden) const override;
+  bool compute_in(at::ScalarType type) override;
   void drop_decoder_layers() override;
 
  private:
+  const at::Tensor& head_weight() const;
+
   std::shared_ptr<DecoderStack> model_;
   std::shared_ptr<nn::Linear> lm_head_;  // null when tied to the embedding
   std::unique_ptr<LmHead> head_;

@@ -18,7 +18,7 @@ class OUTRIDER_API Linear : public torch::nn::Module {
   /// PyTorch's default: U(-1/√in, 1/√in) for both, from the process's generator.
   void reset_parameters();
 
-  /// x [...,in] → [...,out].
+  /// x [...,in] → [...,out], in the type of x: parameters of another are converted for the product.
   at::Tensor forward(const at::Tensor& x) const;
 
   at::Tensor weight, bias;

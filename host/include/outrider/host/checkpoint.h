@@ -18,6 +18,9 @@ constexpr const char* kModelOptStateFile = "modelopt_state.pth";
 
 struct LoadOptions {
   std::optional<at::ScalarType> dtype;  // default: as stored
+  /// The model will run: where the CPU is slow in the stored type it computes in float32, and is
+  /// saved in the stored type all the same. `dtype` decides where it is given.
+  bool for_computing = false;
   /// "0.47" or "0.42": the release as which a checkpoint of ModelOpt's computes, whatever it says.
   std::optional<std::string> reference_numerics;
   at::Device device = at::kCPU;

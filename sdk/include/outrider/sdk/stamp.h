@@ -5,7 +5,7 @@
 namespace outrider {
 
 /// The ABI of the headers in core and sdk. Raise it with every incompatible change of theirs.
-inline constexpr uint32_t kSdkAbi = 3;
+inline constexpr uint32_t kSdkAbi = 4;
 
 inline constexpr char kStampMagic[8] = {'O', 'U', 'T', 'R', 'I', 'D', 'R', '\0'};
 inline constexpr char kStampNoteName[] = "Outrider";
