@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
 # From a chat model to an exported speculative-decoding model on two CPU cores, in less than eight
-# minutes. Everything is written to demo/. Build first: `make demo` does.
+# minutes: a few steps are timed first, and batches fitted to what this machine can do. Everything is
+# written to demo/. Build first: `make demo` does.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly out=demo examples=examples/data
-readonly seconds=200  # of training, half of it before the restart
+readonly seconds=200            # of training, half of it before the restart
+readonly steps=60               # that the training should at least have
+readonly evaluation_seconds=60  # that the held-out conversations may take
+readonly tokens_each=195        # of an example conversation on average
 
 readonly outrider=build/bin/outrider
 
@@ -15,6 +19,14 @@ run() {  # run COMMAND…: shows it, then runs it
   "$@"
 }
 
+at_most() { echo $(($1 < $2 ? $1 : $2)); }
+at_least() { echo $(($1 > $2 ? $1 : $2)); }
+
+training_speed() {  # training_speed FOLDER: tokens/s of the last step that a run logged
+  build/bin/python -c 'import json, sys
+print(int(json.loads(open(sys.argv[1]).read().splitlines()[-1])["tokens_per_second"]))' "$1/metrics.jsonl"
+}
+
 rm -rf $out && mkdir $out
 
 title "1. A small real model: SmolLM2-135M-Instruct"
@@ -23,28 +35,42 @@ echo "$model"
 
 title "2. Its own conversations, as tokens with a loss mask"
 run $outrider data prepare $examples/smollm2_self.jsonl --model "$model" --out $out/train-data
-run $outrider data prepare $examples/smollm2_self_validation.jsonl --model "$model" --out $out/held-out
 run $outrider data calibrate $out/train-data --size 8192 --out $out/d2t.safetensors
 
 title "3. Attach an EAGLE-3 draft"
 run $outrider convert "$model" --mode eagle --preset eagle3 --draft-vocab $out/d2t.safetensors \
   --out $out/converted
 
-training=($outrider train "$out/converted" --data "$out/train-data" --eval-data "$out/held-out"
-  --out "$out/run" --max-seconds "$seconds" --learning-rate 2e-3 --per-device-train-batch-size 4
-  --max-length 256 --logging-steps 10 --save-steps 20 --save-total-limit 1)
+title "4. What this machine can do"
+timed=("$outrider" train "$out/converted" --data "$out/train-data" --out "$out/timed" --max-steps 4
+  --logging-steps 1 --max-length 256)
+printf '$ %s\n' "${timed[*]}"
+"${timed[@]}" >/dev/null
+speed=$(training_speed $out/timed)
+rm -r $out/timed
+budget=$((speed * seconds / steps))  # tokens of one step
+batch=$(at_least 1 "$(at_most 4 $((budget / tokens_each)))")
+length=$(at_least 64 "$(at_most 256 $((budget * 256 / tokens_each)))")
+held_out=$(at_least 10 $((3 * speed * evaluation_seconds / tokens_each)))  # a third of a step's work each
+echo "$speed tokens/s: batches of $batch, conversations cut at $length tokens, at most $held_out held out"
+head -n "$held_out" $examples/smollm2_self_validation.jsonl >$out/held-out.jsonl
+run $outrider data prepare $out/held-out.jsonl --model "$model" --out $out/held-out
 
-title "4. Train it, and stop half-way as Ctrl-C would"
+training=("$outrider" train "$out/converted" --data "$out/train-data" --eval-data "$out/held-out"
+  --out "$out/run" --max-seconds "$seconds" --learning-rate 2e-3 --per-device-train-batch-size "$batch"
+  --max-length "$length" --logging-steps 10 --save-steps 20 --save-total-limit 1)
+
+title "5. Train it, and stop half-way as Ctrl-C would"
 printf '$ %s\n' "${training[*]}"
 timeout --signal=INT $((seconds / 2)) "${training[@]}" || (($? == 124))
 
-title "5. Resume: the loss goes on where it stopped"
+title "6. Resume: the loss goes on where it stopped"
 run "${training[@]}" --resume
 
-title "6. A new process knows what is in the folder"
+title "7. A new process knows what is in the folder"
 run $outrider inspect $out/run/final
 
-title "7. Export"
+title "8. Export"
 run $outrider export $out/run/final --format hf --out $out/exported
 ls -l $out/exported
 
