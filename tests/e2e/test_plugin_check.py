@@ -118,7 +118,7 @@ def test_formats_are_tried_with_every_preset(check, bundled):
 
 @pytest.mark.parametrize("options, status, text", [
     (["--set", "no_such_key=1"], REQUEST, "/no_such_key: unknown key"),
-    (["--set", "medusa_num_heads=0"], REQUEST, "/medusa_num_heads: got 0"),
+    (["--set", "medusa_num_heads=many"], REQUEST, '/medusa_num_heads: got "many"'),
     (["--mode", "medusae"], REQUEST, "unknown mode 'medusae': did you mean 'medusa'?"),
     (["--base", "{base}"], 4, "'MixtralForCausalLM' is not known")])
 def test_a_request_that_no_check_can_answer_is_refused_once(outrider, bundled, edited, options, status, text):

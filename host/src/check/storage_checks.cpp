@@ -212,8 +212,9 @@ std::string check_formats(const ModeSubject& subject) {
   const auto rest = left_out.empty() ? "" : "for no config: " + join(left_out, "; ");
   if (results.passed.empty()) throw Skip(rest.empty() ? "no format is written and read" : rest);
   const std::vector<std::string> passed(results.passed.begin(), results.passed.end());
-  return fmt::format("{} give back every tensor of {} configs{}{}", join(passed, ", "),
-                     configs.size(), rest.empty() ? "" : "; ", rest);
+  const auto tried = configs.size() > 1 ? fmt::format(" of {} configs", configs.size()) : "";
+  return fmt::format("{} give back every tensor{}{}{}", join(passed, ", "), tried,
+                     rest.empty() ? "" : "; ", rest);
 }
 
 constexpr ModeCheck kChecks[] = {
