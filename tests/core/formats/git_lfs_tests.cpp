@@ -7,6 +7,7 @@
 namespace outrider {
 namespace {
 
+namespace fs = std::filesystem;
 using test::check_error;
 using test::put;
 using test::TemporaryFolder;
