@@ -106,7 +106,11 @@ std::vector<std::string> nearest_names(std::string_view name,
   for (const auto& candidate : known) {
     if (std::max(candidate.size(), name.size()) > kLongestCompared) continue;
     const size_t distance = alignment_distance(wanted, lower_case(candidate));
-    if (distance <= limit) found.emplace_back(distance, candidate);
+    // What shares no letter is not near, however short.
+    if (distance <= limit &&
+        (distance == 0 || distance < std::min(candidate.size(), name.size()))) {
+      found.emplace_back(distance, candidate);
+    }
   }
   std::sort(found.begin(), found.end());
   std::vector<std::string> names;

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "model_folder.h"
 #include "outrider/checkpoint/metadata.h"
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
@@ -85,6 +86,7 @@ std::string base_weights_sha256(const TensorMap& weights) {
 
 std::map<std::string, SafetensorsFolder::Entry> stored_base(const fs::path& folder,
                                                             const ModelConfig& config) {
+  require_folder(folder, kModelFolderHint);
   const auto stored = SafetensorsFolder::open(folder);
   plugin_loader().load_base(config.architecture);
   const auto shapes = BaseModelRegistry::instance().create(config, at::kMeta);

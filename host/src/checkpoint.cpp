@@ -8,6 +8,7 @@
 #include "allocation_budget.h"
 #include "companion_files.h"
 #include "cpu_arithmetic.h"
+#include "model_folder.h"
 #include "modelopt_state.h"
 #include "outrider/checkpoint/atomic_file.h"
 #include "outrider/checkpoint/json_file.h"
@@ -56,6 +57,21 @@ bool is_offline(const ModelConfig& config, const StoredTensors& stored,
   });
 }
 
+// Where tensors do not fit a config.json; without a quantization_config in it, their names tell.
+std::string hint_for_misfits(const StoredTensors& stored) {
+  for (const auto& [name, tensor] : stored) {
+    for (const char* ending :
+         {".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".weight.absmax"}) {
+      if (!name.ends_with(ending)) continue;
+      return fmt::format(
+          "{} is a tensor of a quantised model, which no base may be: take the "
+          "release that this one was made from",
+          in_quotes(name, 200));
+    }
+  }
+  return "is the folder complete, and does its config.json belong to these tensors?";
+}
+
 // A config.json with wrong sizes must not take the machine's memory before its tensors are missed.
 void check_size(const ModelConfig& config, const StoredTensors& stored, bool offline,
                 const fs::path& folder) {
@@ -70,7 +86,7 @@ void check_size(const ModelConfig& config, const StoredTensors& stored, bool off
   throw Error(ErrorCode::kTensorMismatch,
               fmt::format("{}: config.json describes {:.0f} parameters, the tensors hold {:.0f}",
                           folder.string(), described, held),
-              "does the config.json belong to these tensors, and is the folder complete?");
+              hint_for_misfits(stored));
 }
 
 /// Fills `targets`, which are tensors of `model`.
@@ -210,9 +226,9 @@ TensorMap draft_tensors(const CausalLM& model) {
 }
 
 /// The tensors of a folder; where it holds drafts only, with those of its base, which is checked.
-StoredTensors read_tensors_of(const fs::path& folder, const ModelConfig& config,
-                              const fs::path& given_base) {
-  auto stored = SafetensorsFolder::open(folder).tensors();
+StoredTensors with_base_tensors(const ModelFiles& files, const fs::path& folder,
+                                const fs::path& given_base) {
+  auto stored = files.tensors.tensors();
   const auto reference = base_reference_of(folder);
   if (!reference && !given_base.empty()) {
     throw Error(ErrorCode::kInvalidArgument,
@@ -221,8 +237,8 @@ StoredTensors read_tensors_of(const fs::path& folder, const ModelConfig& config,
   }
   if (!reference) return stored_tensors(stored);
   const auto base = reference->find(given_base);
-  reference->require_same(stored_base_sha256(base, config), base);
-  stored.merge(stored_base(base, config));
+  reference->require_same(stored_base_sha256(base, files.config), base);
+  stored.merge(stored_base(base, files.config));
   return stored_tensors(stored);
 }
 
@@ -297,15 +313,12 @@ std::shared_ptr<CausalLM> create_base(const ModelConfig& config, const StoredTen
 }  // namespace
 
 std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOptions& options) {
-  if (!fs::is_directory(folder)) {
-    throw Error(ErrorCode::kFileNotFound, fmt::format("{}: no such folder", folder.string()),
-                "give the folder of a Hugging Face model, the one with config.json");
-  }
+  require_folder(folder, kModelFolderHint);
   const auto metadata = read_metadata(folder, options.reference_numerics);
   load_required_plugins(metadata);
-  const auto config = read_config(folder);
-  plugin_loader().load_base(config.architecture);
-  const auto stored = read_tensors_of(folder, config, options.base);
+  const auto files = read_model_files(folder, buildable_config);
+  const auto& config = files.config;
+  const auto stored = with_base_tensors(files, folder, options.base);
   const bool offline = is_offline(config, stored, metadata);
   check_size(config, stored, offline, folder);
   const auto precision = precision_of(config, options);
@@ -317,8 +330,7 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOpti
              "config.json was replaced after the conversion: put the original back");
   for (const auto& state : metadata.modes) restore_mode(*model, state, stored);
   if (offline) model->to(options.device);
-  load_strictly(*model, checkpoint_tensors(*model), stored, folder,
-                "is the folder complete, and does its config.json belong to these tensors?");
+  load_strictly(*model, checkpoint_tensors(*model), stored, folder, hint_for_misfits(stored));
   if (precision.is_widened()) {
     model->set_stored_types({precision.stored, types_of_widened(*model, stored)});
   }

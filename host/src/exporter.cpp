@@ -38,9 +38,10 @@ ForeignFormat find_format(const AttachedDraft& draft, const std::string& name) {
     throw Error(ErrorCode::kUnknownFormat,
                 fmt::format("mode '{}' has no export format", draft.state.mode));
   }
+  const bool is_near = !nearest_names(name, names).empty();
   throw Error(ErrorCode::kUnknownFormat,
               fmt::format("mode '{}' has no export format '{}'", draft.state.mode, printable(name)),
-              suggestion(name, names));
+              (is_near ? suggestion(name, names) + " " : "") + suggestion("", names));
 }
 
 }  // namespace

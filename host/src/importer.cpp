@@ -8,6 +8,7 @@
 #include <set>
 
 #include "allocation_budget.h"
+#include "model_folder.h"
 #include "outrider/error.h"
 #include "outrider/host/convert.h"
 #include "outrider/host/plugin_loader.h"
@@ -120,10 +121,8 @@ Candidate choose(const fs::path& folder, const ImportOptions& options) {
 }
 
 void check_folder(const fs::path& folder) {
-  if (!fs::is_directory(folder)) {
-    throw Error(ErrorCode::kFileNotFound, fmt::format("{}: no such folder", folder.string()),
-                "give the folder of an exported draft, the one with config.json");
-  }
+  require_folder(folder, "give the folder of an exported draft, the one with config.json");
+  require_no_git_lfs_pointers(folder);
   if (!fs::exists(folder / "config.json")) {
     throw Error(ErrorCode::kFileNotFound, fmt::format("{} has no config.json", folder.string()),
                 "give the folder of an exported draft");

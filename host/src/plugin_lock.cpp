@@ -7,7 +7,9 @@
 #include <array>
 #include <fstream>
 #include <memory>
+#include <ostream>
 
+#include "outrider/checkpoint/atomic_file.h"
 #include "outrider/checkpoint/json_file.h"
 #include "outrider/error.h"
 #include "outrider/host/plugin_file.h"
@@ -48,6 +50,12 @@ class Sha256 {
 [[noreturn]] void fail(const std::filesystem::path& file, const std::string& what) {
   throw Error(ErrorCode::kInvalidFile, fmt::format("{}: {}", printable(file.string()), what),
               "delete it, and run `outrider plugin add FILE` for each plugin that you trust");
+}
+
+[[noreturn]] void fail_name(const std::filesystem::path& file) {
+  throw Error(ErrorCode::kInvalidArgument,
+              in_quotes(file.string()) + ": a lock file cannot hold a name that is not UTF-8",
+              "rename the plugin's file");
 }
 
 std::string text_at(const Json& entry, const char* key, const std::filesystem::path& file,
@@ -91,13 +99,16 @@ PluginLock PluginLock::read(const std::filesystem::path& folder) {
 void PluginLock::write(const std::filesystem::path& folder) const {
   Json plugins = Json::array();
   for (const auto& entry : entries) {
+    if (!is_utf8(entry.file)) fail_name(folder / entry.file);
     plugins.push_back({{"file", entry.file},
                        {"name", entry.name},
                        {"version", entry.version},
                        {"sha256", entry.sha256}});
   }
-  write_json_file(folder / kFileName,
-                  {{"format_version", kLockFormatVersion}, {"plugins", std::move(plugins)}});
+  const Json json = {{"format_version", kLockFormatVersion}, {"plugins", std::move(plugins)}};
+  // Whoever can change it can make files trusted: a umask must not let a group do that.
+  write_file_atomically(folder / kFileName, std::filesystem::perms{0644},
+                        [&](std::ostream& out) { out << json.dump(2) << '\n'; });
 }
 
 const PluginLock::Entry* PluginLock::find(const std::string& file) const {

@@ -6,6 +6,7 @@
 
 #include "outrider/host/plugin_lock.h"
 #include "outrider/text.h"
+#include "plugins/plugin_choice.h"
 #include "plugins/plugin_title.h"
 
 namespace outrider {
@@ -41,10 +42,6 @@ void add_missing_files(const std::filesystem::path& folder, std::vector<PluginLi
   }
 }
 
-bool is_ambiguous(const PluginInfo& a, const PluginInfo& b) {
-  return a.name == b.name && a.version == b.version && a.sha256 != b.sha256;
-}
-
 /// Of usable files, so that what is wrong with one file comes first.
 void mark_ambiguous(std::vector<PluginListing>& listings) {
   std::vector<PluginInfo> usable;
@@ -54,12 +51,12 @@ void mark_ambiguous(std::vector<PluginListing>& listings) {
   for (auto& listing : listings) {
     if (!listing.is_usable()) continue;
     for (const auto& other : usable) {
-      if (!is_ambiguous(*listing.info, other)) continue;
+      if (!are_rivals(*listing.info, other)) continue;
       listing.set_problem(
           Error(ErrorCode::kPluginAmbiguous,
                 fmt::format("plugin {} has the name and version of another file, {}",
                             plugin_title(*listing.info), plugin_title(other)),
-                "remove one of them, or take its folder out of the search path"));
+                "remove one of them: in one folder nothing says which is meant"));
       break;
     }
   }

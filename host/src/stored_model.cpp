@@ -6,12 +6,14 @@
 #include <fstream>
 #include <set>
 
+#include "model_folder.h"
 #include "modelopt_state.h"
 #include "outrider/checkpoint/json_file.h"
 #include "outrider/checkpoint/tensor_io.h"
 #include "outrider/checkpoint/torch_file.h"
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
+#include "outrider/host/plugin_loader.h"
 #include "outrider/text.h"
 
 namespace outrider {
@@ -113,10 +115,19 @@ CheckpointMetadata read_metadata(const fs::path& folder,
 }
 
 ModelConfig read_config(const fs::path& folder) {
+  require_folder(folder, kModelFolderHint);
+  require_config_file(folder);
   const auto path = folder / "config.json";
   auto config = read_json_file(path);
   if (has_only_modelopt_state(folder)) config = without_modelopt_names(std::move(config));
-  return ModelConfig::from_json(config, path.string());
+  try {
+    return ModelConfig::from_json(config, path.string());
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUnknownArchitecture) throw;
+    // Where a plugin knows the architecture, the config's own problems are what is wrong.
+    plugin_loader().load_base(config["architectures"][0].get<std::string>());
+    return ModelConfig::from_json(config, path.string());
+  }
 }
 
 StoredModel StoredModel::read(const fs::path& file_or_folder,

@@ -118,3 +118,35 @@ def test_plugins_are_bound_at_once_never_unloaded_and_bring_no_search_path(progr
         assert {"NOW", "NODELETE"} <= set(flags.split()), plugin
         assert "RPATH" not in dynamic and "RUNPATH" not in dynamic, plugin
         assert "TEXTREL" not in dynamic, plugin
+
+
+def compiled(source, kinds):
+    """What the compiler says of a config with a field of each of these types, from line 10 on."""
+    fields = "\n".join(f'  made.field("f{i}", &Config::f{i}, "A field.");' for i in range(len(kinds)))
+    members = " ".join(f"{kind} f{i}{{}};" for i, kind in enumerate(kinds))
+    source.write_text(f"""#include "outrider/config/struct_schema.h"
+
+using outrider::Json;
+struct Config {{
+  {members}
+}};
+
+outrider::StructSchema<Config> schema() {{
+  outrider::StructSchema<Config> made("Config");
+{fields}
+  return made;
+}}
+""")
+    return subprocess.run(["g++", "-std=c++20", "-fsyntax-only", "-I", ROOT / "core/include", source],
+                          capture_output=True, text=True, check=False)
+
+
+def test_config_fields_of_other_types_are_refused_with_those_that_fit(tmp_path):
+    kinds = ["int", "unsigned", "float", "std::vector<char>", "std::optional<short>", "const char*"]
+    done = compiled(tmp_path / "refused.cpp", kinds)
+    message = "error: static assertion failed: a config field is a bool, int64_t (for every integer)"
+    assert done.stderr.count("error: ") == done.stderr.count(message) == len(kinds), done.stderr
+    for i in range(len(kinds)):
+        assert f"refused.cpp:{10 + i}:" in done.stderr
+    fine = compiled(tmp_path / "fine.cpp", ["int64_t", "std::optional<std::vector<double>>", "std::vector<Json>"])
+    assert fine.returncode == 0, fine.stderr

@@ -1,6 +1,7 @@
 """`outrider plugin check`: Outrider's own plugins pass, and each defect is found by its check."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,34 @@ def test_a_draft_class_for_another_mode_is_checked_on_its_base(check, edited):
                     "--only", "learning", "--only", "restore")
     assert results["load"]["detail"] == "registers GegluForCausalLM, eagle/GegluForCausalLM"
     assert results["learning"]["status"] == results["restore"]["status"] == "passed"
+
+
+def test_formats_are_tried_with_every_preset(check, bundled):
+    results = check(bundled / "eagle.outrider.so", "--only", "formats")
+    assert results["formats"]["detail"].startswith("eagle, hf, sglang, vllm give back every tensor of ")
+    assert int(re.search(r"of (\d+) configs", results["formats"]["detail"]).group(1)) >= 3
+
+
+@pytest.mark.parametrize("options, status, text", [
+    (["--set", "no_such_key=1"], REQUEST, "/no_such_key: unknown key"),
+    (["--set", "medusa_num_heads=many"], REQUEST, '/medusa_num_heads: got "many"'),
+    (["--mode", "medusae"], REQUEST, "unknown mode 'medusae': did you mean 'medusa'?"),
+    (["--base", "{base}"], 4, "'MixtralForCausalLM' is not known")])
+def test_a_request_that_no_check_can_answer_is_refused_once(outrider, bundled, edited, options, status, text):
+    base = edited(REFERENCE / "base_llama/base", "config.json",
+                  lambda c: c.update(architectures=["MixtralForCausalLM"]))
+    options = [str(base) if o == "{base}" else o for o in options]
+    done = outrider("plugin", "check", bundled / "medusa.outrider.so", *options, status=status)
+    assert text in done.stderr and done.stderr.count("error: ") == 1
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["passed", "gates"], ["passed", "load"]]
+    json = outrider("plugin", "check", bundled / "medusa.outrider.so", "--json", *options, status=status)
+    assert json.stdout == "" and json.stderr == done.stderr
+
+
+def test_a_config_that_a_conversion_refuses_is_refused_once(outrider, bundled):
+    done = outrider("plugin", "check", bundled / "eagle.outrider.so", "--set",
+                    "eagle_architecture_config.eagle_aux_hidden_state_layer_ids=[0,99]", status=REQUEST)
+    assert "eagle reads the layers [0, 99]" in done.stderr and len(done.stdout.splitlines()) == 2
 
 
 def test_people_get_a_line_for_each_check_and_a_summary(outrider):

@@ -212,6 +212,40 @@ def test_a_second_file_of_the_same_version_elsewhere_is_warned_of(run, tmp_path)
     run("plugin", "lock", folder)
     done = run("--plugin-dir", folder, "plugin", "add", TINY)
     assert "warning: plugin tiny 0.1.0" in done.stderr and str(other) in done.stderr
+    run("--plugin-dir", folder, "plugin", "verify")
+    assert "warning" not in run("plugin", "add", TINY).stderr
+
+
+def test_what_is_built_runs_before_what_is_installed_and_a_checkpoint_gets_its_own(run, tmp_path):
+    build = tmp_path / "build"
+    build.mkdir(mode=0o755)
+    built = other_bytes(TINY, build / "tiny.outrider.so")
+    built.chmod(0o644)
+    run("plugin", "add", TINY)
+    author = ("--plugin-dir", build, "--allow-unlocked-plugins")
+
+    def writer(name, *flags):
+        run(*flags, "convert", BASE, "--mode", "tiny", "--out", tmp_path / name)
+        [mode] = json.loads((tmp_path / name / "outrider_state.json").read_text())["modes"]
+        return mode["plugin"]["sha256"]
+
+    assert writer("tried", *author) == sha256(built)
+    assert writer("installed") == sha256(TINY)
+    assert writer("not-locked", "--plugin-dir", build) == sha256(TINY)
+    for name, file in (("tried", built), ("installed", TINY)):
+        [mode] = run(*author, "inspect", tmp_path / name, "--json").json()["modes"]
+        assert mode["restored_by"]["is_the_writer"] is True
+        assert sha256(Path(mode["restored_by"]["path"])) == sha256(file)
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o077])
+def test_the_store_is_its_owners_whatever_the_umask(program, home, mask):
+    environment = {**os.environ, "XDG_DATA_HOME": str(home)}
+    subprocess.run([program, "plugin", "add", TINY], env=environment, umask=mask, check=True,
+                   stdout=subprocess.DEVNULL)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in store_of(home).iterdir()
+             if path.name != ".lock"}
+    assert set(modes.values()) == {0o644} and len(modes) == 2
 
 
 def test_doing_without_locks_is_said_once(run, home, tmp_path):

@@ -96,19 +96,16 @@ void check_heads(int64_t heads, int64_t kv_heads) {
 }  // namespace
 
 TEST_CASE("prefix and diagonal attention on the device agrees with float64 on the cpu") {
-  if (skip_without_device()) return;
   at::manual_seed(5);
   check_heads(4, 4);
 }
 
 TEST_CASE("prefix and diagonal attention shares keys between the queries of a group") {
-  if (skip_without_device()) return;
   at::manual_seed(6);
   check_heads(6, 2);
 }
 
 TEST_CASE("attention works on slices, as the lag of training-time test makes them") {
-  if (skip_without_device()) return;
   at::manual_seed(7);
   for (const auto type : {at::kFloat, at::kBFloat16}) {
     const auto inputs = random_inputs({4, 2, 70, 64, 1, false}, type);

@@ -136,7 +136,6 @@ void check_everything(const Rows& rows) {
 }  // namespace
 
 TEST_CASE("row kernels on the device agree with the cpu backend in float64") {
-  if (skip_without_device()) return;
   at::manual_seed(1);
   for (const auto type : kTypes) {
     for (const auto& shape : shapes()) {
@@ -147,7 +146,6 @@ TEST_CASE("row kernels on the device agree with the cpu backend in float64") {
 }
 
 TEST_CASE("row kernels accept rows at any address") {
-  if (skip_without_device()) return;
   at::manual_seed(2);
   for (const auto type : kTypes) {
     for (const int64_t vocab : {1, 7, 33, 1000, 5003}) {
@@ -160,7 +158,6 @@ TEST_CASE("row kernels accept rows at any address") {
 }
 
 TEST_CASE("the argmax of equal logits is the first one") {
-  if (skip_without_device()) return;
   for (const auto type : kTypes) {
     CAPTURE(std::string(c10::toString(type)));
     auto logits = at::zeros({5, 40000}, type);
@@ -177,7 +174,6 @@ TEST_CASE("the argmax of equal logits is the first one") {
 }
 
 TEST_CASE("a row with a NaN has a NaN loss and leaves its neighbours alone") {
-  if (skip_without_device()) return;
   at::manual_seed(3);
   for (const auto type : kTypes) {
     for (const int64_t position : {0, 5, 999}) {
@@ -197,7 +193,6 @@ TEST_CASE("a row with a NaN has a NaN loss and leaves its neighbours alone") {
 }
 
 TEST_CASE("a row of NaN only still has an argmax inside the vocabulary") {
-  if (skip_without_device()) return;
   const auto logits = at::full({2, 300}, std::numeric_limits<float>::quiet_NaN(), at::kCUDA);
   const auto rows = kernels::cuda::row_statistics(logits);
   CHECK(at::equal(rows.argmax.cpu(), at::zeros({2}, at::kLong)));
@@ -205,7 +200,6 @@ TEST_CASE("a row of NaN only still has an argmax inside the vocabulary") {
 }
 
 TEST_CASE("a target of probability zero adds nothing to the loss") {
-  if (skip_without_device()) return;
   const double never = -std::numeric_limits<double>::infinity();
   const auto logits = on_device(at::tensor({1.0, never, 2.0}, at::kFloat).reshape({1, 3}));
   const auto rows = kernels::cuda::row_statistics(logits);
@@ -217,7 +211,6 @@ TEST_CASE("a target of probability zero adds nothing to the loss") {
 }
 
 TEST_CASE("row kernels give the same bits every time") {
-  if (skip_without_device()) return;
   at::manual_seed(4);
   const Rows rows({64, 32001}, at::kBFloat16, 0, 0);
   const auto teacher_rows = kernels::cuda::row_statistics(rows.teacher);
@@ -232,7 +225,6 @@ TEST_CASE("row kernels give the same bits every time") {
 }
 
 TEST_CASE("no rows are no work") {
-  if (skip_without_device()) return;
   const auto logits = at::empty({0, 100}, at::kCUDA);
   const auto rows = kernels::cuda::row_statistics(logits);
   CHECK(rows.log_sum_exp.numel() == 0);

@@ -1,18 +1,13 @@
 #include "device.h"
 
 #include <ATen/ATen.h>
-#include <doctest/doctest.h>
 
 #include <algorithm>
 #include <limits>
 
 namespace outrider::testing {
 
-bool skip_without_device() {
-  if (at::hasCUDA()) return false;
-  MESSAGE("skipped: no CUDA device");
-  return true;
-}
+bool has_device() { return at::hasCUDA(); }
 
 at::Tensor on_device(const at::Tensor& tensor) {
   return tensor.defined() ? tensor.to(at::kCUDA) : tensor;

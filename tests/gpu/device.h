@@ -6,9 +6,8 @@
 
 namespace outrider::testing {
 
-/// True, with a message in the report, where no CUDA device can be used. A device test starts with
-///     if (skip_without_device()) return;
-bool skip_without_device();
+/// Whether a CUDA device can be used; no test runs where none can.
+bool has_device();
 
 at::Tensor on_device(const at::Tensor& tensor);
 

@@ -53,7 +53,6 @@ at::Tensor logits_of(CausalLM& model, const at::Tensor& ids, const at::Tensor& a
 }  // namespace
 
 TEST_CASE("a llama on the device gives the cpu's logits") {
-  if (skip_without_device()) return;
   at::manual_seed(14);
   LlamaForCausalLM model(tiny_config(), at::TensorOptions(at::kCPU).dtype(at::kFloat));
   randomize(model);

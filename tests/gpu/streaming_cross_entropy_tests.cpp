@@ -58,7 +58,6 @@ void check_problem(const Problem& problem, at::ScalarType type, bool soft) {
 }  // namespace
 
 TEST_CASE("streaming cross-entropy on the device agrees with float64 on the cpu") {
-  if (skip_without_device()) return;
   at::manual_seed(8);
   for (const auto type : {at::kFloat, at::kBFloat16}) {
     for (const int64_t vocab : {50, 1003, 32000}) {
@@ -71,7 +70,6 @@ TEST_CASE("streaming cross-entropy on the device agrees with float64 on the cpu"
 }
 
 TEST_CASE("streaming statistics of logits on the device agree with float64 on the cpu") {
-  if (skip_without_device()) return;
   at::manual_seed(9);
   const auto p = random_problem(1, 130, 64, 5000, at::kFloat);
   const auto actual = ops::streaming_logit_statistics(on_device(p.teacher_rows), on_device(p.head));

@@ -40,6 +40,7 @@ struct Installed {
   std::string name, bytes, sha256;
   int version;
   Defect defect;
+  std::filesystem::path folder = {};
 };
 
 Installed make_plugin(const std::string& name, int version, int content, Defect defect) {
@@ -50,7 +51,7 @@ Installed make_plugin(const std::string& name, int version, int content, Defect 
   if (defect == Defect::kOtherSdk) stamp.sdk_abi += 1;
   auto bytes = small_plugin(stamp, std::string(static_cast<size_t>(content), 'x'));
   if (defect == Defect::kForeignLibrary) bytes.replace(bytes.find("libc.so.6"), 4, "evil");
-  return {name, bytes, sha256_of(bytes), version, defect};
+  return {name, bytes, sha256_of(bytes), version, defect, {}};
 }
 
 std::vector<Installed> random_plugins(std::mt19937& random) {
@@ -70,10 +71,11 @@ std::vector<Installed> random_plugins(std::mt19937& random) {
 
 /// The plugins in several folders, under names that say nothing.
 struct Store {
-  Store(std::vector<Installed> plugins, std::mt19937& random) {
+  Store(std::vector<Installed> all, std::mt19937& random) : plugins(std::move(all)) {
     std::shuffle(plugins.begin(), plugins.end(), random);
     for (size_t i = 0; i < plugins.size(); ++i) {
-      write_bytes(folders[random() % std::size(folders)] / (std::to_string(i) + ".outrider.so"),
+      plugins[i].folder = folders[random() % std::size(folders)].path();
+      write_bytes(plugins[i].folder / (std::to_string(i) + ".outrider.so"),
                   as_bytes(plugins[i].bytes));
     }
     for (const auto& folder : folders) search_path.push_back(folder.path());
@@ -85,6 +87,7 @@ struct Store {
         .resolve(wanted);
   }
 
+  std::vector<Installed> plugins;
   PrivateFolder folders[3];
   std::vector<std::filesystem::path> search_path;
   SpeculativeDecodingModeRegistry registry;
@@ -121,13 +124,13 @@ Expected expect_none(const std::vector<Installed>& plugins) {
   return expected;
 }
 
-/// The exact file; else the highest version in range, if its bytes are one; else what is wrong with
-/// those that would do; else what is there.
-Expected by_the_rule(const std::vector<Installed>& plugins, const Range& range,
-                     const std::string& sha256) {
-  std::map<int, std::set<std::string>> in_range;
+/// The exact file; else the highest version in range, of the first folder that has it, if its bytes
+/// there are one; else what is wrong with those that would do; else what is there.
+Expected by_the_rule(const Store& store, const Range& range, const std::string& sha256) {
+  using Folders = std::map<std::filesystem::path, std::set<std::string>>;
+  std::map<int, Folders> in_range;
   std::vector<Installed> unusable;
-  for (const auto& plugin : plugins) {
+  for (const auto& plugin : store.plugins) {
     const bool is_exact = plugin.sha256 == sha256, fits = range.versions.contains(plugin.version);
     if (plugin.name != "probe" || !(is_exact || fits)) continue;
     if (plugin.defect != Defect::kNone) {
@@ -135,17 +138,20 @@ Expected by_the_rule(const std::vector<Installed>& plugins, const Range& range,
     } else if (is_exact) {
       return {.sha256 = sha256, .codes = {}, .parts = {}};
     } else {
-      in_range[plugin.version].insert(plugin.sha256);
+      in_range[plugin.version][plugin.folder].insert(plugin.sha256);
     }
   }
   if (!in_range.empty()) {
-    const auto& [version, files] = *in_range.rbegin();
+    const auto& [version, folders] = *in_range.rbegin();
+    const auto first = std::ranges::find_if(
+        store.search_path, [&](const auto& folder) { return folders.contains(folder); });
+    const auto& files = folders.at(*first);
     if (files.size() == 1) return {.sha256 = *files.begin(), .codes = {}, .parts = {}};
     return {.sha256 = {},
             .codes = {ErrorCode::kPluginAmbiguous},
             .parts = {std::string("two different files are plugin probe ") + kVersions[version]}};
   }
-  return unusable.empty() ? expect_none(plugins) : expect_unusable(unusable);
+  return unusable.empty() ? expect_none(store.plugins) : expect_unusable(unusable);
 }
 
 std::string random_hash(const std::vector<Installed>& plugins, std::mt19937& random) {
@@ -177,16 +183,16 @@ TEST_CASE("whatever is installed and wherever it lies, the rule decides") {
     const auto plugins = random_plugins(random);
     const auto& range = kRanges[random() % std::size(kRanges)];
     const auto hash = random_hash(plugins, random);
-    const auto expected = by_the_rule(plugins, range, hash);
     for (int arrangement = 0; arrangement < 3; ++arrangement) {
       Store store(plugins, random);
+      const auto expected = by_the_rule(store, range, hash);
       check_choice(store, {.name = "probe", .range = range.text, .sha256 = hash}, expected);
+      chosen += expected.codes.empty();
+      ambiguous += expected.codes.contains(ErrorCode::kPluginAmbiguous);
+      missing += expected.codes.contains(ErrorCode::kPluginNotFound);
+      unusable += expected.codes.contains(ErrorCode::kPluginIncompatible) ||
+                  expected.codes.contains(ErrorCode::kPluginBadDependency);
     }
-    chosen += expected.codes.empty();
-    ambiguous += expected.codes.contains(ErrorCode::kPluginAmbiguous);
-    missing += expected.codes.contains(ErrorCode::kPluginNotFound);
-    unusable += expected.codes.contains(ErrorCode::kPluginIncompatible) ||
-                expected.codes.contains(ErrorCode::kPluginBadDependency);
   }
   CHECK(chosen > 50);
   CHECK(ambiguous > 1);

@@ -92,6 +92,36 @@ TEST_CASE("different bytes under one name and version are ambiguous unless one i
   CHECK(store.resolved({.name = "probe"}) == "c.outrider.so 0.2.0");
 }
 
+/// Two folders in this order, each with another file of plugin probe 0.1.0.
+struct TwoFolders {
+  Store first, second;
+  path early = first.add("z.outrider.so", "probe", "0.1.0", "probe,early"),
+       late = second.add("a.outrider.so", "probe", "0.1.0", "probe,late");
+
+  PluginLoader loader() {
+    return {{.search_path = {first.folder.path(), second.folder.path()}, .require_lock = false},
+            first.registry};
+  }
+};
+
+TEST_CASE("of different files of one version, the folder that is searched first decides") {
+  TwoFolders folders;
+  CHECK(folders.loader().resolve({.name = "probe"}).path == folders.early);
+  CHECK(folders.loader().resolve({.name = "probe", .sha256 = sha256_of_file(folders.late)}).path ==
+        folders.late);
+  folders.second.add("b.outrider.so", "probe", "0.1.1");
+  CHECK(folders.loader().resolve({.name = "probe"}).path ==
+        folders.second.folder / "b.outrider.so");
+}
+
+TEST_CASE("a file that a gate refuses does not stand before one in a later folder") {
+  TwoFolders folders;
+  auto bytes = read_bytes(folders.early);
+  edit_stamp(bytes, [](PluginStamp& stamp) { stamp.sdk_abi = 999; });
+  write_bytes(folders.early, bytes);
+  CHECK(folders.loader().resolve({.name = "probe"}).path == folders.late);
+}
+
 TEST_CASE("equal bytes in two places are one plugin") {
   Store store;
   store.add("a.outrider.so", "probe", "0.1.0");

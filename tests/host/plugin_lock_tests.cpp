@@ -1,4 +1,5 @@
 #include <doctest/doctest.h>
+#include <sys/stat.h>
 
 #include "outrider/checkpoint/json_file.h"
 #include "outrider/host/plugin_lock.h"
@@ -90,6 +91,25 @@ TEST_CASE("a lock over a folder lists its plugins by file name") {
   CHECK(lock.entries[0].version == "2.0.0");
   CHECK(lock.entries[1].file == "z.outrider.so");
   CHECK(lock.entries[1].sha256 == sha256_of_file(built_plugin("probe")));
+}
+
+TEST_CASE("a lock can be changed by its owner alone, whatever the umask") {
+  using std::filesystem::perms;
+  PrivateFolder folder;
+  for (const mode_t mask : {0, 0002, 0077}) {
+    const auto before = ::umask(mask);
+    PluginLock().write(folder.path());
+    ::umask(before);
+    CHECK(std::filesystem::status(folder / PluginLock::kFileName).permissions() == perms{0644});
+  }
+}
+
+TEST_CASE("a lock holds names in UTF-8 only") {
+  PrivateFolder folder;
+  PluginLock lock{.entries = {{"a\xff.outrider.so", "a", "1.0.0", std::string(64, '0')}}};
+  check_error(ErrorCode::kInvalidArgument, "a\\xff.outrider.so': a lock file cannot hold a name",
+              [&] { lock.write(folder.path()); });
+  CHECK_FALSE(std::filesystem::exists(folder / PluginLock::kFileName));
 }
 
 TEST_CASE("a lock is not written over a file that is no plugin") {

@@ -282,21 +282,23 @@ TEST_CASE("verifying tells what no list of files can show") {
   std::filesystem::remove(gone.path);
   PrivateFolder elsewhere;
   write_bytes(elsewhere / "x.outrider.so", read_bytes(scene.make("tidy", "1.0.0", "90")));
+  write_bytes(elsewhere / "y.outrider.so", read_bytes(scene.make("tidy", "1.0.0", "80")));
   PluginLock::of_folder(elsewhere.path()).write(elsewhere.path());
   PrivateFolder broken;
   write_bytes(broken / PluginLock::kFileName, as_bytes("{}"));
   const auto listings =
       verify_plugins({.search_path = {scene.store.folder(), elsewhere.path(), broken.path()},
                       .require_lock = false});
-  REQUIRE(listings.size() == 4);
-  CHECK(listings[0].problem_code == ErrorCode::kPluginAmbiguous);
-  CHECK(listings[0].problem.find(elsewhere.path().string()) != std::string::npos);
+  REQUIRE(listings.size() == 5);
+  CHECK(listings[0].is_usable());  // another folder than its rivals'
   CHECK(listings[1].problem_code == ErrorCode::kPluginAmbiguous);
-  CHECK(listings[2].path == gone.path);
-  CHECK(listings[2].problem_code == ErrorCode::kPluginNotFound);
-  CHECK(listings[2].problem.find("lists it as gone 1.0.0") != std::string::npos);
-  CHECK(listings[3].path == broken / PluginLock::kFileName);
-  CHECK(listings[3].problem_code == ErrorCode::kInvalidFile);
+  CHECK(listings[1].problem.find((elsewhere / "y.outrider.so").string()) != std::string::npos);
+  CHECK(listings[2].problem_code == ErrorCode::kPluginAmbiguous);
+  CHECK(listings[3].path == gone.path);
+  CHECK(listings[3].problem_code == ErrorCode::kPluginNotFound);
+  CHECK(listings[3].problem.find("lists it as gone 1.0.0") != std::string::npos);
+  CHECK(listings[4].path == broken / PluginLock::kFileName);
+  CHECK(listings[4].problem_code == ErrorCode::kInvalidFile);
 }
 
 TEST_CASE("the user's store is below XDG_DATA_HOME and searched; a relative folder is no store") {

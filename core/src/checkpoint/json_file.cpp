@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "outrider/checkpoint/atomic_file.h"
+#include "outrider/checkpoint/git_lfs.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
 #include "regular_file.h"
@@ -133,6 +134,7 @@ std::string read_text(const std::filesystem::path& path, size_t limit) {
   if (!file.read(text.data(), static_cast<std::streamsize>(size))) {
     throw Error(ErrorCode::kFileUnreadable, in_quotes(path.string()) + " cannot be read");
   }
+  refuse_git_lfs_pointer(path, text);
   return text;
 }
 

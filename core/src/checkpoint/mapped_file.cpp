@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "outrider/checkpoint/git_lfs.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
 #include "regular_file.h"
@@ -27,8 +28,10 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& 
     throw Error(ErrorCode::kFileUnreadable,
                 in_quotes(path.string()) + " cannot be mapped: " + std::strerror(reason));
   }
-  return std::shared_ptr<const MappedFile>(
+  std::shared_ptr<const MappedFile> file(
       new MappedFile({static_cast<const std::byte*>(address), size}));
+  refuse_git_lfs_pointer(path, {static_cast<const char*>(address), size});
+  return file;
 }
 
 MappedFile::~MappedFile() {

@@ -10,7 +10,7 @@ namespace outrider {
 /// A regular file mapped for reading; valid while this object lives.
 class MappedFile {
  public:
-  /// Throws kFileNotFound or kFileUnreadable.
+  /// Throws kFileNotFound, kFileUnreadable, or kInvalidFile for a Git LFS pointer.
   static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;

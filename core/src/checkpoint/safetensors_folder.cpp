@@ -17,6 +17,7 @@ namespace fs = std::filesystem;
 constexpr JsonLimits kIndexLimits{.bytes = 256u << 20, .depth = 8};
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
+constexpr const char* kAdapterConfig = "adapter_config.json";
 
 Error invalid(const fs::path& index, const std::string& reason) {
   return Error(ErrorCode::kInvalidFile, in_quotes(index.string()) + ": " + reason,
@@ -40,19 +41,83 @@ std::set<std::string> names_in(const fs::path& folder) {
   return names;
 }
 
-/// The next step where there are PyTorch or GGUF files instead.
-std::string conversion_hint(const fs::path& folder) {
-  const auto convert = [&folder](const std::string& options) {
-    return "convert it with the Python package transformers: "
-           "AutoModelForCausalLM.from_pretrained(" +
-           in_quotes(folder.string()) + options + ").save_pretrained(NEW_FOLDER)";
-  };
-  for (const auto& name : names_in(folder)) {
-    if (name.ends_with(".gguf")) {
-      return in_quotes(name) + " is not read; " + convert(", gguf_file=" + in_quotes(name));
+std::string with_transformers(const fs::path& folder, const std::string& options) {
+  return "convert it with the Python package transformers: "
+         "AutoModelForCausalLM.from_pretrained(" +
+         in_quotes(folder.string()) + options + ").save_pretrained(NEW_FOLDER)";
+}
+
+/// The base that an adapter names, or what to call one that names none.
+std::string base_of_adapter(const fs::path& config) {
+  try {
+    const auto json = read_json_file(config);
+    const auto base = json.is_object() ? json.value("base_model_name_or_path", Json()) : Json();
+    if (base.is_string() && !base.get<std::string>().empty()) {
+      return in_quotes(base.get<std::string>(), 200);
     }
-    if (name.starts_with("pytorch_model") && name.ends_with(".bin")) {
-      return in_quotes(name) + " is not read, since unpickling can run code; " + convert("");
+  } catch (const Error&) {
+  }
+  return "BASE";
+}
+
+std::string merging_hint(const fs::path& folder) {
+  const auto base = base_of_adapter(folder / kAdapterConfig);
+  return fmt::format(
+      "it holds an adapter alone ({}), which belongs to the base {}: merge the two with the Python "
+      "package peft: PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({}), {})"
+      ".merge_and_unload().save_pretrained(NEW_FOLDER)",
+      kAdapterConfig, base, base, in_quotes(folder.string()));
+}
+
+using Hint = std::string (*)(const fs::path& folder, const std::string& name);
+
+std::string gguf_hint(const fs::path& folder, const std::string& name) {
+  return "; " + with_transformers(folder, ", gguf_file=" + in_quotes(name));
+}
+
+std::string pickle_hint(const fs::path& folder, const std::string&) {
+  return ", since unpickling can run code; " + with_transformers(folder, "");
+}
+
+std::string authors_hint(const fs::path&, const std::string&) {
+  return ": it is in the format of the model's own authors; take the release in Hugging Face's "
+         "format, with config.json and model.safetensors";
+}
+
+std::string shard_hint(const fs::path&, const std::string&) {
+  return fmt::format(" alone: fetch {} too, which says what lies where", kIndexFile);
+}
+
+std::string other_hint(const fs::path&, const std::string&) {
+  return fmt::format(
+      ": accepted are {} and the files that {} names, as save_pretrained() of the Python package "
+      "transformers writes them",
+      kSingleFile, kIndexFile);
+}
+
+/// A file in place of safetensors, by the beginning and the end of its name.
+struct OtherWeights {
+  const char *begin, *end;
+  Hint hint;
+};
+
+// The first of these that is there decides what to do.
+constexpr OtherWeights kOtherWeights[] = {
+    {"", ".gguf", gguf_hint},           {"pytorch_model", ".bin", pickle_hint},
+    {"consolidated", "", authors_hint}, {"model-", ".safetensors", shard_hint},
+    {"", ".safetensors", other_hint},   {"", ".bin", other_hint},
+    {"", ".pth", other_hint},           {"", ".pt", other_hint},
+    {"", ".ckpt", other_hint},          {"", ".h5", other_hint},
+    {"", ".msgpack", other_hint},       {"", ".onnx", other_hint}};
+
+/// The next step, by what there is instead of safetensors.
+std::string conversion_hint(const fs::path& folder) {
+  const auto names = names_in(folder);
+  if (names.contains(kAdapterConfig)) return merging_hint(folder);
+  for (const auto& other : kOtherWeights) {
+    for (const auto& name : names) {
+      if (!name.starts_with(other.begin) || !name.ends_with(other.end)) continue;
+      return in_quotes(name) + " is not read" + other.hint(folder, name);
     }
   }
   return "name the folder of a Hugging Face checkpoint in safetensors format";
@@ -103,7 +168,7 @@ void check_complete(const fs::path& folder, const Shards& shards) {
       ErrorCode::kFileNotFound,
       fmt::format("{} lacks {} of the {} files that {} names:{}", in_quotes(folder.string()),
                   missing.size(), shards.size(), kIndexFile, indented(missing)),
-      "fetch the missing files");
+      "fetch the missing files: a download that stopped goes on with the command that began it");
 }
 
 /// Where a shard and the index disagree, one line each.

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "model/unknown_architecture.h"
 #include "outrider/error.h"
 #include "outrider/model/llama.h"
 #include "outrider/model/mistral.h"
@@ -18,16 +19,6 @@ BaseModelRegistry::Factory factory() {
   return [](const ModelConfig& config, at::TensorOptions options) {
     return std::make_shared<Model>(config, options);
   };
-}
-
-// Names that share only their long suffix are not near: all known ones are listed then.
-std::string nearest_architectures(const std::string& architecture,
-                                  const std::vector<std::string>& known) {
-  const auto stem = [](const std::string& name) { return name.substr(0, name.find("For")); };
-  std::vector<std::string> stems;
-  for (const auto& name : known) stems.push_back(stem(name));
-  const bool is_near = !nearest_names(stem(architecture), stems).empty();
-  return suggestion(is_near ? architecture : "", known);
 }
 
 }  // namespace
@@ -59,15 +50,14 @@ bool BaseModelRegistry::knows(const std::string& architecture) const {
 }
 
 void BaseModelRegistry::check_known(const std::string& architecture) const {
-  if (knows(architecture)) return;
-  throw Error(ErrorCode::kUnknownArchitecture,
-              fmt::format("base architecture {} is not known", in_quotes(architecture)),
-              nearest_architectures(architecture, names()));
+  if (!knows(architecture)) throw unknown_architecture(architecture, Json::object(), names());
 }
 
 std::shared_ptr<CausalLM> BaseModelRegistry::create(const ModelConfig& config,
                                                     at::TensorOptions options) const {
-  check_known(config.architecture);
+  if (!knows(config.architecture)) {
+    throw unknown_architecture(config.architecture, config.raw, names());
+  }
   std::unique_lock lock(mutex_);
   const auto factory = factories_.at(config.architecture);
   lock.unlock();

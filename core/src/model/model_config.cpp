@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "model/config_reader.h"
+#include "model/unknown_architecture.h"
 #include "outrider/checkpoint/json_file.h"
 #include "outrider/checkpoint/tensor_io.h"
 #include "outrider/error.h"
@@ -82,11 +83,6 @@ void check_consistency(const ModelConfig& config, ConfigReader& reader) {
                     config.num_attention_heads, config.num_key_value_heads));
   }
   if (config.head_dim % 2 != 0) reader.problem("'head_dim' must be even for rotary embeddings");
-  if (reader.has("quantization_config")) {
-    reader.problem(
-        "'quantization_config' is set: quantised bases are not supported; save the model "
-        "unquantised first");
-  }
 }
 
 void read_all(ModelConfig& config, const Json& json, ConfigReader& reader,
@@ -101,6 +97,9 @@ void read_all(ModelConfig& config, const Json& json, ConfigReader& reader,
   config.tie_word_embeddings = reader.boolean("tie_word_embeddings", false);
   config.dtype = stored_dtype(reader);
   check_consistency(config, reader);
+  if (auto problem = quantisation_problem(json); !problem.empty()) {
+    reader.problem(std::move(problem));
+  }
   reader.finish();
   config.rope = RopeConfig::from_json(json, origin, /*allow_partial_rotation=*/true);
   config.rope.max_position_embeddings = config.max_position_embeddings;
@@ -119,9 +118,9 @@ ModelConfig ModelConfig::from_json(const Json& json, const std::string& origin) 
     read_all(config, json, reader, origin);
   } catch (const Error&) {
     // Another family's config has other keys; that the family is unknown says more.
-    if (!config.architecture.empty())
-      BaseModelRegistry::instance().check_known(config.architecture);
-    throw;
+    const auto& registry = BaseModelRegistry::instance();
+    if (config.architecture.empty() || registry.knows(config.architecture)) throw;
+    throw unknown_architecture(config.architecture, json, registry.names());
   }
   config.raw = json;
   return config;

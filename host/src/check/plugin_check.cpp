@@ -34,23 +34,34 @@ std::vector<ModeCheck> mode_checks() {
   return checks;
 }
 
-/// A check to run in a child: of a mode, or of the operators where there is no mode check.
+/// What to run in a child: a check of a mode, with a mode alone whether the request fits it, and
+/// without either the check of the operators.
 struct Task {
   std::optional<ModeCheck> mode_check;
   std::string mode;
+
+  bool is_request() const { return !mode_check && !mode.empty(); }
 };
 
 bool is_wanted(const PluginCheckOptions& options, const std::string& check) {
   return options.only.empty() || std::ranges::find(options.only, check) != options.only.end();
 }
 
+/// Whether there is more to a check than the plugin and its defaults.
+bool has_request(const PluginCheckOptions& options) {
+  return !options.config.empty() || !options.base.empty() || !options.modes.empty();
+}
+
 std::vector<Task> tasks_of(const PluginInfo& plugin, const PluginCheckOptions& options) {
-  std::vector<Task> tasks;
+  std::vector<Task> requests, tasks;
   for (const auto& mode : options.modes.empty() ? plugin.modes : options.modes) {
     for (const auto& check : mode_checks()) {
       if (is_wanted(options, check.name)) tasks.push_back({check, mode});
     }
+    const bool is_tried = !tasks.empty() && tasks.back().mode == mode;
+    if (has_request(options) && is_tried) requests.push_back({{}, mode});
   }
+  tasks.insert(tasks.begin(), requests.begin(), requests.end());
   if (is_wanted(options, check::kOperatorCheck.name)) tasks.push_back({});
   return tasks;
 }
@@ -101,6 +112,30 @@ std::vector<CheckResult> run_task(const Task& task, const PluginInfo& plugin,
   })};
 }
 
+bool is_about_request(ErrorCode code) {
+  return exit_status(code) == exit_status(ErrorCode::kInvalidArgument) ||
+         code == ErrorCode::kUnsupported;
+}
+
+/// Why no check of this mode could say anything about the plugin: the base cannot be read, or the
+/// mode refuses the config. Whatever else goes wrong is for the checks to find.
+std::optional<Error> refusal_of(const std::string& name, const PluginCheckOptions& options) {
+  try {
+    const auto& mode = plugin_loader().load_mode(name);
+    const check::CheckBase base(options.base);
+    const auto model = base.model();
+    try {
+      check::convert({*mode.descriptor, base, options.config}, *model);
+    } catch (const Error& e) {
+      if (is_about_request(e.code())) return e;
+    }
+  } catch (const Error& e) {
+    return e;
+  } catch (const std::exception&) {
+  }
+  return std::nullopt;
+}
+
 std::string load(const std::filesystem::path& file) {
   const auto before = check::ProcessState::now();
   const auto& plugin = plugin_loader().load_unlocked(file);
@@ -123,6 +158,22 @@ std::string as_line(const CheckResult& result) {
 CheckResult from_json(const Json& json) {
   return {json.at("check"), json.at("subject"), static_cast<CheckStatus>(json.at("status")),
           json.at("detail")};
+}
+
+constexpr const char* kRefusalKey = "refused";
+
+std::string as_line(const Error& refusal) {
+  const Json json = {{kRefusalKey, static_cast<int>(refusal.code())},
+                     {"message", refusal.what()},
+                     {"hint", refusal.hint()}};
+  return json.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace);
+}
+
+[[noreturn]] void throw_refusal(const Json& json, size_t modes) {
+  const std::string hint = json.at("hint");
+  const std::string more = modes > 1 ? "--mode NAME tries one mode alone" : "";
+  throw Error(static_cast<ErrorCode>(json.at(kRefusalKey)), json.at("message"),
+              hint + (hint.empty() || more.empty() ? "" : "; ") + more);
 }
 
 // A child that sent it has run all of its tasks: a plugin may also end the process with exit(0).
@@ -154,6 +205,11 @@ class Suite {
     if (loaded.status == CheckStatus::kFailed) return;
     for (size_t i = first; i < tasks_.size(); ++i) {
       send("");
+      if (tasks_[i].is_request()) {
+        const auto refusal = refusal_of(tasks_[i].mode, options_);
+        if (refusal) return send(as_line(*refusal));
+        continue;
+      }
       for (const auto& result : run_task(tasks_[i], plugin_, options_)) send(as_line(result));
     }
     send(kLastLine);
@@ -168,15 +224,20 @@ class Suite {
       is_complete = line == kLastLine;
       begun += line.empty();
       if (line.empty() || is_complete) return;
-      auto result = from_json(Json::parse(line));
+      auto json = Json::parse(line);
+      if (json.contains(kRefusalKey)) return refusal_.swap(json);
+      auto result = from_json(json);
       const bool is_load = !std::exchange(loaded, result);
       if (!is_load || first == 0) report(std::move(result));
     };
     const auto end = check::run_in_child([&](const auto& send) { work(first, send); }, receive,
                                          options_.timeout_seconds);
+    if (!refusal_.is_null()) throw_refusal(refusal_, plugin_.modes.size());
     loads_ = begun > 0;
     if (is_complete || (loaded && loaded->status == CheckStatus::kFailed)) return tasks_.size();
-    report_crash(loads_ ? &tasks_[first + begun - 1] : nullptr, end, report);
+    const auto* task = loads_ ? &tasks_[first + begun - 1] : nullptr;
+    // A mode that crashes does so again in the checks that find it.
+    if (!task || !task->is_request()) report_crash(task, end, report);
     return first + begun;
   }
 
@@ -192,6 +253,7 @@ class Suite {
   const PluginCheckOptions& options_;
   std::vector<Task> tasks_;
   bool loads_ = true;
+  Json refusal_;  // what a child says of the request
 };
 
 }  // namespace

@@ -1,6 +1,9 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <map>
+#include <set>
+
 #include "check/check.h"
 #include "check/mode_runs.h"
 #include "check/process_state.h"
@@ -157,24 +160,61 @@ std::string check_format(const ModeSubject& subject, const CausalLM& model,
   return {};
 }
 
-std::string check_formats(const ModeSubject& subject) {
+struct NamedConfig {
+  std::string name;
+  Json config;
+};
+
+/// The config that is checked, and each preset under it: a format may hold the drafts of one alone.
+std::vector<NamedConfig> configs_for_formats(const ModeSubject& subject) {
+  std::vector<NamedConfig> configs = {{"", subject.config}};
+  std::set<Json> seen = {subject.mode.config_schema().resolve(subject.config)};
+  for (const auto& preset : subject.mode.presets()) {
+    auto config = preset.overrides;
+    config.merge_patch(subject.config);
+    const bool is_new = seen.insert(subject.mode.config_schema().resolve(config)).second;
+    if (is_new) configs.push_back({"preset " + preset.name + ", ", config});
+  }
+  return configs;
+}
+
+struct FormatResults {
+  std::set<std::string> passed;
+  std::map<std::string, std::string> refused;  // why, of the last config
+  std::vector<std::string> failed;
+};
+
+void try_formats(const ModeSubject& subject, const std::string& config, FormatResults& results) {
   const auto model = changed_model(subject);
-  std::vector<std::string> passed, skipped, failed;
   for (const auto& format : subject.mode.formats()) {
     if (!format.write || !format.read) continue;
     try {
       const auto reason = check_format(subject, *model, format.name);
-      reason.empty() ? passed.push_back(format.name)
-                     : skipped.push_back(format.name + " (" + reason + ")");
+      if (reason.empty()) results.passed.insert(format.name);
+      if (!reason.empty()) results.refused[format.name] = reason;
     } catch (const std::exception& e) {
-      failed.push_back(format.name + ": " + text_of(e));
+      results.failed.push_back(config + format.name + ": " + text_of(e));
     }
   }
-  if (!failed.empty()) throw Failure(join(failed, "; "));
-  const auto left_out = skipped.empty() ? "" : "not for this draft: " + join(skipped, "; ");
-  if (passed.empty()) throw Skip(skipped.empty() ? "no format is written and read" : left_out);
-  return fmt::format("{} give back every tensor{}{}", join(passed, ", "),
-                     left_out.empty() ? "" : "; ", left_out);
+}
+
+std::string check_formats(const ModeSubject& subject) {
+  FormatResults results;
+  const auto configs = configs_for_formats(subject);
+  for (const auto& [name, config] : configs) {
+    try_formats({subject.mode, subject.base, config}, name, results);
+  }
+  if (!results.failed.empty()) throw Failure(join(results.failed, "; "));
+  std::vector<std::string> left_out;
+  for (const auto& [format, reason] : results.refused) {
+    if (!results.passed.contains(format)) left_out.push_back(format + " (" + reason + ")");
+  }
+  const auto rest = left_out.empty() ? "" : "for no config: " + join(left_out, "; ");
+  if (results.passed.empty()) throw Skip(rest.empty() ? "no format is written and read" : rest);
+  const std::vector<std::string> passed(results.passed.begin(), results.passed.end());
+  const auto tried = configs.size() > 1 ? fmt::format(" of {} configs", configs.size()) : "";
+  return fmt::format("{} give back every tensor{}{}{}", join(passed, ", "), tried,
+                     rest.empty() ? "" : "; ", rest);
 }
 
 constexpr ModeCheck kStorageChecks[] = {

@@ -8,6 +8,7 @@
 #include "cli/coverage_report.h"
 #include "cli/data_verbs.h"
 #include "cli/python_tool.h"
+#include "model_folder.h"
 #include "outrider/text.h"
 
 namespace outrider::cli {
@@ -56,6 +57,7 @@ void print_uncovered(const std::string& name, const Json& coverage) {
 }
 
 void report_coverage(const CoverageOptions& options, bool json) {
+  if (!options.model.empty()) require_tokenizer_folder(options.model);
   const auto vocabulary = DraftVocabulary::read(options.vocabulary);
   const auto coverages = measure_coverages(TokenShards::open(options.data), options.eval_data,
                                            vocabulary, options.draft_tokens);

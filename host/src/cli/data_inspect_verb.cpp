@@ -9,6 +9,7 @@
 #include "cli/conversation_options.h"
 #include "cli/data_verbs.h"
 #include "cli/python_tool.h"
+#include "model_folder.h"
 #include "outrider/error.h"
 #include "outrider/host/mask_report.h"
 #include "outrider/text.h"
@@ -177,6 +178,8 @@ void print_shown(const Json& shown) {
 }
 
 void inspect(const InspectOptions& options, bool json) {
+  const auto& model = options.conversations.model;
+  if (!model.empty()) require_tokenizer_folder(model);
   const auto report = is_shards(options) ? inspect_shards(options) : inspect_conversations(options);
   if (json) return print_json(report);
   print_figures(report);

@@ -5,6 +5,7 @@
 #include "cli/conversation_options.h"
 #include "cli/data_verbs.h"
 #include "cli/python_tool.h"
+#include "model_folder.h"
 
 namespace outrider::cli {
 namespace {
@@ -17,6 +18,7 @@ struct PrepareOptions {
 };
 
 void prepare(const PrepareOptions& options, bool json) {
+  require_tokenizer_folder(options.conversations.model);
   std::vector<std::string> more{"--out", options.out, "--shard-tokens",
                                 std::to_string(options.shard_tokens)};
   if (options.resume) more.emplace_back("--resume");

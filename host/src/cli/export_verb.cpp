@@ -34,7 +34,8 @@ void add_export_verb(CLI::App& app, const GlobalOptions& global) {
                         "outrider export SmolLM2-eagle3 --format hf --out exported");
   verb->add_option("DIR", arguments->model, "Converted model folder")->required();
   verb->add_option("--out", arguments->out, "Folder to write")->required();
-  verb->add_option("--format", arguments->options.format, "hf, eagle, sglang, vllm or medusa")
+  verb->add_option("--format", arguments->options.format,
+                   "A format of the draft's plugin; `outrider mode show MODE` lists them")
       ->capture_default_str();
   verb->add_option("--mode", arguments->options.mode, "Which draft, when there are several");
   verb->add_option("--base-name", arguments->options.base_name,

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "cli/app.h"
+#include "model_folder.h"
 #include "outrider/checkpoint/metadata.h"
 #include "outrider/checkpoint/safetensors.h"
 #include "outrider/checkpoint/tensor_io.h"
@@ -113,9 +114,10 @@ Json referenced_base(const InspectArguments& arguments, const ModelConfig& confi
 }
 
 Json description_of(const InspectArguments& arguments) {
-  const auto config = read_config(arguments.folder);
+  require_folder(arguments.folder, kModelFolderHint);
+  const auto files = read_model_files(arguments.folder, read_config);
+  const auto& [config, stored] = files;
   const auto metadata = read_metadata(arguments.folder, arguments.numerics);
-  const auto stored = SafetensorsFolder::open(arguments.folder);
   Json json = {{"folder", arguments.folder.string()},
                {"base_model",
                 {{"architecture", config.architecture},

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "cli/app.h"
+#include "model_folder.h"
 #include "outrider/checkpoint/json_file.h"
 #include "outrider/error.h"
 #include "outrider/host/plugin_check.h"
@@ -96,10 +97,8 @@ PluginCheckOptions options_of(const PluginCheckArguments& arguments) {
   options.modes = arguments.modes;
   options.only = arguments.only;
   options.timeout_seconds = arguments.timeout_seconds;
-  if (!arguments.base.empty() && !fs::is_directory(arguments.base)) {
-    throw Error(ErrorCode::kFileNotFound,
-                fmt::format("{}: no such folder", printable(arguments.base.string())),
-                "--base takes the folder of a Hugging Face model");
+  if (!arguments.base.empty()) {
+    require_folder(arguments.base, "--base takes the folder of a Hugging Face model");
   }
   if (!arguments.config.empty()) options.config = read_json_file(arguments.config);
   for (const auto& setting : arguments.settings) apply_setting(options.config, setting);

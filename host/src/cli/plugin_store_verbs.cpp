@@ -30,12 +30,15 @@ std::vector<PluginListing> verified(const GlobalOptions& global) {
   return verify_plugins(plugin_policy(global));
 }
 
-/// What will surprise the user later: the store is not the only folder that is searched.
-void warn_of_ambiguity(const PluginInfo& plugin, const GlobalOptions& global) {
+/// What will surprise the user later: the store is not the folder that is searched first.
+void warn_of_earlier_folders(const PluginInfo& plugin, const GlobalOptions& global) {
   for (const auto& listing : verified(global)) {
-    if (listing.path == plugin.path && listing.problem_code == ErrorCode::kPluginAmbiguous) {
-      note(fmt::format("warning: {}\n  hint: {}", listing.problem, listing.hint));
-    }
+    if (listing.path == plugin.path) return;
+    if (!listing.is_usable() || !is_another_file_of(*listing.info, plugin)) continue;
+    note(
+        fmt::format("warning: plugin {} {}: another file of this version, {}, lies in a folder "
+                    "that is searched before the store and is what runs",
+                    plugin.name, plugin.version.to_string(), listing.info->location()));
   }
 }
 
@@ -62,7 +65,7 @@ void add_plugin(const AddArguments& arguments, const GlobalOptions& global) {
   }
   const auto added = PluginStore::of_user().add(arguments.file, arguments.options);
   global.json ? print_json(to_json(added)) : print_details(added.plugin, outcome(added));
-  warn_of_ambiguity(added.plugin, global);
+  warn_of_earlier_folders(added.plugin, global);
 }
 
 void remove_plugin(const RemoveArguments& arguments, const GlobalOptions& global) {

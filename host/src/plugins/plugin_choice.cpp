@@ -22,18 +22,18 @@ namespace {
   throw Error(listings.front()->problem_code, join(problems, "\n"), listings.front()->hint);
 }
 
-/// The highest version; among equal ones all bytes must be the same.
+/// The highest version, of equal ones the first; `plugins` are in the order of the search path.
 PluginInfo highest(const std::vector<PluginInfo>& plugins) {
   const auto& best = *std::max_element(
       plugins.begin(), plugins.end(),
       [](const PluginInfo& a, const PluginInfo& b) { return a.version < b.version; });
   for (const auto& other : plugins) {
-    if (other.version != best.version || other.sha256 == best.sha256) continue;
+    if (!are_rivals(best, other)) continue;
     throw Error(ErrorCode::kPluginAmbiguous,
                 fmt::format("two different files are plugin {} {}: {} and {}", best.name,
                             best.version.to_string(), printable(best.path.string()),
                             printable(other.path.string())),
-                "remove one of them, or take its folder out of the search path");
+                "remove one of them: in one folder nothing says which is meant");
   }
   return best;
 }
@@ -63,6 +63,14 @@ bool may_be(const PluginListing& listing, const std::string& name) {
   const auto file = listing.path.filename().string();
   return file.ends_with(kPluginSuffix) &&
          (file.starts_with(name + "-") || file == name + kPluginSuffix);
+}
+
+bool is_another_file_of(const PluginInfo& a, const PluginInfo& b) {
+  return a.name == b.name && a.version == b.version && a.sha256 != b.sha256;
+}
+
+bool are_rivals(const PluginInfo& a, const PluginInfo& b) {
+  return is_another_file_of(a, b) && a.path.parent_path() == b.path.parent_path();
 }
 
 bool is_exact(const PluginInfo& plugin, const PluginRequirement& requirement) {

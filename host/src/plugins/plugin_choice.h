@@ -12,6 +12,12 @@ namespace outrider {
 /// Whether a file is the named plugin, or is called so while what it says cannot be read.
 OUTRIDER_API bool may_be(const PluginListing& listing, const std::string& name);
 
+/// Whether two plugins have one name and version, but different bytes.
+OUTRIDER_API bool is_another_file_of(const PluginInfo& a, const PluginInfo& b);
+
+/// Whether two such files lie in one folder, so that the order of folders does not decide.
+bool are_rivals(const PluginInfo& a, const PluginInfo& b);
+
 /// Whether a plugin is the very file that is wanted, where one is.
 OUTRIDER_API bool is_exact(const PluginInfo& plugin, const PluginRequirement& requirement);
 
@@ -19,9 +25,10 @@ OUTRIDER_API bool is_exact(const PluginInfo& plugin, const PluginRequirement& re
 /// Throws kInvalidArgument for a range that is none.
 bool satisfies(const PluginInfo& plugin, const PluginRequirement& requirement);
 
-/// The exact file if it is there and usable, else the highest usable version in range, whatever the
-/// order of `listings`. Throws kPluginAmbiguous; where only unusable files would do, what is wrong
-/// with them; else kPluginNotFound. `search_path` is for the message.
+/// The exact file if it is there and usable, else the highest usable version in range; of different
+/// files of that version the one whose folder comes first in `listings`. Throws kPluginAmbiguous
+/// where two lie in that folder; where only unusable files would do, what is wrong with them; else
+/// kPluginNotFound. `search_path` is for the message.
 PluginInfo choose_plugin(const std::vector<PluginListing>& listings,
                          const PluginRequirement& requirement,
                          const std::vector<std::filesystem::path>& search_path);
@@ -35,7 +42,8 @@ struct ProvidedName {
 bool provides(const PluginInfo& plugin, const ProvidedName& wanted);
 bool is_provided(const std::vector<PluginListing>& listings, const ProvidedName& wanted);
 
-/// The highest usable version of the one plugin that provides it, which some listing does. Throws
+/// The highest usable version of the one plugin that provides it, which some listing does, chosen
+/// among different files as above. Throws
 /// kPluginAmbiguous if several plugins do, and what is wrong with them if none is usable.
 PluginInfo choose_provider(const std::vector<PluginListing>& listings, const ProvidedName& wanted);
 

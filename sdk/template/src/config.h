@@ -6,7 +6,8 @@
 
 namespace @name@_plugin {
 
-/// What users can set. A member's initialiser is the field's default.
+/// What users can set. A member's initialiser is the field's default; integers are int64_t, other
+/// numbers double.
 struct Config {
   int64_t num_heads = 2;
   double decay = 0.8;

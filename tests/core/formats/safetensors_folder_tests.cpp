@@ -166,6 +166,36 @@ TEST_CASE("a folder without tensors says what was looked for and what to do") {
   CHECK(hint.find("gguf_file='Q4.gguf'") != hint.npos);
 }
 
+TEST_CASE("what lies in place of safetensors decides the next step") {
+  const std::pair<const char*, const char*> rows[] = {
+      {"consolidated.00.pth",
+       "'consolidated.00.pth' is not read: it is in the format of the model's"},
+      {"consolidated.safetensors", "'consolidated.safetensors' is not read: it is in the format"},
+      {"model-00002-of-00003.safetensors", "fetch model.safetensors.index.json too"},
+      {"model.fp16.safetensors",
+       "'model.fp16.safetensors' is not read: accepted are model.safetens"},
+      {"tf_model.h5", "'tf_model.h5' is not read: accepted are"},
+      {"weights.pth", "'weights.pth' is not read: accepted are"}};
+  for (const auto& [name, part] : rows) {
+    CAPTURE(name);
+    const TemporaryFolder folder;
+    put(folder / name, "");
+    put(folder / "config.json", "{}");
+    CHECK(hint_for(folder.path()).find(part) != std::string::npos);
+  }
+}
+
+TEST_CASE("an adapter alone is told from a model, with its base") {
+  const TemporaryFolder folder;
+  put(folder / "adapter_model.safetensors", "");
+  put(folder / "adapter_config.json", R"({"base_model_name_or_path": "org/base-7b"})");
+  CHECK(hint_for(folder.path())
+            .starts_with("it holds an adapter alone (adapter_config.json), which "
+                         "belongs to the base 'org/base-7b': merge the two"));
+  put(folder / "adapter_config.json", "[1");
+  CHECK(hint_for(folder.path()).find("from_pretrained(BASE)") != std::string::npos);
+}
+
 TEST_CASE("what is no folder is refused") {
   const TemporaryFolder folder;
   put(folder / "file", "");

@@ -25,6 +25,8 @@ TEST_CASE("the limit of nearest names is two, or a third of the length") {
   CHECK(nearest_names("abcdefghi", {"abcdefxyz"}) == Names{"abcdefxyz"});
   CHECK(nearest_names("abcdefgh", {"abcdexyz"}).empty());
   CHECK(nearest_names("x", {}).empty());
+  CHECK(nearest_names("?", {"hf"}).empty());
+  CHECK(nearest_names("ab", {"xyab"}).empty());
 }
 
 TEST_CASE("nearest names do not compare names of absurd length") {

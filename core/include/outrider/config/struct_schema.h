@@ -23,6 +23,17 @@ struct Member<std::optional<T>> {
   static constexpr bool kNullable = true;
 };
 
+template <class T>
+constexpr bool kNeverTrue = false;
+
+template <class T>
+constexpr FieldType type_of(const T*) {
+  static_assert(kNeverTrue<T>,
+                "a config field is a bool, int64_t (for every integer), double (for every other "
+                "number), std::string, Json (an object), std::vector of those, or std::optional of "
+                "each");
+  return FieldType::kObject;
+}
 constexpr FieldType type_of(const bool*) { return FieldType::kBool; }
 constexpr FieldType type_of(const int64_t*) { return FieldType::kInt; }
 constexpr FieldType type_of(const double*) { return FieldType::kFloat; }

@@ -43,8 +43,8 @@ OUTRIDER_API std::vector<CheckDescription> plugin_checks();
 /// The conformance suite for a plugin file, which no lock needs to vouch for. The loader's gates
 /// are judged here, without running code of the plugin; everything else in child processes, so that
 /// a plugin that crashes or hangs is a result and not the end of this process. Call it while this
-/// process has no other threads. Throws kInvalidArgument for an unknown check, and what reading the
-/// base throws.
+/// process has no other threads. Throws kInvalidArgument for an unknown check, what reading the
+/// base throws, and what a mode says that refuses the config.
 OUTRIDER_API std::vector<CheckResult> check_plugin(const std::filesystem::path& file,
                                                    const PluginCheckOptions& options = {});
 

@@ -56,9 +56,10 @@ class OUTRIDER_API PluginLoader {
   /// runs no plugin code.
   std::vector<PluginListing> list() const;
 
-  /// The exact file if it is installed, else the highest version in range; the same answer whatever
-  /// the order of directory entries. Throws kPluginNotFound (listing what is installed and the
-  /// command that would help) or kPluginAmbiguous (equal name and version, different bytes).
+  /// The exact file if it is installed, else the highest version in range, and of different files
+  /// of that version the one whose folder is searched first; the same answer whatever the order of
+  /// directory entries. Throws kPluginNotFound (listing what is installed and the command that
+  /// would help) or kPluginAmbiguous (two such files in one folder).
   PluginInfo resolve(const PluginRequirement& requirement) const;
 
   /// Resolves and loads; a plugin that is loaded already satisfies its requirement without work.

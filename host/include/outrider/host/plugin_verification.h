@@ -10,7 +10,7 @@ namespace outrider {
 /// Every plugin of the search path as PluginLoader::list() gives it, always with lock files
 /// required, and beside that what a list of files cannot show: entries of lock files whose file is
 /// missing, lock files that cannot be read, and files that are ambiguous (equal name and version,
-/// different bytes). Runs no plugin code.
+/// different bytes, one folder). Runs no plugin code.
 OUTRIDER_API std::vector<PluginListing> verify_plugins(PluginPolicy policy);
 
 }  // namespace outrider
