@@ -310,6 +310,15 @@ void save_pretrained(const CausalLM& model, const fs::path& folder, const SaveOp
   directory.commit();
 }
 
+uint64_t saved_bytes(const CausalLM& model, const SaveOptions& options) {
+  uint64_t bytes = companion_bytes(options.source);
+  for (const auto& [name, tensor] :
+       options.base ? draft_tensors(model) : checkpoint_tensors(model)) {
+    bytes += tensor.nbytes();
+  }
+  return bytes;
+}
+
 void save(const CausalLM& model, const fs::path& file) {
   const auto state = metadata_of(model).to_json();
   CheckpointMetadata::from_json(state, file.string());  // what restore() would refuse
