@@ -20,6 +20,7 @@
 #include "shard_writer.h"
 #include "stored_model.h"
 #include "tensor_mismatches.h"
+#include "trainer/disk_room.h"
 
 namespace outrider {
 namespace fs = std::filesystem;
@@ -293,6 +294,8 @@ TensorMap checkpoint_tensors(const CausalLM& model) {
 
 void save_pretrained(const CausalLM& model, const fs::path& folder, const SaveOptions& options) {
   AtomicDirectory directory(folder, options.replace);
+  require_free(folder, "the model", saved_bytes(model, options),
+               "free some space, or choose a folder on another disk");
   write_weights(directory.staging(),
                 options.base ? draft_tensors(model) : checkpoint_tensors(model),
                 options.max_shard_size);

@@ -12,7 +12,6 @@
 #include "outrider/error.h"
 #include "outrider/host/hidden_state_shards.h"
 #include "outrider/host/plugin_lock.h"
-#include "outrider/text.h"
 #include "trainer/base_check.h"
 #include "trainer/batches.h"
 #include "trainer/disk_room.h"
@@ -165,17 +164,6 @@ uint64_t planned_bytes(const CausalLM& model, const TokenShards& tokens,
          c10::elementSize(model.dtype());
 }
 
-void require_room(const fs::path& out, uint64_t bytes) {
-  const auto free = free_bytes(out);
-  if (!free || with_margin(bytes) <= *free) return;
-  throw Error(
-      ErrorCode::kWriteFailed,
-      fmt::format("{}: the hidden states take {}, its disk has {} free", in_quotes(out.string()),
-                  format_bytes(with_margin(bytes)), format_bytes(*free)),
-      "free some space, choose an --out on another disk, or store less: a shorter "
-      "--max-length, fewer --layers, or --dtype bfloat16 for a base in float32");
-}
-
 Json description(const CausalLM& model, const HiddenStateOptions& options, const fs::path& folder,
                  const Json& files) {
   const auto& config = model.config();
@@ -202,8 +190,10 @@ Json write_hidden_states(CausalLM& model, const fs::path& data, const fs::path& 
   const auto tokens = TokenShards::open(data);
   select_conversations(tokens, model, std::numeric_limits<int64_t>::max());
   const at::NoGradGuard no_grad;
+  require_free(out, "what is stored of the base", planned_bytes(model, tokens, options),
+               "free some space, choose an --out on another disk, or store less: a shorter "
+               "--max-length, fewer --layers, or --dtype bfloat16 for a base in float32");
   AtomicDirectory folder(out);
-  require_room(folder.staging(), planned_bytes(model, tokens, options));
   copy_token_shards(tokens, data, folder.staging());
   Writer writer(model, tokens, options, folder.staging());
   writer.run();

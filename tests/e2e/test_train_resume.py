@@ -221,6 +221,9 @@ def test_a_finished_run_is_not_done_again(train, eagle, short_run, tmp_path):
 
 # --- damaged -------------------------------------------------------------------------------------
 
+# The short run with a checkpoint after every third step.
+OFTEN = tuple(3 if before == "--save-steps" else option for before, option in zip(("", *SHORT), SHORT))
+
 DAMAGES = {
     "cut off": (lambda folder: os.truncate(folder / "model.safetensors", 4096),
                 "model.safetensors (4096 bytes) is not as it was written"),
@@ -248,7 +251,7 @@ def flip_a_bit(file):
 @pytest.fixture(scope="module")
 def three_checkpoints(train, eagle, tmp_path_factory):
     out = tmp_path_factory.mktemp("three") / "run"
-    train(eagle(), out, *SHORT, "--save-steps", 3)
+    train(eagle(), out, *OFTEN)
     return out
 
 
@@ -261,7 +264,7 @@ def test_a_damaged_checkpoint_is_named_with_an_older_one(train, eagle, three_che
     change(run / "checkpoint-9")
     flip_a_bit(run / "checkpoint-6/model.safetensors")
     before = sorted(run.rglob("*"))
-    text = train(eagle(), run, *SHORT, "--resume", status=3)
+    text = train(eagle(), run, *OFTEN, "--resume", status=3)
     assert f"error: the checkpoint '{run}/checkpoint-9' is damaged: " in text and problem in text
     assert (f"hint: '{run}/checkpoint-3' is older and whole: continue from it with --resume-from "
             "checkpoint-3") in text
@@ -272,10 +275,9 @@ def test_a_run_goes_on_from_a_checkpoint_of_choice(train, eagle, three_checkpoin
     run = tmp_path / "run"
     shutil.copytree(three_checkpoints, run, ignore=shutil.ignore_patterns("final"))
     (run / "checkpoint-9/training_state.safetensors").write_text("?")
-    options = ("--save-steps", 3)
     assert "it has checkpoint-3, checkpoint-6, checkpoint-9" in train(
-        eagle(), run, *SHORT, *options, "--resume-from", "checkpoint-7", status=2)
-    train(eagle(), run, *SHORT, *options, "--resume-from", run / "checkpoint-6")
+        eagle(), run, *OFTEN, "--resume-from", "checkpoint-7", status=2)
+    train(eagle(), run, *OFTEN, "--resume-from", run / "checkpoint-6")
     assert timeless(run) == timeless(three_checkpoints)
     for name in ("final", "checkpoint-9"):
         assert same_tensors(run / name, three_checkpoints / name)
@@ -286,11 +288,11 @@ def test_without_a_whole_checkpoint_the_way_on_is_told(train, eagle, three_check
     run = tmp_path / "run"
     shutil.copytree(three_checkpoints, run, ignore=shutil.ignore_patterns("final", "checkpoint-[39]"))
     flip_a_bit(run / "checkpoint-6/model.safetensors")
-    text = train(eagle(), run, *SHORT, "--resume", status=3)
+    text = train(eagle(), run, *OFTEN, "--resume", status=3)
     assert "no older checkpoint is whole" in text
     assert f"delete '{run}/checkpoint-6' for --resume to begin this one again" in text
     shutil.rmtree(run / "checkpoint-6")
-    train(eagle(), run, *SHORT, "--resume")
+    train(eagle(), run, *OFTEN, "--resume")
     assert same_tensors(run / "final", three_checkpoints / "final")
 
 

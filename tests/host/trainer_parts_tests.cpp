@@ -421,6 +421,11 @@ TEST_CASE("a run that the disk has no room for is refused with its sizes") {
                  "1 checkpoint of 3000000.0 GB");
   CHECK_FALSE(has_room_for_checkpoint(options, {.model = petabyte}));
   CHECK(has_room_for_checkpoint(options, {.model = 1000}));
+  text = failure(ErrorCode::kWriteFailed,
+                 [&] { require_free(folder.path(), "the model", petabyte, "another disk"); });
+  CHECK_CONTAINS(text, "': the model takes 1010000.0 GB, its disk has ");
+  CHECK_CONTAINS(text, " free\nanother disk");
+  require_free(folder.path() / "deeper" / "still", "the model", 1000, "");
   CHECK(format_bytes(950) == "950 B");
   CHECK(format_bytes(1'234'567) == "1.2 MB");
 }

@@ -249,9 +249,11 @@ TEST_CASE("a base whose values are not finite is named, not the learning rate") 
   CHECK(error.find("--learning-rate") == error.npos);
 
   const auto damaged = tiny_model();
-  const at::NoGradGuard no_grad;
-  damaged->named_parameters()["model.layers.0.mlp.up_proj.weight"][3][5] =
-      std::numeric_limits<float>::quiet_NaN();
+  {
+    const at::NoGradGuard no_grad;
+    damaged->named_parameters()["model.layers.0.mlp.up_proj.weight"][3][5] =
+        std::numeric_limits<float>::quiet_NaN();
+  }
   CHECK_CONTAINS(run.failure(ErrorCode::kNonFinite, *damaged),
                  "its weights hold values that are not finite: 'model.layers.0.mlp.up_proj.weight'"
                  "\nthe base is damaged");

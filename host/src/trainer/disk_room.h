@@ -19,4 +19,8 @@ OUTRIDER_API std::string format_bytes(uint64_t bytes);
 /// What files take beyond their bytes: blocks of the file system, and small files.
 OUTRIDER_API uint64_t with_margin(uint64_t bytes);
 
+/// Throws kWriteFailed where `what`, of so many bytes, does not fit at `path`.
+OUTRIDER_API void require_free(const std::filesystem::path& path, const std::string& what,
+                               uint64_t bytes, const std::string& hint);
+
 }  // namespace outrider
