@@ -124,7 +124,7 @@ CASES = {
     # Each matrix would fit.
     "draft of many layers beyond memory": (
         CONVERT + " --set eagle_architecture_config.intermediate_size=16777216"
-        " --set eagle_architecture_config.num_hidden_layers=400", REQUEST,
+        " --set eagle_architecture_config.num_hidden_layers=64", REQUEST,
         ["takes more than the", "GB of memory that are free: ", " million parameters of ",
          ", the largest in ", "_proj.weight [", "outrider mode show"]),
     "unknown weights": (CONVERT + " --weights {batch}", MODELS,
