@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstddef>
+#include <filesystem>
 
+#include "outrider/api.h"
 #include "outrider/error.h"
 
 namespace outrider {
@@ -23,7 +25,8 @@ class AllocationBudget {
   AllocationBudget* outer_;
 };
 
-/// Bytes of memory that the machine can still give out without swapping.
-size_t available_memory();
+/// Bytes of memory that this process can still get without swapping: what the machine has left, or
+/// less where a control group (a container) allows less. `root` is where /proc and /sys are.
+OUTRIDER_API size_t available_memory(const std::filesystem::path& root = "/");
 
 }  // namespace outrider

@@ -22,6 +22,7 @@
 #include "shard_writer.h"
 #include "stored_model.h"
 #include "tensor_mismatches.h"
+#include "trainer/disk_room.h"
 
 namespace outrider {
 namespace fs = std::filesystem;
@@ -256,13 +257,18 @@ CheckpointMetadata metadata_of(const CausalLM& model) {
   return metadata;
 }
 
+at::ScalarType type_in_files(const CausalLM& model, const std::string& name,
+                             const at::Tensor& tensor) {
+  if (!model.stored_types()) return tensor.scalar_type();
+  const auto& types = model.stored_types()->tensors;
+  const auto found = types.find(name);
+  return found == types.end() ? tensor.scalar_type() : found->second;
+}
+
 // What is saved is what was stored: values that were widened have the stored type's precision.
 TensorMap tensors_to_save(const CausalLM& model, TensorMap tensors) {
-  if (!model.stored_types()) return tensors;
-  for (const auto& [name, type] : model.stored_types()->tensors) {
-    if (const auto found = tensors.find(name); found != tensors.end()) {
-      found->second = found->second.detach().to(type);
-    }
+  for (auto& [name, tensor] : tensors) {
+    tensor = tensor.detach().to(type_in_files(model, name, tensor));
   }
   return tensors;
 }
@@ -361,6 +367,8 @@ TensorMap checkpoint_tensors(const CausalLM& model) {
 
 void save_pretrained(const CausalLM& model, const fs::path& folder, const SaveOptions& options) {
   AtomicDirectory directory(folder, options.replace);
+  require_free(folder, "the model", saved_bytes(model, options),
+               "free some space, or choose a folder on another disk");
   const auto tensors = options.base ? draft_tensors(model) : checkpoint_tensors(model);
   write_weights(directory.staging(), tensors_to_save(model, tensors), options.max_shard_size);
   auto config = model.config().raw;
@@ -375,6 +383,16 @@ void save_pretrained(const CausalLM& model, const fs::path& folder, const SaveOp
   }
   copy_companions(options.source, directory.staging());
   directory.commit();
+}
+
+uint64_t saved_bytes(const CausalLM& model, const SaveOptions& options) {
+  uint64_t bytes = companion_bytes(options.source);
+  for (const auto& [name, tensor] :
+       options.base ? draft_tensors(model) : checkpoint_tensors(model)) {
+    bytes += static_cast<uint64_t>(tensor.numel()) *
+             c10::elementSize(type_in_files(model, name, tensor));
+  }
+  return bytes;
 }
 
 void save(const CausalLM& model, const fs::path& file) {

@@ -1,9 +1,14 @@
 #include "companion_files.h"
 
+#include <fmt/format.h>
+
 #include <set>
 #include <string>
+#include <system_error>
 
 #include "outrider/checkpoint/metadata.h"
+#include "outrider/error.h"
+#include "outrider/text.h"
 
 namespace outrider {
 namespace fs = std::filesystem;
@@ -29,8 +34,26 @@ bool is_beside_weights(const std::string& name) {
 void copy_companions(const fs::path& from, const fs::path& to) {
   if (from.empty()) return;
   for (const auto& entry : fs::directory_iterator(from)) {
-    if (is_companion(entry.path())) fs::copy_file(entry.path(), to / entry.path().filename());
+    if (is_companion(entry.path())) copy_new_file(entry.path(), to / entry.path().filename());
   }
+}
+
+uint64_t companion_bytes(const fs::path& from) {
+  if (from.empty()) return 0;
+  uint64_t bytes = 0;
+  for (const auto& entry : fs::directory_iterator(from)) {
+    if (is_companion(entry.path())) bytes += entry.file_size();
+  }
+  return bytes;
+}
+
+void copy_new_file(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  if (fs::copy_file(from, to, error)) return;
+  throw Error(ErrorCode::kWriteFailed,
+              fmt::format("cannot copy {} to {}: {}", in_quotes(from.string()),
+                          in_quotes(to.string()), error.message()),
+              "is there room on the disk, and may both be accessed?");
 }
 
 }  // namespace outrider

@@ -2,8 +2,12 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <optional>
 
 #include "allocation_budget.h"
+#include "outrider/checkpoint/tensor_io.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
 #include "random_scope.h"
@@ -50,16 +54,68 @@ void check_options_were_used(const Conversion& conversion, const std::string& mo
   }
 }
 
+struct DraftSize {
+  double bytes = 0, parameters = 0;
+  std::string largest;  // "NAME [SHAPE]"
+};
+
+DraftSize size_of(const Draft& draft) {
+  DraftSize size;
+  double most = 0;
+  const auto add = [&](const auto& item) {
+    const auto bytes = static_cast<double>(item.value().nbytes());
+    size.bytes += bytes;
+    if (bytes <= most) return;
+    most = bytes;
+    size.largest = fmt::format("{} [{}]", item.key(), fmt::join(item.value().sizes(), ","));
+  };
+  for (const auto& item : draft.named_parameters()) {
+    size.parameters += static_cast<double>(item.value().numel());
+    add(item);
+  }
+  for (const auto& item : draft.named_buffers()) add(item);
+  return size;
+}
+
+/// The sizes that a config leads to, without their memory; nothing for a mode that looks at values
+/// while it builds.
+std::optional<DraftSize> planned_size(const ModeDescriptor& mode, BaseInfo base,
+                                      const Json& config) {
+  base.device = at::kMeta;
+  const RandomScope random(0);  // the draft itself draws as if this had not been
+  try {
+    return size_of(*mode.convert(base, config).draft);
+  } catch (const c10::Error&) {
+    return std::nullopt;
+  }
+}
+
+Error too_large(const std::string& mode, size_t memory, const std::string& details) {
+  return Error(ErrorCode::kInvalidConfig,
+               fmt::format("mode '{}': the draft that this config describes takes more than the "
+                           "{:.1f} GB of memory that are free{}",
+                           mode, static_cast<double>(memory) / 1e9, details),
+               "`outrider mode show NAME` tells the sizes, such as intermediate_size");
+}
+
+void require_memory(const DraftSize& size, const std::string& mode, at::ScalarType dtype,
+                    size_t memory) {
+  if (size.bytes <= static_cast<double>(memory)) return;
+  throw too_large(
+      mode, memory,
+      fmt::format(": {:.1f} GB, {:.0f} million parameters of {}, the largest in {}",
+                  size.bytes / 1e9, size.parameters / 1e6, dtype_name(dtype), size.largest));
+}
+
 // A config may describe a draft of any size: it must not take the machine down with it.
 Conversion built_within_memory(const ModeDescriptor& mode, const BaseInfo& base,
                                const Json& config) {
   const size_t memory = available_memory();
-  const AllocationBudget budget(
-      memory, Error(ErrorCode::kInvalidConfig,
-                    fmt::format("mode '{}': the draft that this config describes takes more than "
-                                "the {:.1f} GB of memory that are free",
-                                mode.name(), static_cast<double>(memory) / 1e9),
-                    "`outrider mode show NAME` tells the sizes, such as intermediate_size"));
+  if (base.device.is_cpu()) {
+    const auto size = planned_size(mode, base, config);
+    if (size) require_memory(*size, mode.name(), base.dtype, memory);
+  }
+  const AllocationBudget budget(memory, too_large(mode.name(), memory, ""));
   return mode.convert(base, config);
 }
 

@@ -31,23 +31,26 @@ std::vector<std::vector<int64_t>> batches_by_length(const Selection& selection,
 
 }  // namespace
 
-Json evaluate(CausalLM& model, const TrainingData& data, int64_t batch_size, int64_t max_length) {
+Json evaluate(CausalLM& model, const TrainingData& data, int64_t batch_size, int64_t max_length,
+              const EvaluationProgress& on_batch) {
   require_drafts(model);
   const auto selection = select_conversations(data.tokens(), model, max_length);
   const at::NoGradGuard no_grad;
   const DraftTrainingScope training_mode(model);
   const RandomStateScope same_draws_every_time(model.device(), /*seed=*/0);
   DraftMeter meter(mode_names(model));
-  int64_t trained_tokens = 0;
+  const auto total = static_cast<int64_t>(selection.conversations.size());
+  int64_t done = 0, tokens = 0, trained_tokens = 0;
   for (const auto& conversations : batches_by_length(selection, batch_size)) {
     auto [input, counts] = data.batch(conversations, max_length);
     trained_tokens += counts.trained;
     input.measure_acceptance = true;
     meter.add(model.forward(input).draft_losses);
+    done += static_cast<int64_t>(conversations.size());
+    tokens += counts.tokens;
+    if (on_batch) on_batch(done, total, tokens);
   }
-  return {{"conversations", selection.conversations.size()},
-          {"trained_tokens", trained_tokens},
-          {"drafts", meter.report()}};
+  return {{"conversations", total}, {"trained_tokens", trained_tokens}, {"drafts", meter.report()}};
 }
 
 }  // namespace outrider

@@ -210,4 +210,25 @@ StoredBaseOutputs HiddenStateShards::batch(const std::vector<int64_t>& conversat
   return outputs;
 }
 
+std::optional<Error> HiddenStateShards::fault(int64_t conversation, int64_t max_length,
+                                              const std::vector<int64_t>& layers) const {
+  std::vector<std::string> names;
+  for (const int64_t layer : layers) names.push_back(layer_name(layer));
+  names.emplace_back("last_hidden");
+  const auto& rows = rows_.at(static_cast<size_t>(conversation));
+  for (const auto& name : names) {
+    const auto values = rows_of(rows, name).slice(0, 0, max_length);
+    const auto bad = at::logical_not(at::isfinite(values)).any(-1).nonzero();
+    if (bad.numel() == 0) continue;
+    return Error(ErrorCode::kNonFinite,
+                 fmt::format("{}: '{}' holds values that are not finite: conversation {}, token {} "
+                             "(counted from 0)",
+                             printable(shards_[rows.shard].file->path().string(), 400), name,
+                             conversation, bad[0].item<int64_t>()),
+                 "write the hidden states again with `outrider data hidden-states`; with --dtype "
+                 "bfloat16 where the base overflows float16");
+  }
+  return std::nullopt;
+}
+
 }  // namespace outrider

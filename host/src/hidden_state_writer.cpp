@@ -5,13 +5,16 @@
 #include <limits>
 #include <utility>
 
+#include "companion_files.h"
 #include "outrider/checkpoint/atomic_file.h"
 #include "outrider/checkpoint/json_file.h"
 #include "outrider/checkpoint/tensor_io.h"
 #include "outrider/error.h"
 #include "outrider/host/hidden_state_shards.h"
 #include "outrider/host/plugin_lock.h"
+#include "trainer/base_check.h"
 #include "trainer/batches.h"
+#include "trainer/disk_room.h"
 
 namespace outrider {
 namespace {
@@ -28,10 +31,10 @@ void check_layers(const std::vector<int64_t>& layers, int64_t count) {
 }
 
 void copy_token_shards(const TokenShards& tokens, const fs::path& from, const fs::path& to) {
-  fs::copy_file(from / "shards.json", to / "shards.json");
+  copy_new_file(from / "shards.json", to / "shards.json");
   for (const auto& shard : tokens.description().at("shards")) {
     const auto name = shard.at("file").get<std::string>();
-    fs::copy_file(from / name, to / name);
+    copy_new_file(from / name, to / name);
   }
 }
 
@@ -106,10 +109,20 @@ class Writer {
                                        .last_hidden_prenorm = options_.prenorm,
                                        .input_embeddings = false});
     for (size_t row = 0; row < conversations.size(); ++row) {
-      files_.add(rows_of(base, static_cast<int64_t>(row), length_of(conversations[row])));
+      const auto rows = rows_of(base, static_cast<int64_t>(row), length_of(conversations[row]));
+      require_finite(rows, conversations[row]);
+      files_.add(rows);
     }
     done_ += static_cast<int64_t>(conversations.size());
     if (options_.on_progress) options_.on_progress(done_, tokens_.size(), done_tokens_);
+  }
+
+  void require_finite(const TensorMap& rows, int64_t conversation) {
+    for (const auto& [name, values] : rows) {
+      if (at::isfinite(values).all().item<bool>()) continue;
+      const auto fault = first_base_fault(model_, tokens_, conversation, max_length());
+      throw base_fault_error(model_, fault.value_or(BaseFault{name, conversation, 0}));
+    }
   }
 
   int64_t length_of(int64_t conversation) {
@@ -138,6 +151,19 @@ class Writer {
   int64_t done_ = 0, done_tokens_ = 0;
 };
 
+/// The bytes of hidden states that a folder will hold.
+uint64_t planned_bytes(const CausalLM& model, const TokenShards& tokens,
+                       const HiddenStateOptions& options) {
+  int64_t rows = 0;
+  for (int64_t i = 0; i < tokens.size(); ++i) {
+    const auto whole = static_cast<int64_t>(tokens.conversation(i).input_ids.size());
+    rows += options.max_length > 0 ? std::min(whole, options.max_length) : whole;
+  }
+  const auto states = static_cast<int64_t>(options.layers.size()) + 1;
+  return static_cast<uint64_t>(rows * states * model.config().hidden_size) *
+         c10::elementSize(model.dtype());
+}
+
 Json description(const CausalLM& model, const HiddenStateOptions& options, const fs::path& folder,
                  const Json& files) {
   const auto& config = model.config();
@@ -164,6 +190,9 @@ Json write_hidden_states(CausalLM& model, const fs::path& data, const fs::path& 
   const auto tokens = TokenShards::open(data);
   select_conversations(tokens, model, std::numeric_limits<int64_t>::max());
   const at::NoGradGuard no_grad;
+  require_free(out, "what is stored of the base", planned_bytes(model, tokens, options),
+               "free some space, choose an --out on another disk, or store less: a shorter "
+               "--max-length, fewer --layers, or --dtype bfloat16 for a base in float32");
   AtomicDirectory folder(out);
   copy_token_shards(tokens, data, folder.staging());
   Writer writer(model, tokens, options, folder.staging());

@@ -6,6 +6,7 @@
 
 #include "outrider/error.h"
 #include "outrider/text.h"
+#include "trainer/base_check.h"
 #include "trainer/batches.h"
 
 namespace outrider {
@@ -53,6 +54,19 @@ TrainingInput TrainingData::batch(const std::vector<int64_t>& conversations,
     input.forward.base_outputs = hidden_states_->batch(conversations, max_length, layers_);
   }
   return input;
+}
+
+std::optional<Error> TrainingData::base_fault(CausalLM& model,
+                                              const std::vector<int64_t>& conversations,
+                                              int64_t max_length) const {
+  for (const int64_t conversation : conversations) {
+    if (hidden_states_) {
+      if (auto error = hidden_states_->fault(conversation, max_length, layers_)) return error;
+    } else if (const auto fault = first_base_fault(model, tokens_, conversation, max_length)) {
+      return base_fault_error(model, *fault);
+    }
+  }
+  return std::nullopt;
 }
 
 }  // namespace outrider

@@ -1,4 +1,5 @@
-"""Tokens as text: what `outrider data inspect SHARDS --model` and `data coverage --model` show."""
+"""Tokens as text: what `outrider data inspect SHARDS --model`, `data coverage --model` and the report of a
+training run show."""
 
 import argparse
 import json
@@ -25,6 +26,33 @@ def segments(tokenizer, ids, mask):
         pieces.append({"text": text[len(known):], "trained": bool(trained)})
         known = text
     return [piece for piece in pieces if piece["text"]]
+
+
+def texts(decode, stretches):
+    """The text of each of these stretches of ids, which follow each other: together they are the text of all."""
+    found, ids, known = [], [], ""
+    for number, stretch in enumerate(stretches, start=1):
+        ids += stretch
+        text = decode(ids)
+        if number < len(stretches):
+            text = text.rstrip("\ufffd")  # a character whose other bytes follow
+        if not text.startswith(known):
+            return [decode(part) for part in stretches]
+        found.append(text[len(known):])
+        known = text
+    return found
+
+
+def light_decoder(folder):
+    """A function from ids to text that needs no more than the tokenizer's one file, where there is one."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        tokenizer = load_tokenizer(folder)
+        return lambda ids: _decode(tokenizer, ids)
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    return lambda ids: tokenizer.decode(ids, skip_special_tokens=False)
 
 
 def shown(tokenizer, where, ids, mask):
@@ -55,6 +83,9 @@ def _conversations(folder, begin, count):
 def show(options):
     offline()
     without_torch()
+    if options.stretches:
+        decode = light_decoder(options.model)
+        return {"texts": [texts(decode, stretches) for stretches in json.loads(options.stretches)]}
     tokenizer = load_tokenizer(options.model)
     if options.tokens:
         ids = [int(token) for token in options.tokens.split(",")]
@@ -69,6 +100,7 @@ def parse_arguments(arguments):
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--shards", type=Path)
     what.add_argument("--tokens", help="ids, separated by commas")
+    what.add_argument("--stretches", help="JSON: of each conversation a list of lists of ids")
     parser.add_argument("--show", type=int, default=0)
     parser.add_argument("--from", type=int, default=0, dest="begin")
     return parser.parse_args(arguments)

@@ -123,6 +123,12 @@ CASES = {
         CONVERT + " --set eagle_architecture_config.num_attention_heads=65536"
         " --set eagle_architecture_config.head_dim=65536", REQUEST,
         ["takes more than the", "GB of memory that are free", "outrider mode show"]),
+    # Each matrix would fit.
+    "draft of many layers beyond memory": (
+        CONVERT + " --set eagle_architecture_config.intermediate_size=16777216"
+        " --set eagle_architecture_config.num_hidden_layers=64", REQUEST,
+        ["takes more than the", "GB of memory that are free: ", " million parameters of ",
+         ", the largest in ", "_proj.weight [", "outrider mode show"]),
     "unknown weights": (CONVERT + " --weights {batch}", MODELS,
                         ["unknown name: attention_mask", "unknown name: input_ids"]),
     "export of a base": ("export {base} --out {out}", MODELS,

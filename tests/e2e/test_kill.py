@@ -1,6 +1,7 @@
 """Killed at any moment, a command leaves the old state or the new one, and nothing in the way of the next."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -13,7 +14,6 @@ from safetensors.numpy import load_file
 
 BASE = REFERENCE / "base_llama/base"
 MEDUSA = ("--mode", "medusa", "--set", "medusa_num_heads=2")
-KILLS = {"convert": 17, "save": 8, "restore": 8, "train": 17}
 TRAIN = ("--max-steps", 40, "--save-steps", 2, "--logging-steps", 1, "--save-total-limit", 2)
 
 
@@ -29,23 +29,41 @@ def saved(outrider, converted, tmp_path_factory):
     return file
 
 
-def seconds_of(program, *arguments):
-    started = time.monotonic()
-    subprocess.run([program, *map(str, arguments)], check=True, capture_output=True)
-    return time.monotonic() - started
-
-
-def kill_after(seconds, program, *arguments):
-    """Whether the command was killed; one that ended before must have succeeded."""
+def kill_when(has_come, program, *arguments):
+    """Kills the command when that is so, whatever the time; whether it was killed. One that ended before must have
+    succeeded."""
     with subprocess.Popen([program, *map(str, arguments)], stdout=subprocess.DEVNULL,
                           stderr=subprocess.PIPE) as process:
-        try:
-            process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        while process.poll() is None and not has_come():
+            time.sleep(0.001)
+        process.kill()
         errors = process.stderr.read().decode()
     assert process.returncode in (0, -signal.SIGKILL), errors
     return process.returncode != 0
+
+
+def staged(folder, name):
+    """The names of the files that are being written for `name`."""
+    found = []
+    for entry in os.scandir(folder):
+        if entry.name.startswith(f".{name}.tmp-"):
+            inside = [file for _, _, files in os.walk(entry.path) for file in files]
+            found += inside if entry.is_dir() else [entry.name]
+    return found
+
+
+def remove(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+# When a command that writes `out` is killed: a condition that comes true once, and stays so.
+MOMENTS = {
+    "at once": lambda out: True,
+    "as it begins to write": lambda out: out.exists() or any(out.parent.glob(f".{out.name}.tmp-*")),
+    "with a file written": lambda out: out.exists() or staged(out.parent, out.name),
+    "with weights written": lambda out: out.exists() or any(
+        "safetensors" in name for name in staged(out.parent, out.name)),
+    "as it ends": lambda out: out.exists()}
 
 
 def leftovers(folder, name):
@@ -71,12 +89,11 @@ def test_a_killed_verb_leaves_its_whole_result_or_none(
     is_file = verb == "save"
     out = tmp_path / "out"
     command = (*commands[verb], "--out", out)
-    whole = seconds_of(program, *command)
-    draw = random.Random(verb)
     killed = 0
-    for _ in range(KILLS[verb]):
-        shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
-        killed += kill_after(draw.uniform(0.5, 1.0) * whole, program, *command)
+    for moment in [*MOMENTS] * 2:
+        for path in (out, *(tmp_path / name for name in leftovers(tmp_path, "out"))):
+            remove(path)
+        killed += kill_when(lambda: MOMENTS[moment](out), program, *command)
         leftovers(tmp_path, "out")
         if out.exists():
             assert same_tensors(out if is_file else out / "model.safetensors",
@@ -84,7 +101,7 @@ def test_a_killed_verb_leaves_its_whole_result_or_none(
             if not is_file:
                 assert outrider("inspect", out, "--json").json()["modes"][0]["mode"] == "medusa"
     assert killed > 0
-    shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
+    remove(out)
     outrider(*command)
     assert out.exists()
 
@@ -93,13 +110,12 @@ def test_a_killed_replacement_leaves_the_old_folder_or_the_new(program, converte
     out = tmp_path / "out"
     command = ("convert", BASE, "--mode", "medusa", "--set", "medusa_num_heads=1", "--replace",
                "--out", out)
-    shutil.copytree(converted, out)
-    whole = seconds_of(program, *command)
-    draw = random.Random(0)
-    for _ in range(5):
-        shutil.rmtree(out)
+    for count in range(6):
+        shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(converted, out)
-        kill_after(draw.uniform(0.5, 1.0) * whole, program, *command)
+        kill_when(lambda: len(staged(tmp_path, "out")) >= count, program, *command)
+        for name in leftovers(tmp_path, "out"):
+            remove(tmp_path / name)
         state = json.loads((out / "outrider_state.json").read_text())
         heads = {name.split(".")[1] for name in load_file(out / "model.safetensors")
                  if name.startswith("medusa_heads.")}
@@ -122,22 +138,33 @@ def check_checkpoints(run):
     return found
 
 
+def lines_added(run, count):
+    """A condition: so many lines of metrics were written since now, or taken back by a run that goes on."""
+    file = run / "metrics.jsonl"
+
+    def lines():
+        return file.read_bytes().count(b"\n") if file.exists() else 0
+
+    before = lines()
+    return lambda: lines() < before or lines() >= before + count
+
+
 def test_a_run_killed_again_and_again_ends_as_one_that_was_not(
         program, outrider, convert, tiny, shards, tmp_path):
     model = convert(tiny(), "--mode", "medusa", "--set", "medusa_num_heads=1")
     run, straight = tmp_path / "run", tmp_path / "straight"
     command = ("train", model, "--data", shards / "train", *TRAIN, "--seed", 3)
-    whole = seconds_of(program, *command, "--out", straight)
+    outrider(*command, "--out", straight)
     draw = random.Random(5)
     killed, resume = 0, False
-    for _ in range(KILLS["train"]):
-        killed += kill_after(draw.uniform(0.1, 0.6) * whole, program, *command, "--out", run,
-                             *(["--resume"] if resume else []))
+    while killed < 12:
+        ways = [lines_added(run, draw.randint(1, 9)), lambda: any(run.glob(".checkpoint-*.tmp-*"))]
+        killed += kill_when(draw.choice(ways), program, *command, "--out", run,
+                            *(["--resume"] if resume else []))
         resume = bool(run.exists() and check_checkpoints(run))
         if not resume or (run / "final").exists():
             shutil.rmtree(run, ignore_errors=True)
             resume = False
-    assert killed >= 10
     outrider(*command, "--out", run, *(["--resume"] if resume else []))
     assert same_tensors(run / "final/model.safetensors", straight / "final/model.safetensors")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -1,7 +1,11 @@
 """Hidden states on disk, and training on them: the same losses as with the base beside the draft."""
 
 import json
+import re
 import shutil
+import signal
+import subprocess
+import time
 
 import pytest
 from conftest import REFERENCE
@@ -167,3 +171,16 @@ def test_wrong_requests_leave_nothing(outrider, tiny, shards, tmp_path, options,
     done = outrider("data", "hidden-states", tiny(), "--data", shards / "train", "--out",
                     tmp_path / "out", *options, status=REQUEST)
     assert problem in done.stderr and not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_leaves_nothing(program, tiny, offline, shards, tmp_path):
+    process = subprocess.Popen(
+        [program, "data", "hidden-states", tiny(), "--for", offline, "--data", shards / "train", "--out",
+         tmp_path / "out"], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(tmp_path.iterdir()):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate()
+    assert process.returncode == 130, text
+    assert re.search(r"error: interrupted after \d+ of 200 conversations; nothing was kept\n", text)
+    assert not list(tmp_path.iterdir())

@@ -1,14 +1,18 @@
 """report.html: one page that says everything about a run and needs nothing from elsewhere."""
 
 import hashlib
+import html
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
 import pytest
+from outrider import show
 from runs import metrics
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
 VOID = {"meta", "br", "link", "img", "input", "hr", "path", "circle"}
 
@@ -95,7 +99,7 @@ def test_a_report_holds_results_configuration_and_provenance(report, long_run, e
     assert summary["report"] == str(run / "report.html")
     held_out = summary["eval"]["drafts"][0]
     for step in held_out["steps"]:
-        assert step["name"] in report.text and f"{step['loss']:.4f}" in report.text
+        assert ("span", {"title": step["name"]}) in report.tags and f"{step['loss']:.4f}" in report.text
     assert f"{held_out['expected_acceptance_length']:.2f}" in report.text
     assert "Finished." in report.text and f"Training of {eagle()}" in report.text
     for option in ("learning_rate", "max_grad_norm", "per_device_train_batch_size", "save_steps"):
@@ -112,22 +116,69 @@ def test_a_report_holds_results_configuration_and_provenance(report, long_run, e
     assert "LibTorch 2.11.0" in report.text
 
 
-def test_the_loss_mask_is_that_of_the_data(report, long_run, shards):
+STRETCH = r'<(mark|span) title="tokens (\d+) to (\d+): [a-z ]+(?:; ids ([\d ]+))?">([^<]*)</\1>'
+
+
+def check_first_conversation(page, shards, decode):
+    """Ids and mask are the data's; the text of each stretch is what `decode` makes of its ids."""
     [file] = (shards / "train").glob("*.safetensors")
     data = load_file(file)
     end = int(data["offsets"][1])
     ids, mask = data["input_ids"][:end].tolist(), data["loss_mask"][:end].tolist()
-    shown = re.findall(r'<(mark|span) title="tokens (\d+) to (\d+): [a-z ]+">([\d ]+)</\1>',
-                       (long_run[0] / "report.html").read_text())
     found = {}
-    for tag, first, last, text in shown:
-        if int(first) == len(found):  # the first conversation's stretches follow each other
-            found |= {i: (token, tag == "mark") for i, token in
-                      zip(range(int(first), int(last) + 1), map(int, text.split()), strict=True)}
-        else:
+    for tag, first, last, hovered, text in re.findall(STRETCH, page):
+        if int(first) != len(found):  # the first conversation's stretches follow each other
             break
+        tokens = [int(token) for token in (hovered or text).split()]
+        found |= {i: (token, tag == "mark") for i, token in
+                  zip(range(int(first), int(last) + 1), tokens, strict=True)}
+        assert html.unescape(text).split() == decode(tokens).split()
     assert found == {i: (token, m == 1) for i, (token, m) in enumerate(zip(ids, mask))}
-    assert f"{end} tokens; of the {end} shown {sum(mask)} are trained on" in report.text
+    assert f"{end} tokens; of the {end} shown {sum(mask)} are trained on" in page
+
+
+def test_the_loss_mask_is_shown_on_the_text(long_run, shards, tokenizer):
+    page = (long_run[0] / "report.html").read_text()
+    check_first_conversation(page, shards, tokenizer.decode)
+    assert "Tokens as text" in page and "&lt;|im_start|&gt;user" in page
+
+
+def test_stretches_add_up_where_a_character_is_divided(model):
+    decode = show.light_decoder(model)
+    text = "ab 🦦 cd — né"
+    ids = Tokenizer.from_file(str(model / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+    cuts = [show.texts(decode, [ids[:cut], [], ids[cut:]]) for cut in range(1, len(ids))]
+    assert {"".join(parts) for parts in cuts} == {text}
+    assert any("\ufffd" in decode(ids[:cut]) for cut in range(1, len(ids)))
+
+
+@pytest.mark.parametrize("lacking", ["tokenizer", "python"])
+def test_without_tokenizer_or_python_ids_are_shown(outrider, eagle, shards, lacking, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(eagle(), model)
+    environment = {"OUTRIDER_PYTHON": "/nowhere/python"} if lacking == "python" else {}
+    if lacking == "tokenizer":
+        for file in model.glob("tokenizer*"):
+            file.unlink()
+    done = outrider("train", model, "--data", shards / "train", "--out", tmp_path / "run",
+                    "--max-steps", 1, **environment)
+    assert "error" not in done.stderr and "Traceback" not in done.stderr
+    page = (tmp_path / "run/report.html").read_text()
+    check_first_conversation(page, shards, lambda ids: " ".join(map(str, ids)))
+    assert "Token ids." in page
+
+
+def test_steps_are_named_after_the_tokens_they_predict(outrider, eagle, shards, tmp_path):
+    done = outrider("train", eagle(), "--data", shards / "train", "--out", tmp_path / "run",
+                    "--max-steps", 1)
+    for step in range(3):
+        label, name = f"draft token {step + 1}", f"parallel_0_step_{step}"
+        assert re.search(rf"^training  eagle  {label} \({name}\)  ", done.stdout, re.M)
+        page = (tmp_path / "run/report.html").read_text()
+        assert f'<span title="{name}">{label}</span>' in page
+    [line] = metrics(tmp_path / "run")
+    assert [s["name"] for s in line["drafts"][0]["steps"]] == [
+        f"parallel_0_step_{k}" for k in range(3)]
 
 
 def test_names_cannot_become_markup(train, eagle, tmp_path):

@@ -1,7 +1,10 @@
 """outrider train: however a run ends, it goes on as if it had not, bit by bit."""
 
+import hashlib
 import json
+import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -135,8 +138,9 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(command, whole,
     for _ in range(8):
         process = start(command(run, *(["--resume"] if run.exists() else [])))
         seen, wanted = steps_logged(run), draw.randint(1, 12)
-        wait_until(lambda: steps_logged(run) not in range(seen, seen + wanted), process)
-        time.sleep(draw.uniform(0, 0.2))
+        moments = [lambda: steps_logged(run) not in range(seen, seen + wanted),
+                   lambda: any(run.glob(".*.tmp-*"))]
+        wait_until(draw.choice(moments), process)
         process.kill()
         process.communicate()
         killed += process.returncode == -signal.SIGKILL
@@ -145,13 +149,18 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(command, whole,
     check_same_run(run, whole)
 
 
+def has_begun(run, name):
+    """Whether a folder of the run is being written, or was: a test that comes late must not wait forever."""
+    return (run / name).exists() or any(run.glob(f".{name}.tmp-*"))
+
+
 MOMENTS = {
     "while it opens its data": (signal.SIGINT, lambda run: True),
     "as the folder is made": (signal.SIGTERM, lambda run: run.exists()),
-    "while it evaluates": (signal.SIGINT, lambda run: steps_logged(run) == 5),
-    "while it saves": (signal.SIGTERM, lambda run: any(run.glob(".checkpoint-8.tmp-*"))),
-    "while it keeps the best": (signal.SIGINT, lambda run: any(run.glob(".best.tmp-*"))),
-    "while it writes the final model": (signal.SIGTERM, lambda run: any(run.glob(".final.tmp-*"))),
+    "while it evaluates": (signal.SIGINT, lambda run: steps_logged(run) >= 5),
+    "while it saves": (signal.SIGTERM, lambda run: has_begun(run, "checkpoint-8")),
+    "while it keeps the best": (signal.SIGINT, lambda run: has_begun(run, "best")),
+    "while it writes the final model": (signal.SIGTERM, lambda run: has_begun(run, "final")),
 }
 
 
@@ -160,7 +169,7 @@ def test_an_interrupted_run_can_be_resumed(moment, command, whole, tmp_path):
     number, has_come = MOMENTS[moment]
     run = tmp_path / "run"
     process = start(command(run))
-    assert wait_until(lambda: has_come(run), process)
+    assert wait_until(lambda: has_come(run), process) or process.returncode == 0
     process.send_signal(number)
     _, errors = process.communicate(timeout=600)
     assert process.returncode in (0, 130, -number), errors
@@ -177,7 +186,7 @@ def test_an_interrupted_run_can_be_resumed(moment, command, whole, tmp_path):
 def test_a_second_signal_ends_a_run_at_once(command, whole, tmp_path):
     run = tmp_path / "run"
     process = start(command(run))
-    assert wait_until(lambda: steps_logged(run) == 5, process)  # an evaluation begins
+    assert wait_until(lambda: steps_logged(run) >= 5, process)  # an evaluation begins
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.002)
@@ -200,6 +209,159 @@ def test_a_finished_run_is_not_done_again(train, eagle, short_run, tmp_path):
     summary = train(eagle(), tmp_path / "run", *SHORT, "--resume")
     assert summary == json.loads((short_run / "run.json").read_text())["summary"]
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+
+
+# --- damaged -------------------------------------------------------------------------------------
+
+# The short run with a checkpoint after every third step.
+OFTEN = tuple(3 if before == "--save-steps" else option for before, option in zip(("", *SHORT), SHORT))
+
+DAMAGES = {
+    "cut off": (lambda folder: os.truncate(folder / "model.safetensors", 4096),
+                "model.safetensors (4096 bytes) is not as it was written"),
+    "another byte": (lambda folder: flip_a_bit(folder / "training_state.safetensors"),
+                     "training_state.safetensors ("),
+    "a file gone": (lambda folder: (folder / "outrider_state.json").unlink(),
+                    "outrider_state.json is missing"),
+    "the state gone": (lambda folder: (folder / "training_state.json").unlink(),
+                       "training_state.json is missing"),
+    "no JSON": (lambda folder: (folder / "config.json").write_text("{oops"),
+                "config.json (5 bytes) is not as it was written"),
+    "a state that is no JSON": (lambda folder: (folder / "training_state.json").write_bytes(b"\0" * 99),
+                                "training_state.json"),
+    "empty": (lambda folder: [file.unlink() for file in folder.iterdir()],
+              "training_state.json is missing"),
+}
+
+
+def flip_a_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def three_checkpoints(train, eagle, tmp_path_factory):
+    out = tmp_path_factory.mktemp("three") / "run"
+    train(eagle(), out, *OFTEN)
+    return out
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_with_an_older_one(train, eagle, three_checkpoints, damage,
+                                                         tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(three_checkpoints, run, ignore=shutil.ignore_patterns("final"))
+    change, problem = DAMAGES[damage]
+    change(run / "checkpoint-9")
+    flip_a_bit(run / "checkpoint-6/model.safetensors")
+    before = sorted(run.rglob("*"))
+    text = train(eagle(), run, *OFTEN, "--resume", status=3)
+    assert f"error: the checkpoint '{run}/checkpoint-9' is damaged: " in text and problem in text
+    assert (f"hint: '{run}/checkpoint-3' is older and whole: continue from it with --resume-from "
+            "checkpoint-3") in text
+    assert text.count("error: ") == 1 and sorted(run.rglob("*")) == before
+
+
+def test_a_run_goes_on_from_a_checkpoint_of_choice(train, eagle, three_checkpoints, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(three_checkpoints, run, ignore=shutil.ignore_patterns("final"))
+    (run / "checkpoint-9/training_state.safetensors").write_text("?")
+    assert "it has checkpoint-3, checkpoint-6, checkpoint-9" in train(
+        eagle(), run, *OFTEN, "--resume-from", "checkpoint-7", status=2)
+    train(eagle(), run, *OFTEN, "--resume-from", run / "checkpoint-6")
+    assert timeless(run) == timeless(three_checkpoints)
+    for name in ("final", "checkpoint-9"):
+        assert same_tensors(run / name, three_checkpoints / name)
+    assert (run / "set-aside-checkpoint-9/training_state.safetensors").read_text() == "?"
+
+
+def test_without_a_whole_checkpoint_the_way_on_is_told(train, eagle, three_checkpoints, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(three_checkpoints, run, ignore=shutil.ignore_patterns("final", "checkpoint-[39]"))
+    flip_a_bit(run / "checkpoint-6/model.safetensors")
+    text = train(eagle(), run, *OFTEN, "--resume", status=3)
+    assert "no older checkpoint is whole" in text
+    assert f"delete '{run}/checkpoint-6' for --resume to begin this one again" in text
+    shutil.rmtree(run / "checkpoint-6")
+    train(eagle(), run, *OFTEN, "--resume")
+    assert same_tensors(run / "final", three_checkpoints / "final")
+
+
+# --- no room -------------------------------------------------------------------------------------
+
+
+def limit_files(limit):
+    """For a child: files of more bytes cannot be written, as on a disk that is full."""
+
+    def apply():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+    return apply
+
+
+def size_of(folder):
+    return (folder / "model.safetensors").stat().st_size
+
+
+@pytest.fixture(scope="module")
+def twelve_steps(program, eagle, shards):
+    """twelve_steps(run, *options): the arguments of short_run's command."""
+
+    def make(run, *options):
+        return [program, "train", eagle(), "--data", shards / "train", "--out", run,
+                "--learning-rate", "3e-3", *map(str, SHORT), *map(str, options)]
+
+    return make
+
+
+def test_what_the_disk_has_no_room_for_is_written_later(twelve_steps, short_run, tmp_path):
+    """Neither checkpoint-6 nor the final model can be written, but a checkpoint without the base."""
+    run = tmp_path / "run"
+    limit = size_of(short_run / "final") - 1000
+    done = subprocess.run(twelve_steps(run, "--wait-for-room", 0), capture_output=True, text=True,
+                          check=False, restore_signals=False, preexec_fn=limit_files(limit))
+    assert done.returncode == 3, done.stderr
+    warning, error, hint = (line for line in done.stderr.splitlines() if not line.startswith("step"))
+    assert warning.startswith("warning: cannot write '") and "training goes on" in warning
+    assert "(none of the 6 steps is saved)" in warning
+    assert error.startswith("error: cannot write '")
+    assert error.endswith(f"; '{run}/checkpoint-12' holds everything so far")
+    assert hint.startswith("hint: make room (") and hint.endswith("same command and --resume")
+    assert not list(run.glob(".*")) and not (run / "final").exists()
+    assert all(name.startswith("eagle_module.")
+               for name in load_file(run / "checkpoint-12/model.safetensors"))
+    subprocess.run(twelve_steps(run, "--resume"), check=True, capture_output=True)
+    assert timeless(run) == timeless(short_run)
+    assert same_tensors(run / "final", short_run / "final")
+
+
+def test_a_run_waits_for_room_at_its_end(twelve_steps, short_run, tmp_path):
+    run, log = tmp_path / "run", tmp_path / "log"
+    limit = size_of(short_run / "final") - 1000
+    with log.open("w") as stderr:
+        process = subprocess.Popen(twelve_steps(run, "--wait-for-room", 3600), stderr=stderr,
+                                   stdout=subprocess.DEVNULL, restore_signals=False,
+                                   preexec_fn=limit_files(limit))
+    assert wait_until(lambda: "waiting up to 1:00:00 for room" in log.read_text(), process)
+    assert f"'{run}/checkpoint-12' holds everything so far; waiting" in log.read_text()
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    assert process.wait() == 0, log.read_text()
+    assert timeless(run) == timeless(short_run)
+    assert same_tensors(run / "final", short_run / "final")
+
+
+def test_an_interrupt_ends_the_wait_for_room(twelve_steps, short_run, tmp_path):
+    run, log = tmp_path / "run", tmp_path / "log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(twelve_steps(run, "--wait-for-room", 3600), stderr=stderr,
+                                   stdout=subprocess.DEVNULL, restore_signals=False,
+                                   preexec_fn=limit_files(200_000))
+    assert wait_until(lambda: "waiting up to" in log.read_text(), process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 3
+    assert "; none of the 12 steps is saved" in log.read_text()
 
 
 # --- not a number --------------------------------------------------------------------------------
@@ -241,7 +403,10 @@ def test_a_poisoned_batch_stops_the_run_and_is_named(train, poisoned, shards, tm
     named = text.split("conversations ")[1].split(" of ")[0]
     assert str(culprit) in named.split(", ") and len(named.split(", ")) == 4
     assert f"of '{shards}/train'" in text and "(counted from 0)" in text
-    assert "hint: " in text and "--learning-rate" in text and "without these conversations" in text
+    assert (f": the base computes values that are not finite in float32, from its embedding on: "
+            f"conversation {culprit}, token {rows[culprit].index(token)} (counted from 0)") in text
+    assert "its weights hold values that are not finite: 'model.embed_tokens.weight'\n" in text
+    assert "hint: the base is damaged" in text and "--learning-rate" not in text
     # Nothing of it was kept: the newest checkpoint is the step before, and it is finite.
     saved = sorted(int(p.name.split("-")[1]) for p in run.glob("checkpoint-*"))
     if step > 1:
@@ -250,3 +415,64 @@ def test_a_poisoned_batch_stops_the_run_and_is_named(train, poisoned, shards, tm
         assert all(t.isfinite().all() for n, t in tensors.items() if n.startswith("eagle_module."))
     assert not (run / "final").exists()
     assert values in (run / "report.html").read_text()
+
+
+def test_a_loss_that_the_base_is_not_to_blame_for_is_not_its(train, eagle, tmp_path):
+    text = train(eagle(), tmp_path / "run", "--max-steps", 40, "--logging-steps", 1,
+                 "--lr-scheduler-type", "constant", "--max-grad-norm", 0, learning_rate=1e30, status=4)
+    assert "the base" not in text
+    assert "hint: " in text and "--learning-rate" in text and "without these conversations" in text
+
+
+@pytest.fixture(scope="module")
+def overflowing(tiny, edited):
+    """A float16 base whose second layer exceeds the range of float16."""
+    base = edited(tiny("float16"), "config.json", lambda config: None)
+    tensors = load_file(base / "model.safetensors")
+    for part, scale in (("up_proj", 60), ("down_proj", 900)):
+        tensors[f"model.layers.1.mlp.{part}.weight"] = (
+            tensors[f"model.layers.1.mlp.{part}.weight"].sign() * scale)
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    return base
+
+
+def test_a_base_that_overflows_float16_is_named(train, outrider, convert, overflowing, shards,
+                                                draft_vocabulary, tmp_path):
+    options = ("--mode", "eagle", "--preset", "eagle3", "--draft-vocab", draft_vocabulary)
+    model = convert(overflowing, *options)
+    text = train(model, tmp_path / "run", "--max-steps", 1, status=4)
+    named = "the base computes values that are not finite in float16, from decoder layer 1 (of 0 to 3)"
+    advised = "hint: float16 ends at 65504, which this base exceeds: give --dtype bfloat16"
+    assert "step 1: loss nan" in text and named in text and advised in text
+    assert "its weights" not in text and not (tmp_path / "run").exists()
+    train(model, tmp_path / "run", "--max-steps", 1, "--dtype", "bfloat16")
+
+    offline = convert(overflowing, *options, "--set", "eagle_offline=true")
+    command = ("data", "hidden-states", overflowing, "--for", offline, "--data", shards / "train",
+               "--out", tmp_path / "states")
+    text = outrider(*command, status=4).stderr
+    assert named in text and advised in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+    outrider(*command, "--dtype", "bfloat16")
+
+
+def test_stored_states_that_are_not_finite_are_the_shards_fault(train, outrider, convert, tiny,
+                                                               shards, tmp_path):
+    offline = convert(tiny(), "--mode", "eagle", "--preset", "eagle3", "--set", "eagle_offline=true")
+    outrider("data", "hidden-states", tiny(), "--for", offline, "--data", shards / "train", "--out",
+             tmp_path / "states")
+    file = tmp_path / "states/hidden-00000.safetensors"
+    tensors = load_file(file)
+    [name] = [n for n in tensors if n.startswith("layer.")][:1]
+    [shard] = (shards / "train").glob("*.safetensors")
+    begin = int(load_file(shard)["offsets"][17])
+    tensors[name][begin + 4, 3] = float("inf")
+    save_file(tensors, file)
+    description = json.loads((tmp_path / "states/hidden_states.json").read_text())
+    description["files"][0]["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (tmp_path / "states/hidden_states.json").write_text(json.dumps(description))
+    summary = outrider("train", offline, "--data", tmp_path / "states", "--out", tmp_path / "run",
+                       "--num-train-epochs", 1, "--logging-steps", 1, status=4)
+    assert f": {file}: '{name}' holds values that are not finite: conversation 17, token 4" in (
+        summary.stderr)
+    assert "hint: write the hidden states again" in summary.stderr

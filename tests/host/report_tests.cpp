@@ -143,7 +143,7 @@ RunReport sample_report() {
   report.best = {{"step", 4}, {"loss", 5.0}};
   report.history.add({{"step", 2}, {"drafts", {draft("eagle", 6, 0.5)}}, {"learning_rate", 0.001}});
   report.history.add({{"step", 4}, {"eval", {{"drafts", {draft("eagle", 5, 0.6)}}}}});
-  report.samples.push_back({7, 9, {11, 12, 13, 14, 15}, {0, 0, 1, 1, 0}});
+  report.samples.push_back({7, 9, {11, 12, 13, 14, 15}, {0, 0, 1, 1, 0}, {}});
   return report;
 }
 
@@ -170,6 +170,32 @@ TEST_CASE("the loss mask is shown in stretches") {
                  "<span title=\"tokens 0 to 1: not trained on\">11 12</span> "
                  "<mark title=\"tokens 2 to 3: trained on\">13 14</mark> "
                  "<span title=\"tokens 4 to 4: not trained on\">15</span> <i>and 4 more</i>");
+}
+
+TEST_CASE("stretches are shown as text where it is known, with their ids to hover over") {
+  auto report = sample_report();
+  report.samples[0].texts = {"<|user|>\nHi & bye ", "two\n\nlines", ""};
+  const auto html = page(report);
+  CHECK_CONTAINS(
+      html,
+      "<p class=\"tokens text\">"
+      "<span title=\"tokens 0 to 1: not trained on; ids 11 12\">&lt;|user|&gt;\nHi &amp; "
+      "bye </span>"
+      "<mark title=\"tokens 2 to 3: trained on; ids 13 14\">two\n\nlines</mark>"
+      "<span title=\"tokens 4 to 4: not trained on; ids 15\"></span><i>and 4 more</i>");
+  CHECK_CONTAINS(html, "Tokens as text; point at them to see their ids.");
+  report.samples[0].texts = {"one of three"};
+  CHECK_CONTAINS(page(report), "not trained on\">11 12</span> ");
+  CHECK_CONTAINS(page(report), "Token ids.");
+}
+
+TEST_CASE("a draft's steps are named after the tokens they predict") {
+  const auto html = page(sample_report());
+  CHECK_CONTAINS(html, "<td><span title=\"head_0\">draft token 1</span></td>");
+  CHECK_CONTAINS(html, "<td><span title=\"head_1\">draft token 2</span></td>");
+  CHECK_CONTAINS(html, "<span class=\"c1\" title=\"head_1\">");
+  CHECK_CONTAINS(html, "</svg>draft token 2</span>");
+  CHECK(html.find(">head_") == html.npos);
 }
 
 TEST_CASE("a page of a run that has logged nothing is a page") {

@@ -58,13 +58,15 @@ class TinyDraft : public Draft {
       const auto& part = loss.steps.back().loss;
       loss.total = loss.total.defined() ? loss.total + part : part;
     }
-    if (spoiled_from > 0 && ++calls_ >= spoiled_from) {
+    if (++calls_ == acts_at) action();
+    if (spoiled_from > 0 && calls_ >= spoiled_from) {
       loss.total = loss.total * std::numeric_limits<double>::infinity();
     }
     return loss;
   }
 
-  int64_t spoiled_from = 0;
+  int64_t spoiled_from = 0, acts_at = 0;
+  std::function<void()> action;
 
  private:
   /// Predicts the token 1 + `step` ahead.
@@ -187,6 +189,12 @@ void write_tiny_shards(const std::filesystem::path& folder, int64_t count) {
                                            {"kind", "tokens"},
                                            {"vocab_size", kTinyVocabulary},
                                            {"shards", Json::array({shard})}});
+}
+
+void act_in_tiny_loss(CausalLM& model, int64_t call, std::function<void()> action) {
+  auto& draft = dynamic_cast<TinyDraft&>(*model.speculative_state().front().draft);
+  draft.acts_at = call;
+  draft.action = std::move(action);
 }
 
 void spoil_tiny_losses_from(CausalLM& model, int64_t call) {

@@ -37,6 +37,9 @@ std::shared_ptr<CausalLM> tiny_model();
 /// Shards of `count` conversations of 5 to 12 tokens, the last two thirds of each trained on.
 void write_tiny_shards(const std::filesystem::path& folder, int64_t count);
 
+/// Calls `action` in the tiny draft's `call`-th loss (from 1).
+void act_in_tiny_loss(CausalLM& model, int64_t call, std::function<void()> action);
+
 /// Makes the tiny draft's losses infinite from its `call`-th loss on (from 1).
 void spoil_tiny_losses_from(CausalLM& model, int64_t call);
 

@@ -7,8 +7,10 @@
 #include <cmath>
 #include <fstream>
 #include <functional>
+#include <limits>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "outrider/checkpoint/json_file.h"
@@ -17,6 +19,7 @@
 #include "outrider/host/token_shards.h"
 #include "outrider/host/trainer.h"
 #include "tiny_training.h"
+#include "trainer/training_state.h"
 
 namespace outrider {
 namespace {
@@ -37,6 +40,8 @@ struct Run {
     options.weight_decay = 0.01;
     options.warmup_steps = 2;
     options.logging_steps = 3;
+    options.save_minutes = 0;
+    options.wait_for_room = 0;
     options.progress = false;
   }
 
@@ -123,6 +128,135 @@ TEST_CASE("a resumed run gives the bits of one that was never stopped") {
   check_same_weights(*straight, *resumed);
   CHECK(metrics(half.options.output) == metrics(whole.options.output));
   CHECK(fs::exists(half.options.output / "final" / "config.json"));
+}
+
+/// A run that evaluates after 4, 8 and 12 steps: 6 batches each, after 8 losses of training each.
+struct EvaluatedRun : Run {
+  EvaluatedRun() {
+    options.eval_data = options.data;
+    options.eval_steps = options.logging_steps = 4;
+    options.per_device_train_batch_size = 4;
+  }
+};
+
+TEST_CASE("an interrupted evaluation is made when the run goes on") {
+  EvaluatedRun whole;
+  const auto straight = tiny_model();
+  const auto summary = train(*straight, whole.options);
+  // In the middle of the first evaluation, and of the one at the end.
+  for (const auto& [call, step] : {std::pair(8 + 3, 4), std::pair(3 * 8 + 2 * 6 + 2, 12)}) {
+    CAPTURE(step);
+    EvaluatedRun cut;
+    const auto model = tiny_model();
+    testing::act_in_tiny_loss(*model, call, [] { raise(SIGINT); });
+    const auto error = cut.failure(ErrorCode::kInterrupted, *model);
+    CHECK_CONTAINS(error, "interrupted after step " + std::to_string(step));
+    CHECK_CONTAINS(error, "checkpoint-" + std::to_string(step) + "' holds everything so far");
+    for (const auto& line : metrics(cut.options.output)) {
+      CHECK_FALSE((line["step"] == step && line.contains("eval")));
+    }
+    cut.options.resume = true;
+    const auto resumed = tiny_model();
+    const auto again = train(*resumed, cut.options);
+    check_same_weights(*straight, *resumed);
+    CHECK(metrics(cut.options.output) == metrics(whole.options.output));
+    CHECK(again["eval"] == summary["eval"]);
+    CHECK(again["metrics"]["drafts"] == summary["metrics"]["drafts"]);
+  }
+}
+
+TEST_CASE("checkpoints by time change nothing, and the newest two are kept") {
+  Run whole, timed;
+  const auto straight = tiny_model();
+  train(*straight, whole.options);
+  CHECK_FALSE(fs::exists(whole.options.output / "checkpoint-1"));
+
+  timed.options.save_minutes = 1e-9;  // after every step
+  timed.options.save_total_limit = 0;
+  timed.options.save_steps = 5;
+  const auto model = tiny_model();
+  train(*model, timed.options);
+  check_same_weights(*straight, *model);
+  CHECK(metrics(timed.options.output) == metrics(whole.options.output));
+  std::vector<int64_t> kept;
+  for (const auto& folder : checkpoint_folders(timed.options.output)) {
+    kept.push_back(*step_in_name(folder));
+  }
+  CHECK(kept == std::vector<int64_t>{5, 9, 10, 11});  // 5 and 10 were asked for
+
+  fs::remove_all(timed.options.output / "final");
+  fs::remove_all(timed.options.output / "checkpoint-10");
+  fs::remove_all(timed.options.output / "checkpoint-11");
+  timed.options.resume = true;
+  const auto resumed = tiny_model();
+  train(*resumed, timed.options);
+  check_same_weights(*straight, *resumed);
+  CHECK(metrics(timed.options.output) == metrics(whole.options.output));
+}
+
+TEST_CASE("a damaged checkpoint is refused, and the older one that is whole taken by choice") {
+  Run whole, run;
+  const auto straight = tiny_model();
+  whole.options.save_steps = run.options.save_steps = 3;
+  whole.options.save_total_limit = run.options.save_total_limit = 0;
+  train(*straight, whole.options);
+  run.failure(ErrorCode::kInterrupted, *tiny_model(), [](const Json& line) {
+    if (line["step"] == 9) raise(SIGINT);
+  });
+  run.options.resume = true;
+  const auto folder = run.options.output;
+  auto bytes = fs::file_size(folder / "checkpoint-9/model.safetensors");
+  fs::resize_file(folder / "checkpoint-9/model.safetensors", bytes - 8);
+  fs::remove(folder / "checkpoint-6/training_state.safetensors");
+  const auto error = run.failure(ErrorCode::kInvalidFile, *tiny_model());
+  CHECK_CONTAINS(error, "checkpoint-9' is damaged: model.safetensors (");
+  CHECK_CONTAINS(error,
+                 "checkpoint-3' is older and whole: continue from it with --resume-from "
+                 "checkpoint-3");
+
+  run.options.resume_from = "checkpoint-4";
+  CHECK_CONTAINS(run.failure(ErrorCode::kInvalidArgument, *tiny_model()),
+                 "no checkpoint of the run in '" + folder.string() +
+                     "'\nit has checkpoint-3, checkpoint-6, checkpoint-9");
+  run.options.resume_from = folder / "checkpoint-3";
+  const auto resumed = tiny_model();
+  train(*resumed, run.options);
+  check_same_weights(*straight, *resumed);
+  CHECK(metrics(folder) == metrics(whole.options.output));
+  CHECK(fs::exists(folder / "set-aside-checkpoint-6"));
+  CHECK(fs::exists(folder / "set-aside-checkpoint-9"));
+  CHECK(damages(folder / "checkpoint-9").empty());
+}
+
+/// Weights that are finite, of a layer that computes what is not.
+void make_base_overflow(CausalLM& model) {
+  const at::NoGradGuard no_grad;
+  auto parameters = model.named_parameters();
+  parameters["model.layers.0.mlp.up_proj.weight"].fill_(1e6);
+  parameters["model.layers.0.mlp.down_proj.weight"].fill_(3e38);
+}
+
+TEST_CASE("a base whose values are not finite is named, not the learning rate") {
+  Run run;
+  const auto model = tiny_model();
+  make_base_overflow(*model);
+  const auto error = run.failure(ErrorCode::kNonFinite, *model);
+  CHECK_CONTAINS(error, "step 1: loss ");
+  CHECK_CONTAINS(error,
+                 ": the base computes values that are not finite in float32, from decoder "
+                 "layer 0 (of 0 to 0) on: conversation ");
+  CHECK_CONTAINS(error, "\nleave this conversation out");
+  CHECK(error.find("--learning-rate") == error.npos);
+
+  const auto damaged = tiny_model();
+  {
+    const at::NoGradGuard no_grad;
+    damaged->named_parameters()["model.layers.0.mlp.up_proj.weight"][3][5] =
+        std::numeric_limits<float>::quiet_NaN();
+  }
+  CHECK_CONTAINS(run.failure(ErrorCode::kNonFinite, *damaged),
+                 "its weights hold values that are not finite: 'model.layers.0.mlp.up_proj.weight'"
+                 "\nthe base is damaged");
 }
 
 TEST_CASE("signals have their old effect after a run") {
@@ -276,17 +410,27 @@ TEST_CASE("the best so far survives a restart, and other held-out data begins an
 }
 
 TEST_CASE("time spent on evaluations is no training time") {
+  using Clock = std::chrono::steady_clock;
   Run run;
-  run.options.max_steps = 4;
+  run.options.max_steps = 3;
   run.options.logging_steps = 1;
+  run.options.per_device_train_batch_size = 22;  // all there are
   run.options.eval_data = run.options.data;
   run.options.eval_steps = 2;
-  double after = 0;
+  const double tokens = static_cast<double>(TokenShards::open(run.options.data).token_count());
+  Clock::time_point resumed;
+  double spent = 0, counted = 0;
   train(*tiny_model(), run.options, [&](const Json& line) {
-    if (line.contains("eval")) std::this_thread::sleep_for(std::chrono::milliseconds(500));
-    if (line["step"] == 3) after = line["tokens_per_second"];
+    if (line["step"] == 2 && line.contains("eval")) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(500));
+      resumed = Clock::now();
+    }
+    if (line["step"] != 3 || line.contains("eval")) return;
+    spent = std::chrono::duration<double>(Clock::now() - resumed).count();
+    counted = tokens / line["tokens_per_second"].get<double>();
   });
-  CHECK(after > 2 * 2 * 12 / 0.5);  // more than if its time had counted
+  // However slow the machine is, the step took no longer than what passed since the evaluation.
+  CHECK(counted < spent + 0.25);
 }
 
 TEST_CASE("a loss that is not finite ends the run before it is saved") {

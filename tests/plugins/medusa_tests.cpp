@@ -256,6 +256,62 @@ TEST_CASE("sequences shorter than a head's reach train the heads they can") {
   for (const int64_t length : {1, 2, 3, 4}) check_against_loops(3, 1, length, false);
 }
 
+/// Two sequences with padding in front, and a hole in the second.
+TrainBatch padded_batch() {
+  auto batch = batch_of(7, false);
+  batch.attention_mask =
+      at::tensor({0, 0, 0, 1, 1, 1, 1, 0, 1, 1, 0, 1, 1, 1}, at::kLong).reshape({kBatch, 7});
+  return batch;
+}
+
+HeadOracle padded_oracle(Draft& draft, int64_t head, const Base& base, const TrainBatch& batch,
+                         bool trains_padding) {
+  HeadOracle sum;
+  const auto is_token = [&](int64_t b, int64_t t) {
+    return batch.attention_mask[b][t].item<int64_t>() == 1;
+  };
+  for (int64_t b = 0; b < kBatch; ++b) {
+    for (int64_t t = 0; t + 2 + head < 7; ++t) {
+      if (!is_token(b, t + 2 + head) || !(trains_padding || is_token(b, t))) continue;
+      add_row(sum, head_logits(draft, head, 1, base.outputs.last_hidden[b][t]),
+              batch.input_ids[b][t + 2 + head].item<int64_t>());
+    }
+  }
+  return {sum.loss / sum.count, sum.accuracy / sum.count, sum.overlap / sum.count, sum.count};
+}
+
+void check_padding(Draft& draft, bool trains_padding) {
+  const Base base(7);
+  const auto batch = padded_batch();
+  const auto loss = draft.loss(base.outputs, batch);
+  for (int64_t head = 0; head < 2; ++head) {
+    const auto expected = padded_oracle(draft, head, base, batch, trains_padding);
+    const auto& step = loss.steps[static_cast<size_t>(head)];
+    CHECK(step.count.item<double>() == expected.count);
+    CHECK(step.loss.item<double>() == doctest::Approx(expected.loss).epsilon(1e-6));
+  }
+}
+
+TEST_CASE("states at padding train no head, but under the reference's numerics they do") {
+  const auto config = config_of(2, 1);
+  const auto own = random_draft(config);
+  check_padding(*own, /*trains_padding=*/false);
+  // Of 7 positions, the heads reach 5 and 4 tokens each; these rows and targets are both tokens.
+  const auto loss = own->loss(Base(7).outputs, padded_batch());
+  CHECK(loss.steps[0].count.item<double>() == 2 + 2);
+  CHECK(loss.steps[1].count.item<double>() == 1 + 2);
+
+  auto base = base_info();
+  base.reference_numerics = "0.47";
+  const medusa::MedusaMode mode;
+  const auto converted = mode.convert(base, config);
+  check_padding(*converted.draft, /*trains_padding=*/true);
+  check_padding(*mode.restore(base_info(), config, converted.metadata).draft,
+                /*trains_padding=*/true);
+  check_padding(*mode.restore(base_info(), config, {{"reference_numerics", nullptr}}).draft,
+                /*trains_padding=*/false);
+}
+
 TEST_CASE("a batch without targets costs nothing") {
   const auto draft = random_draft(config_of(2, 1));
   auto batch = batch_of(5, false);

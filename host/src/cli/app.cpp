@@ -3,7 +3,10 @@
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <new>
+#include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -49,10 +52,15 @@ void add_verbs(CLI::App& app, const GlobalOptions& options) {
   add_forward_verb(app, options);
 }
 
-// The first argument that no verb takes, as an unknown verb or option.
-int report_usage(const CLI::App& app, const CLI::ParseError& e) {
+const CLI::App* chosen_verb(const CLI::App& app) {
   const auto* verb = &app;
   while (!verb->get_subcommands().empty()) verb = verb->get_subcommands().front();
+  return verb;
+}
+
+// The first argument that no verb takes, as an unknown verb or option.
+int report_usage(const CLI::App& app, const CLI::ParseError& e) {
+  const auto* verb = chosen_verb(app);
   const auto rest = app.remaining(/*recurse=*/true);
   if (rest.empty() || rest.front().starts_with('-')) {
     report(e.what(), fmt::format("see `{} --help`", full_name(*verb)));
@@ -73,8 +81,45 @@ bool is_out_of_memory(const c10::Error& e) {
              std::string_view::npos;
 }
 
-int report_out_of_memory() {
-  report("out of memory", "use a smaller batch, a shorter --max-length or --dtype bfloat16");
+/// An option's value as it was given, or its default; nothing where the verb has no such option.
+std::optional<std::string> value_of(const CLI::App& verb, const char* name) {
+  const auto* option = verb.get_option_no_throw(name);
+  if (option == nullptr) return std::nullopt;
+  return option->count() > 0 ? option->as<std::string>() : option->get_default_str();
+}
+
+/// What would make this command smaller: options that it has, and does not use for that already.
+std::string memory_hint(const CLI::App& verb) {
+  std::vector<std::string> ways;
+  for (const char* name : {"--per-device-train-batch-size", "--batch-size"}) {
+    if (value_of(verb, name).value_or("1") != "1")
+      ways.push_back(fmt::format("a smaller {}", name));
+  }
+  if (value_of(verb, "--max-length")) ways.push_back("a shorter --max-length");
+  const auto dtype = value_of(verb, "--dtype");
+  if (dtype && *dtype != "bfloat16" && *dtype != "float16") {
+    ways.push_back("--dtype bfloat16 for a model that is stored in float32");
+  }
+  if (ways.empty()) return "use a machine, or a --device, with more memory";
+  return "use " + join(ways, ", or ");
+}
+
+/// From `start` to the end of its sentence; empty where the text does not have it.
+std::string sentence_in(std::string_view text, std::string_view start) {
+  const auto begin = text.find(start);
+  if (begin == text.npos) return {};
+  const auto rest = text.substr(begin);
+  return printable(rest.substr(0, std::min(rest.find(". "), rest.find('\n'))));
+}
+
+/// LibTorch's words on how much was asked for and, on a GPU, how much there is.
+std::string memory_figures(std::string_view text) {
+  const auto wanted = sentence_in(text, "ried to allocate"), device = sentence_in(text, "GPU ");
+  return (wanted.empty() ? "" : ": t" + wanted) + (device.empty() ? "" : "; " + device);
+}
+
+int report_out_of_memory(const CLI::App& app, std::string_view text) {
+  report("out of memory" + memory_figures(text), memory_hint(*chosen_verb(app)));
   return exit_status(ErrorCode::kDeviceUnavailable);
 }
 
@@ -88,13 +133,13 @@ int run_guarded(CLI::App& app, int argc, char** argv) {
     report(e.what(), e.hint());
     return exit_status(e.code());
   } catch (const c10::Error& e) {
-    if (is_out_of_memory(e)) return report_out_of_memory();
+    if (is_out_of_memory(e)) return report_out_of_memory(app, e.what_without_backtrace());
     // The rest of LibTorch's message lists every backend.
     const std::string text = e.what_without_backtrace();
     report("LibTorch: " + text.substr(0, text.find('\n')),
            "this is a defect of Outrider: please report it with the command");
   } catch (const std::bad_alloc&) {
-    return report_out_of_memory();
+    return report_out_of_memory(app, "");
   } catch (const std::exception& e) {
     report(e.what(), "this is a defect of Outrider: please report it with the command");
   }

@@ -2,7 +2,6 @@
 #include <fmt/ranges.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <iostream>
 #include <memory>
 #include <set>
@@ -13,6 +12,7 @@
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/hidden_state_shards.h"
+#include "trainer/interrupt.h"
 #include "trainer/progress.h"
 
 namespace outrider::cli {
@@ -46,28 +46,22 @@ void require_a_choice(const HiddenStatesArguments& arguments, const CausalLM& mo
               "give --for CONVERTED, the folder whose drafts will be trained, or --layers 1,14,26");
 }
 
-/// Conversations per second until now, on stderr.
-class Progress {
+/// Shows how far the work is, and ends it where somebody wants that.
+class Watch {
  public:
-  void update(int64_t conversations, int64_t total, int64_t tokens) {
-    const auto now = Clock::now();
-    const double seconds = std::chrono::duration<double>(now - started_).count();
-    ProgressReport report;
-    report.unit = "conversation";
-    report.step = conversations;
-    report.total_steps = total;
-    report.share = static_cast<double>(conversations) / static_cast<double>(total);
-    report.tokens_per_second = static_cast<double>(tokens) / seconds;
-    report.eta_seconds = seconds * (1 - report.share) / report.share;
-    const bool is_due = now - shown_ > std::chrono::seconds(10);
-    if (is_due) shown_ = now;
-    is_due ? line_.logged(report) : line_.update(report);
+  void after_batch(int64_t conversations, int64_t total, int64_t tokens) {
+    progress_.update(conversations, total, tokens);
+    if (!interrupt_.requested() || conversations == total) return;
+    throw Error(ErrorCode::kInterrupted,
+                fmt::format("interrupted after {} of {} conversations; nothing was kept",
+                            conversations, total),
+                "start the same command again");
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
+  InterruptScope interrupt_;
   ProgressLine line_{std::cerr, terminal_width(STDERR_FILENO)};
-  Clock::time_point started_ = Clock::now(), shown_ = started_;
+  WorkProgress progress_{line_, "conversation"};
 };
 
 void print_summary(const Json& json, const std::filesystem::path& out) {
@@ -92,9 +86,9 @@ void write(HiddenStatesArguments arguments, const GlobalOptions& global) {
   }
   require_a_choice(arguments, *model);
   arguments.options.layers = wanted_layers(arguments, *model);
-  Progress progress;
+  Watch watch;
   arguments.options.on_progress = [&](int64_t conversations, int64_t total, int64_t tokens) {
-    progress.update(conversations, total, tokens);
+    watch.after_batch(conversations, total, tokens);
   };
   const auto json = write_hidden_states(*model, arguments.data, arguments.out, arguments.options);
   global.json ? print_json(json) : print_summary(json, arguments.out);

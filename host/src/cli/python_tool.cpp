@@ -56,16 +56,20 @@ std::vector<char*> null_terminated(std::vector<std::string>& strings) {
   return pointers;
 }
 
-/// Ctrl-C reaches the whole process group: the child cleans up, this process reports.
+/// Ctrl-C reaches the whole process group: the child cleans up, this process reports. Where
+/// somebody takes note of signals already, that stays.
 class IgnoreInterrupts {
  public:
-  IgnoreInterrupts() { previous_ = signal(SIGINT, SIG_IGN); }
-  ~IgnoreInterrupts() { signal(SIGINT, previous_); }
+  IgnoreInterrupts() {
+    sigaction(SIGINT, nullptr, &previous_);
+    if (previous_.sa_handler == SIG_DFL) signal(SIGINT, SIG_IGN);
+  }
+  ~IgnoreInterrupts() { sigaction(SIGINT, &previous_, nullptr); }
   IgnoreInterrupts(const IgnoreInterrupts&) = delete;
   IgnoreInterrupts& operator=(const IgnoreInterrupts&) = delete;
 
  private:
-  sighandler_t previous_;
+  struct sigaction previous_ = {};
 };
 
 [[noreturn]] void fail_to_start(const std::string& program) {
@@ -92,7 +96,7 @@ int wait_for(pid_t child) {
 }
 
 /// Runs a program without a shell; its stdout and wait status.
-std::pair<std::string, int> run_program(std::vector<std::string> arguments) {
+std::pair<std::string, int> run_program(std::vector<std::string> arguments, ToolNotes notes) {
   auto environment = tool_environment();
   const auto argv = null_terminated(arguments), envp = null_terminated(environment);
   int output[2];
@@ -103,6 +107,7 @@ std::pair<std::string, int> run_program(std::vector<std::string> arguments) {
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     signal(SIGINT, SIG_DFL);
     dup2(output[1], STDOUT_FILENO);
+    if (notes == ToolNotes::kHidden) dup2(open("/dev/null", O_WRONLY | O_CLOEXEC), STDERR_FILENO);
     execvpe(argv.front(), argv.data(), envp.data());
     _exit(127);
   }
@@ -125,10 +130,11 @@ std::string describe(int status) {
 
 }  // namespace
 
-Json run_python_tool(const std::string& module, const std::vector<std::string>& arguments) {
+Json run_python_tool(const std::string& module, const std::vector<std::string>& arguments,
+                     ToolNotes notes) {
   std::vector<std::string> command{interpreter(), "-m", module};
   command.insert(command.end(), arguments.begin(), arguments.end());
-  const auto [text, status] = run_program(command);
+  const auto [text, status] = run_program(command, notes);
   const auto answer = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (answer.is_object() && answer.contains("result")) return answer["result"];
   if (!answer.is_object() || !answer.contains("error")) {

@@ -8,12 +8,14 @@
 
 #include "cli/app.h"
 #include "cli/model_options.h"
+#include "cli/python_tool.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/trainer.h"
 #include "outrider/text.h"
+#include "report/step_label.h"
 #include "trainer/progress.h"
+#include "trainer/resume_point.h"
 #include "trainer/run_folder.h"
-#include "trainer/training_state.h"
 
 namespace outrider::cli {
 namespace fs = std::filesystem;
@@ -35,6 +37,9 @@ void add_run_options(CLI::App& verb, TrainArguments& a) {
   verb.add_option("--eval-data", o.eval_data, "Held-out token shards")->type_name("DIR");
   add_base_option(verb, o.base);
   verb.add_flag("--resume", o.resume, "Continue the run in --out where it stopped");
+  verb.add_option("--resume-from", o.resume_from,
+                  "The same from this checkpoint of the run, such as checkpoint-500")
+      ->type_name("CHECKPOINT");
   add_model_options(verb, a.model);
   verb.add_option("--seed", o.seed, "Decides data order and random draws")->capture_default_str();
 }
@@ -81,12 +86,18 @@ void add_optimizer_options(CLI::App& verb, TrainOptions& o) {
 void add_report_options(CLI::App& verb, TrainOptions& o) {
   verb.add_option("--logging-steps", o.logging_steps, "Steps between lines of metrics.jsonl")
       ->capture_default_str();
-  verb.add_option("--save-steps", o.save_steps, "Steps between checkpoints (0: none but the final)")
+  verb.add_option("--save-steps", o.save_steps, "Steps between checkpoints (0: by time alone)")
+      ->capture_default_str();
+  verb.add_option("--save-minutes", o.save_minutes,
+                  "A checkpoint after so many minutes without one (0: none by time)")
       ->capture_default_str();
   verb.add_option("--save-total-limit", o.save_total_limit, "Checkpoints to keep (0: all)")
       ->capture_default_str();
   verb.add_option("--save", o.save,
                   "full: whole models; draft: the drafts, with a reference to the base")
+      ->capture_default_str();
+  verb.add_option("--wait-for-room", o.wait_for_room,
+                  "Seconds to wait for room where the disk is full at the end")
       ->capture_default_str();
   verb.add_option("--eval-steps", o.eval_steps,
                   "Steps between evaluations on --eval-data (0: only at the end)")
@@ -100,9 +111,12 @@ std::string decimals(const Json& number, int digits) {
 void add_rows(Table& table, const std::string& data, const Json& drafts) {
   for (const auto& draft : drafts) {
     const auto mode = draft["mode"].get<std::string>();
-    for (const auto& step : draft["steps"]) {
-      table.add({data, mode, step["name"].get<std::string>(), decimals(step["loss"], 4),
-                 decimals(step["accuracy"], 3), decimals(step["overlap"], 3)});
+    for (size_t i = 0; i < draft["steps"].size(); ++i) {
+      const auto& step = draft["steps"][i];
+      const auto label =
+          fmt::format("{} ({})", report::step_label(i), step["name"].get<std::string>());
+      table.add({data, mode, label, decimals(step["loss"], 4), decimals(step["accuracy"], 3),
+                 decimals(step["overlap"], 3)});
     }
     table.add({data, mode, "acceptance length", "",
                decimals(draft["expected_acceptance_length"], 2),
@@ -121,7 +135,7 @@ void print_run(const Json& summary) {
                decimals(best["loss"], 4), best["folder"].get<std::string>());
   }
   fmt::print("report: {}\n", summary["report"].get<std::string>());
-  Table table({"data", "mode", "step", "loss", "accuracy", "overlap"});
+  Table table({"data", "mode", "predicts", "loss", "accuracy", "overlap"});
   if (summary["metrics"].is_object()) add_rows(table, "training", summary["metrics"]["drafts"]);
   if (summary["eval"].is_object()) add_rows(table, "held out", summary["eval"]["drafts"]);
   table.print();
@@ -146,17 +160,44 @@ std::string command_line() {
   return join(arguments, " ");
 }
 
+bool has_tokenizer(const fs::path& folder) {
+  return fs::exists(folder / "tokenizer.json") || fs::exists(folder / "tokenizer_config.json");
+}
+
+/// The text of tokens, where the tokenizer is there and Python to run it; training needs neither.
+TokenText token_text_of(const fs::path& model) {
+  return
+      [model](const auto& conversations) -> std::optional<std::vector<std::vector<std::string>>> {
+        if (!has_tokenizer(model)) return std::nullopt;
+        try {
+          const auto answer = run_python_tool(
+              "outrider.show",
+              {"--model", fs::absolute(model).string(), "--stretches", Json(conversations).dump()},
+              ToolNotes::kHidden);
+          return answer.at("texts").get<std::vector<std::vector<std::string>>>();
+        } catch (const std::exception&) {
+          return std::nullopt;
+        }
+      };
+}
+
+/// Where the weights come from.
+fs::path folder_to_load(const TrainOptions& options) {
+  RunFolder::check(options.output, options.resume);
+  if (!options.resume || RunFolder::is_finished(options.output)) return options.source;
+  return resume_point(options.output, options.resume_from).value_or(options.source);
+}
+
 void run_train(const TrainArguments& a, const GlobalOptions& global) {
   auto load = with_options({}, a.model);
   use_plugins(global);
-  RunFolder::check(a.options.output, a.options.resume);
-  const auto checkpoint =
-      a.options.resume ? newest_checkpoint(a.options.output) : std::optional<fs::path>();
-  const auto folder = checkpoint.value_or(a.options.source);
-  if (base_reference_of(folder)) load.base = a.options.base;
-  const auto model = load_to_run(folder, load);
   auto options = a.options;
+  options.resume |= !options.resume_from.empty();
   options.command_line = command_line();
+  options.token_text = token_text_of(options.source);
+  const auto folder = folder_to_load(options);
+  if (base_reference_of(folder)) load.base = options.base;
+  const auto model = load_to_run(folder, load);
   const auto summary = train(*model, options);
   global.json ? print_json(summary) : print_run(summary);
 }

@@ -137,9 +137,12 @@ std::string legend(const Chart& chart) {
     const auto& series = chart.series[i];
     if (series.points.empty()) continue;
     html += fmt::format(
-        "<span class=\"c{}\"><svg viewBox=\"0 0 22 8\" aria-hidden=\"true\"><path class=\"line{}\" "
+        "<span class=\"c{}\"{}><svg viewBox=\"0 0 22 8\" aria-hidden=\"true\"><path "
+        "class=\"line{}\" "
         "d=\"M1 4H21\"/>{}</svg>{}</span>\n",
-        hue(chart, i), series.held_out ? " held-out" : "",
+        hue(chart, i),
+        series.detail.empty() ? "" : fmt::format(" title=\"{}\"", escaped(series.detail)),
+        series.held_out ? " held-out" : "",
         series.held_out ? "<circle class=\"dot\" cx=\"11\" cy=\"4\" r=\"2.5\"/>" : "",
         escaped(series.name));
   }

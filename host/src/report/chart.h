@@ -18,6 +18,7 @@ struct Point {
 struct Series {
   std::string name;
   std::vector<Point> points;
+  std::string detail = {};    // in the legend, to hover over
   bool held_out = false;      // few values, drawn as dots on a dashed line
   std::optional<size_t> hue;  // of the page's colours; default: the series' number
 };

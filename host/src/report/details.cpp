@@ -1,11 +1,13 @@
 #include "report/details.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <utility>
 
 #include "report/html.h"
+#include "report/step_label.h"
 
 namespace outrider::report {
 namespace {
@@ -39,16 +41,21 @@ const Json& entry(const Json& list, size_t i) {
   return i < list.size() ? list[i] : none;
 }
 
+/// The name that the algorithm gives its step is there to hover over.
+std::string draft_token(size_t step, const std::string& name) {
+  return fmt::format("<span title=\"{}\">{}</span>", name, step_label(step));
+}
+
 void add_result_rows(std::vector<std::vector<std::string>>& rows, const Json& training,
                      const Json& held_out) {
   const auto mode = text_of(training.empty() ? held_out : training, "/mode");
   const auto left = list_of(training, "/steps"), right = list_of(held_out, "/steps");
   for (size_t i = 0; i < std::max(left.size(), right.size()); ++i) {
     const auto &a = entry(left, i), &b = entry(right, i);
-    rows.push_back({mode, text_of(a.empty() ? b : a, "/name"), number_of(a, "loss", 4),
-                    number_of(a, "accuracy", 3), number_of(a, "overlap", 3),
-                    number_of(b, "loss", 4), number_of(b, "accuracy", 3),
-                    number_of(b, "overlap", 3)});
+    rows.push_back({mode, draft_token(i, text_of(a.empty() ? b : a, "/name")),
+                    number_of(a, "loss", 4), number_of(a, "accuracy", 3),
+                    number_of(a, "overlap", 3), number_of(b, "loss", 4),
+                    number_of(b, "accuracy", 3), number_of(b, "overlap", 3)});
   }
   rows.push_back({mode, "<b>acceptance length</b>", "",
                   number_of(training, "expected_acceptance_length", 2),
@@ -59,35 +66,49 @@ void add_result_rows(std::vector<std::vector<std::string>>& rows, const Json& tr
 
 // --- loss mask ---------------------------------------------------------------------------------
 
-/// Tokens begin … end of a sample, of one kind.
-std::string stretch(const MaskSample& sample, size_t begin, size_t end) {
-  std::string ids;
-  for (size_t i = begin; i < end; ++i) {
-    ids += fmt::format("{}{}", i > begin ? " " : "", sample.input_ids[i]);
-  }
-  const bool trained = sample.loss_mask[begin] != 0;
-  return fmt::format("<{0} title=\"tokens {1} to {2}: {3}\">{4}</{0}> ", trained ? "mark" : "span",
-                     begin, end - 1, trained ? "trained on" : "not trained on", ids);
+std::string ids_of(const MaskSample& sample, int64_t begin, int64_t end) {
+  return fmt::format(
+      "{}", fmt::join(sample.input_ids.begin() + begin, sample.input_ids.begin() + end, " "));
+}
+
+std::string with_line_breaks(const std::string& text) {
+  auto html = preformatted(text);
+  html.pop_back();  // the break behind the last line
+  return html;
+}
+
+/// A stretch as text with its ids to hover over, or as ids.
+std::string stretch(const MaskSample& sample, int64_t begin, int64_t end, const std::string* text) {
+  const bool trained = sample.loss_mask[static_cast<size_t>(begin)] != 0;
+  const auto ids = ids_of(sample, begin, end);
+  const auto title =
+      fmt::format("tokens {} to {}: {}{}", begin, end - 1,
+                  trained ? "trained on" : "not trained on", text ? "; ids " + ids : "");
+  return fmt::format("<{0} title=\"{1}\">{2}</{0}>{3}", trained ? "mark" : "span", title,
+                     text ? with_line_breaks(*text) : ids, text ? "" : " ");
+}
+
+bool is_text(const MaskSample& sample) {
+  return !sample.texts.empty() && sample.texts.size() == stretches(sample).size();
 }
 
 std::string tokens(const MaskSample& sample) {
+  const auto all = stretches(sample);
+  const bool has_text = is_text(sample);
   std::string html;
-  size_t trained = 0, begin = 0;
-  const size_t size = std::min(sample.input_ids.size(), sample.loss_mask.size());
-  for (size_t i = 0; i < size; ++i) {
-    trained += sample.loss_mask[i] != 0;
-    const bool ends =
-        i + 1 == size || (sample.loss_mask[i + 1] != 0) != (sample.loss_mask[begin] != 0);
-    if (!ends) continue;
-    html += stretch(sample, begin, i + 1);
-    begin = i + 1;
+  int64_t trained = 0, size = 0;
+  for (size_t i = 0; i < all.size(); ++i) {
+    const auto [begin, end] = all[i];
+    html += stretch(sample, begin, end, has_text ? &sample.texts[i] : nullptr);
+    if (sample.loss_mask[static_cast<size_t>(begin)] != 0) trained += end - begin;
+    size = end;
   }
-  const auto left = sample.length - static_cast<int64_t>(size);
+  const auto left = sample.length - size;
   if (left > 0) html += fmt::format("<i>and {} more</i>", left);
   return fmt::format(
       "<h3>Conversation {}</h3>\n<p class=\"note\">{} tokens; of the {} shown {} are "
-      "trained on</p>\n<p class=\"tokens\">{}</p>\n",
-      sample.conversation, sample.length, size, trained, html);
+      "trained on</p>\n<p class=\"tokens{}\">{}</p>\n",
+      sample.conversation, sample.length, size, trained, has_text ? " text" : "", html);
 }
 
 // --- provenance --------------------------------------------------------------------------------
@@ -141,6 +162,19 @@ void append(Items& items, Items more) {
 
 }  // namespace
 
+std::vector<std::pair<int64_t, int64_t>> stretches(const MaskSample& sample) {
+  const auto size =
+      static_cast<int64_t>(std::min(sample.input_ids.size(), sample.loss_mask.size()));
+  const auto is_trained = [&](int64_t i) { return sample.loss_mask[static_cast<size_t>(i)] != 0; };
+  std::vector<std::pair<int64_t, int64_t>> all;
+  for (int64_t begin = 0, i = 1; i <= size; ++i) {
+    if (i < size && is_trained(i) == is_trained(begin)) continue;
+    all.emplace_back(begin, i);
+    begin = i;
+  }
+  return all;
+}
+
 std::string results_table(const RunHistory& history) {
   const auto training = list_of(history.last_training, "/drafts");
   const auto held_out = list_of(history.last_evaluation, "/eval/drafts");
@@ -149,7 +183,7 @@ std::string results_table(const RunHistory& history) {
     add_result_rows(rows, entry(training, i), entry(held_out, i));
   }
   if (rows.empty()) return {};
-  return table({"draft", "step", "training loss", "accuracy", "overlap", "held-out loss",
+  return table({"draft", "predicts", "training loss", "accuracy", "overlap", "held-out loss",
                 "accuracy", "overlap"},
                rows) +
          fmt::format(
@@ -166,9 +200,11 @@ std::string mask_view(const std::vector<MaskSample>& samples) {
   std::string html;
   for (const auto& sample : samples) html += tokens(sample);
   if (html.empty()) return html;
-  return "<p class=\"note\">Token ids. <mark>Marked</mark> ones are training targets; the others "
-         "are "
-         "only read.</p>\n" +
+  const bool has_text = is_text(samples.front());
+  return fmt::format(
+             "<p class=\"note\">{} <mark>Marked</mark> ones are training targets; the others are "
+             "only read.</p>\n",
+             has_text ? "Tokens as text; point at them to see their ids." : "Token ids.") +
          html;
 }
 

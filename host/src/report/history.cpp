@@ -4,6 +4,8 @@
 #include <fstream>
 #include <limits>
 
+#include "report/step_label.h"
+
 namespace outrider::report {
 namespace {
 
@@ -38,7 +40,8 @@ void add_draft(DraftHistory& history, int64_t step, const Json& draft) {
   const auto steps = list_at(draft, "steps");
   history.accuracies.resize(std::max(history.accuracies.size(), steps.size()));
   for (size_t i = 0; i < steps.size(); ++i) {
-    history.accuracies[i].name = text_at(steps[i], "name");
+    history.accuracies[i].name = step_label(i);
+    history.accuracies[i].detail = text_at(steps[i], "name");
     history.accuracies[i].points.push_back({step, number_at(steps[i], "accuracy")});
   }
   history.acceptance.points.push_back({step, number_at(draft, "expected_acceptance_length")});

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "outrider/api.h"
@@ -16,7 +17,11 @@ struct MaskSample {
   int64_t length = 0;  // tokens of the conversation, of which the vectors may hold fewer
   std::vector<int32_t> input_ids;
   std::vector<uint8_t> loss_mask;
+  std::vector<std::string> texts;  // of stretches(); empty where nobody knows them
 };
+
+/// Begin and end of the stretches of tokens that are trained on, or not, in order.
+OUTRIDER_API std::vector<std::pair<int64_t, int64_t>> stretches(const MaskSample& sample);
 
 /// What a report is made of.
 struct RunReport {

@@ -48,6 +48,7 @@ tr:first-child th{border-top:0}
 th{font-size:.8rem;color:var(--soft);font-weight:600}
 th:nth-child(-n+2),td:nth-child(-n+2){text-align:left}
 .tokens{font:.8rem/1.9 ui-monospace,monospace;margin:.25rem 0;color:var(--soft)}
+.text{white-space:pre-wrap}
 mark{background:var(--mark);color:var(--mark-ink);border-radius:3px;padding:.1rem .2rem;
 -webkit-box-decoration-break:clone;box-decoration-break:clone}
 dl{margin:0;padding:.3rem .8rem}

@@ -8,7 +8,6 @@
 #include <string>
 #include <utility>
 
-#include "outrider/error.h"
 #include "outrider/text.h"
 
 namespace outrider {
@@ -31,18 +30,25 @@ void FiniteWatch::check() {
   const auto* value = on_host.const_data_ptr<float>();
   for (const auto& step : std::exchange(steps_, {})) {
     const float loss = *value++, norm = *value++;
-    if (std::isfinite(loss) && std::isfinite(norm)) continue;
-    const auto conversations = fmt::format("{}", fmt::join(step.conversations, ", "));
-    throw Error(
-        ErrorCode::kNonFinite,
-        fmt::format("step {}: loss {}, gradient norm {}; the batch held conversations {} of {} "
-                    "(counted from 0)",
-                    step.number, shown(loss), shown(norm), printable(conversations, 1000),
-                    in_quotes(data_.string())),
-        "nothing of this step was saved: start a new run, from the last checkpoint's folder "
-        "or the beginning, with a lower --learning-rate or --max-grad-norm, or on data "
-        "without these conversations");
+    if (!std::isfinite(loss) || !std::isfinite(norm)) report(step, loss, norm);
   }
+}
+
+void FiniteWatch::report(const Step& step, float loss, float norm) const {
+  const auto conversations = fmt::format("{}", fmt::join(step.conversations, ", "));
+  const auto what = fmt::format(
+      "step {}: loss {}, gradient norm {}; the batch held conversations {} of {} (counted from 0)",
+      step.number, shown(loss), shown(norm), printable(conversations, 1000),
+      in_quotes(data_.string()));
+  if (diagnose_) {
+    if (const auto cause = diagnose_(step.conversations)) {
+      throw Error(cause->code(), fmt::format("{}: {}", what, cause->what()), cause->hint());
+    }
+  }
+  throw Error(ErrorCode::kNonFinite, what,
+              "nothing of this step was saved: start a new run, from the last checkpoint's folder "
+              "or the beginning, with a lower --learning-rate or --max-grad-norm, or on data "
+              "without these conversations");
 }
 
 }  // namespace outrider

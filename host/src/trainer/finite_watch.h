@@ -4,10 +4,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "outrider/api.h"
+#include "outrider/error.h"
 
 namespace outrider {
 
@@ -15,8 +18,12 @@ namespace outrider {
 /// came from. Remembering costs no synchronisation; checking does.
 class OUTRIDER_API FiniteWatch {
  public:
+  /// What else is known of a bad step's conversations: an error that says whose fault it is.
+  using Diagnosis = std::function<std::optional<Error>(const std::vector<int64_t>& conversations)>;
+
   /// `data` is the folder that conversations are numbered in.
-  explicit FiniteWatch(std::filesystem::path data) : data_(std::move(data)) {}
+  explicit FiniteWatch(std::filesystem::path data, Diagnosis diagnose = {})
+      : data_(std::move(data)), diagnose_(std::move(diagnose)) {}
 
   struct Step {
     int64_t number;
@@ -25,11 +32,15 @@ class OUTRIDER_API FiniteWatch {
   };
   void remember(Step step);
 
-  /// Looks at the steps since the last call. Throws kNonFinite about the first bad one.
+  /// Looks at the steps since the last call. Throws kNonFinite about the first bad one, with the
+  /// diagnosis where there is one.
   void check();
 
  private:
+  [[noreturn]] void report(const Step& step, float loss, float norm) const;
+
   std::filesystem::path data_;
+  Diagnosis diagnose_;
   std::vector<Step> steps_;
 };
 

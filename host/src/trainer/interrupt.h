@@ -2,11 +2,13 @@
 
 #include <signal.h>
 
+#include "outrider/api.h"
+
 namespace outrider {
 
 /// Catches SIGINT and SIGTERM for its lifetime: the first is only noted, so that work can be
 /// brought to a safe end; the second ends the process at once. One at a time.
-class InterruptScope {
+class OUTRIDER_API InterruptScope {
  public:
   InterruptScope();
   ~InterruptScope();

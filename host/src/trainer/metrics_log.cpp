@@ -4,6 +4,7 @@
 
 #include <ostream>
 #include <string>
+#include <system_error>
 
 #include "outrider/checkpoint/atomic_file.h"
 #include "outrider/error.h"
@@ -33,6 +34,10 @@ void cut_back(const std::filesystem::path& path, int64_t step) {
 
 MetricsLog::MetricsLog(const std::filesystem::path& run, int64_t step) : path_(run / kFileName) {
   cut_back(path_, step);
+  open();
+}
+
+void MetricsLog::open() {
   file_.open(path_, std::ios::app);
   if (!file_) {
     throw Error(ErrorCode::kWriteFailed,
@@ -40,13 +45,32 @@ MetricsLog::MetricsLog(const std::filesystem::path& run, int64_t step) : path_(r
   }
 }
 
-void MetricsLog::append(const Json& line) {
-  file_ << line.dump() << '\n' << std::flush;
-  if (!file_) {
-    throw Error(ErrorCode::kWriteFailed,
-                fmt::format("{}: cannot be written", in_quotes(path_.string())),
-                "free some disk space and continue with --resume");
+bool MetricsLog::append(const Json& line) {
+  pending_ += line.dump() + '\n';
+  return write_pending();
+}
+
+void MetricsLog::flush() {
+  if (write_pending()) return;
+  throw Error(ErrorCode::kWriteFailed,
+              fmt::format("{}: cannot be written", in_quotes(path_.string())),
+              "free some disk space and continue with --resume");
+}
+
+bool MetricsLog::write_pending() {
+  if (pending_.empty()) return true;
+  std::error_code error;
+  const auto size = std::filesystem::file_size(path_, error);
+  file_ << pending_ << std::flush;
+  if (file_) {
+    pending_.clear();
+    return true;
   }
+  // What was written of it may be half a line.
+  file_ = std::ofstream();
+  if (!error) std::filesystem::resize_file(path_, size, error);
+  open();
+  return false;
 }
 
 }  // namespace outrider

@@ -7,12 +7,14 @@
 #include <algorithm>
 #include <cmath>
 #include <ostream>
+#include <utility>
 
 namespace outrider {
 namespace {
 
 constexpr size_t kMaxBarWidth = 24;
 constexpr std::chrono::milliseconds kRedrawEvery{100};
+constexpr std::chrono::seconds kFirstLineAfter{2}, kLineEvery{10};
 constexpr const char* kClearLine = "\r\x1b[K";
 
 std::string bar(double share, size_t width) {
@@ -93,6 +95,23 @@ void ProgressLine::redraw(const ProgressReport& report) {
 void ProgressLine::clear() {
   if (drawn_) out_ << kClearLine << std::flush;
   drawn_ = false;
+}
+
+WorkProgress::WorkProgress(ProgressLine& line, std::string unit, Clock::time_point now)
+    : line_(line), unit_(std::move(unit)), started_(now), next_(now + kFirstLineAfter) {}
+
+void WorkProgress::update(int64_t done, int64_t total, int64_t tokens, Clock::time_point now) {
+  const double seconds = std::chrono::duration<double>(now - started_).count();
+  ProgressReport report;
+  report.unit = unit_;
+  report.step = done;
+  report.total_steps = total;
+  report.share = static_cast<double>(done) / static_cast<double>(total);
+  report.tokens_per_second = static_cast<double>(tokens) / std::max(seconds, 1e-9);
+  if (done > 0) report.eta_seconds = seconds * (1 - report.share) / report.share;
+  if (now < next_) return line_.update(report);
+  next_ = now + kLineEvery;
+  line_.logged(report);
 }
 
 }  // namespace outrider

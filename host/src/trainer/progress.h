@@ -12,7 +12,7 @@ namespace outrider {
 
 /// What a progress line says. `share` of the run is done, in [0,1].
 struct ProgressReport {
-  const char* unit = "step";
+  std::string unit = "step";
   int64_t step = 0, total_steps = 0;  // total_steps = 0: the run has a time limit only
   double share = 0;
   std::optional<double> eta_seconds, loss, held_out_loss, accuracy, tokens_per_second;
@@ -49,6 +49,24 @@ class OUTRIDER_API ProgressLine {
   int width_;
   bool drawn_ = false;
   std::chrono::steady_clock::time_point drawn_at_{};
+};
+
+/// Shows how much of a work of known length is done, and when it will be: redrawn on a terminal,
+/// elsewhere a line after two seconds and from then on every ten.
+class OUTRIDER_API WorkProgress {
+ public:
+  using Clock = std::chrono::steady_clock;
+
+  /// `unit` is what is counted: "conversation".
+  WorkProgress(ProgressLine& line, std::string unit, Clock::time_point now = Clock::now());
+
+  /// `tokens` are those of what is done.
+  void update(int64_t done, int64_t total, int64_t tokens, Clock::time_point now = Clock::now());
+
+ private:
+  ProgressLine& line_;
+  std::string unit_;
+  Clock::time_point started_, next_;
 };
 
 }  // namespace outrider

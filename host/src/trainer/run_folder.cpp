@@ -37,7 +37,7 @@ bool holds_nothing(const fs::path& folder) {
 }
 
 bool is_run(const fs::path& folder) {
-  return fs::exists(folder / RunFolder::kRecordFile) || !checkpoints(folder).empty() ||
+  return fs::exists(folder / RunFolder::kRecordFile) || !checkpoint_folders(folder).empty() ||
          holds_nothing(folder);
 }
 
@@ -75,6 +75,12 @@ RunFolder::RunFolder(fs::path path, bool resume) : path_(std::move(path)), is_ke
 
 void RunFolder::check(const fs::path& path, bool resume) {
   resume ? check_resumable(path) : check_new(path);
+}
+
+bool RunFolder::is_finished(const fs::path& path) {
+  if (!fs::exists(path / kRecordFile) || !fs::exists(path / "final" / "config.json")) return false;
+  const auto json = read_json_file(path / kRecordFile);
+  return json.is_object() && json.value("summary", Json()).is_object();
 }
 
 void RunFolder::make() {

@@ -27,6 +27,9 @@ class OUTRIDER_API RunFolder {
   /// What a start or a resumption at this path would throw, before anything costly is done.
   static void check(const std::filesystem::path& path, bool resume);
 
+  /// Whether the run at this path has come to its end.
+  static bool is_finished(const std::filesystem::path& path);
+
   /// run.json; nothing where there is none. Throws kInvalidFile, kIncompatibleCheckpoint.
   std::optional<Json> record() const;
   void write_record(Json record) const;

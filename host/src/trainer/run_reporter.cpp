@@ -19,18 +19,37 @@ report::MaskSample sample_of(const TokenShards& data, int64_t conversation, int6
   return {conversation,
           length,
           {ids.begin(), ids.begin() + shown},
-          {mask.begin(), mask.begin() + shown}};
+          {mask.begin(), mask.begin() + shown},
+          {}};
+}
+
+std::vector<std::vector<int32_t>> ids_in_stretches(const report::MaskSample& sample) {
+  std::vector<std::vector<int32_t>> ids;
+  for (const auto& [begin, end] : report::stretches(sample)) {
+    ids.emplace_back(sample.input_ids.begin() + begin, sample.input_ids.begin() + end);
+  }
+  return ids;
+}
+
+void add_texts(std::vector<report::MaskSample>& samples, const TokenText& token_text) {
+  std::vector<std::vector<std::vector<int32_t>>> ids;
+  for (const auto& sample : samples) ids.push_back(ids_in_stretches(sample));
+  auto texts = token_text(ids);
+  if (!texts || texts->size() != samples.size()) return;
+  for (size_t i = 0; i < samples.size(); ++i) samples[i].texts = std::move(texts->at(i));
 }
 
 }  // namespace
 
 RunReporter::RunReporter(const std::filesystem::path& run, const TokenShards& data,
-                         const Selection& selection, int64_t max_length)
+                         const Selection& selection, int64_t max_length,
+                         const TokenText& token_text)
     : file_(run / kFileName) {
   report_.history = report::RunHistory::read(run / MetricsLog::kFileName);
   for (size_t i = 0; i < std::min(kSamples, selection.conversations.size()); ++i) {
     report_.samples.push_back(sample_of(data, selection.conversations[i], max_length));
   }
+  if (token_text) add_texts(report_.samples, token_text);
 }
 
 void RunReporter::write(const std::string& status, const Json& record, const Json& best) {

@@ -46,6 +46,11 @@ void check_sizes(const TrainOptions& o, Problems& problems) {
   problems.require(o.save_steps >= 0, "save_steps", o.save_steps, "0 or more");
   problems.require(o.eval_steps >= 0, "eval_steps", o.eval_steps, "0 or more");
   problems.require(o.save_total_limit >= 0, "save_total_limit", o.save_total_limit, "0 or more");
+  problems.require(std::isfinite(o.save_minutes) && o.save_minutes >= 0, "save_minutes",
+                   o.save_minutes, "0 (none by time) or more");
+  problems.require(std::isfinite(o.wait_for_room) && o.wait_for_room >= 0, "wait_for_room",
+                   o.wait_for_room, "0 (not at all) or more");
+  if (!o.resume_from.empty() && !o.resume) problems.add("resume_from needs resume");
   if (o.save != "full" && o.save != "draft") {
     problems.add(
         fmt::format("save '{}' is unknown, accepted are full and draft", printable(o.save)));
@@ -112,6 +117,8 @@ Json option_values(const TrainOptions& options) {
                  {"logging_steps", options.logging_steps},
                  {"save", options.save},
                  {"save_steps", options.save_steps},
+                 {"save_minutes", options.save_minutes},
+                 {"wait_for_room", options.wait_for_room},
                  {"save_total_limit", options.save_total_limit},
                  {"eval_steps", options.eval_steps}});
   return values;

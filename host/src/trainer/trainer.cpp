@@ -5,15 +5,17 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
+#include <initializer_list>
 #include <iostream>
 #include <utility>
 
-#include "outrider/checkpoint/atomic_file.h"
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/evaluator.h"
 #include "outrider/text.h"
 #include "trainer/random_state.h"
+#include "trainer/resume_point.h"
 #include "trainer/run_record.h"
 #include "trainer/run_setup.h"
 #include "trainer/train_options.h"
@@ -36,6 +38,30 @@ std::optional<TrainingData> open_if_given(const fs::path& folder, const CausalLM
 AdamWOptions optimizer_options(const TrainOptions& options) {
   return {options.adam_beta1, options.adam_beta2, options.adam_epsilon, options.weight_decay,
           options.max_grad_norm};
+}
+
+bool is_number(const Json& json, const char* key) {
+  return json.is_object() && json.contains(key) && json[key].is_number();
+}
+
+bool has_keys(const Json& json, std::initializer_list<const char*> keys) {
+  return json.is_object() &&
+         std::ranges::all_of(keys, [&](auto* key) { return json.contains(key); });
+}
+
+/// Whether a line that was read from a file has what this program writes about drafts.
+bool has_results(const Json& line) {
+  const auto is_step = [](const Json& step) {
+    return has_keys(step, {"name", "loss", "accuracy", "overlap"}) && step["name"].is_string();
+  };
+  const auto is_draft = [&](const Json& draft) {
+    return has_keys(draft, {"mode", "loss", "steps", "expected_acceptance_length",
+                            "expected_acceptance_length_sampling"}) &&
+           draft["mode"].is_string() && draft["loss"].is_number() && draft["steps"].is_array() &&
+           std::ranges::all_of(draft["steps"], is_step);
+  };
+  return has_keys(line, {"drafts"}) && line["drafts"].is_array() && !line["drafts"].empty() &&
+         std::ranges::all_of(line["drafts"], is_draft);
 }
 
 std::vector<int64_t> flattened(const std::vector<std::vector<int64_t>>& batches) {
@@ -63,19 +89,23 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
                 options.max_seconds},
       optimizer_(parameters_, optimizer_options(options)),
       interval_(mode_names(model)),
-      watch_(options.data) {
+      watch_(options.data, [this](const auto& conversations) -> std::optional<Error> {
+        // Of a base that is trained, the step itself has spoiled what could be looked at.
+        if (trains_base_) return std::nullopt;
+        return data_.base_fault(model_, conversations, options_.max_length);
+      }) {
   if (options.save == "draft") base_ = base_to_refer_to(options, trains_base_);
   if (eval_data_) select_conversations(eval_data_->tokens(), model, options.max_length);
   if (options.progress) progress_.emplace(std::cerr, terminal_width(STDERR_FILENO));
 }
 
 Json Trainer::run() {
-  const InterruptScope interrupt;
+  interrupt_.emplace();
   const DraftTrainingScope training_mode(model_);
   start();
   if (auto summary = finished_before()) return *std::move(summary);
   try {
-    train_to_the_end(interrupt);
+    train_to_the_end();
     return finish();
   } catch (const Error& e) {
     report_failure(e.what());
@@ -83,12 +113,16 @@ Json Trainer::run() {
   }
 }
 
-void Trainer::train_to_the_end(const InterruptScope& interrupt) {
-  for (bool is_last = finished(); !is_last;) {
+void Trainer::train_to_the_end() {
+  bool is_last = finished();
+  if (evaluation_pending_ && !is_last && every(options_.eval_steps)) {
+    pause([&] { evaluate_and_log(); });
+  }
+  while (!is_last) {
     take_step();
     is_last = finished();
     after_step(is_last);
-    if (interrupt.requested()) stop_interrupted();
+    if (is_interrupted()) stop_interrupted();
   }
 }
 
@@ -100,25 +134,47 @@ void Trainer::start() {
   if (options_.resume) continue_run();
   if (finished_before()) return;
   folder_->remove_leftovers();
+  look_for_room();
   note_start();
   if (eval_data_) best_.emplace(options_.output, data_sha256(options_.eval_data));
   log_.emplace(options_.output, step_);
-  reporter_.emplace(options_.output, data_.tokens(), selection_, options_.max_length);
+  reporter_.emplace(options_.output, data_.tokens(), selection_, options_.max_length,
+                    options_.token_text);
+  take_up_history();
+  note_what_is_special();
+  started_ = saved_at_ = Clock::now();
+  share_before_ = share_done();
+  interval_.restart_clock();
+}
+
+void Trainer::note_what_is_special() {
   if (data_.has_hidden_states())
     say("note: the data holds the base's hidden states: it is not run");
   if (selection_.skipped > 0) {
     say(fmt::format("note: {} of {} conversations have no training target in their first {} tokens",
                     selection_.skipped, data_.tokens().size(), options_.max_length));
   }
-  started_ = Clock::now();
-  share_before_ = share_done();
-  interval_.restart_clock();
+}
+
+/// The last results of a run that goes on, as if they had just been measured.
+void Trainer::take_up_history() {
+  const auto& history = reporter_->history();
+  if (eval_data_ && history.last_evaluation.is_object() &&
+      has_results(history.last_evaluation["eval"])) {
+    evaluation_ = history.last_evaluation["eval"];
+  }
+  const auto& training = history.last_training;
+  if (!has_results(training) || !is_number(training, "loss") ||
+      !is_number(training, "tokens_per_second")) {
+    return;
+  }
+  metrics_ = training;
+  for (const char* key : {"step", "elapsed_seconds"}) metrics_.erase(key);
 }
 
 /// Takes up the run that the folder holds, without a change to it.
 void Trainer::continue_run() {
   const auto before = folder_->record();
-  const auto checkpoint = newest_checkpoint(options_.output);
   if (before) {
     require_same_options(record_["fixed_options"], before->at("fixed_options"),
                          options_.output / RunFolder::kRecordFile);
@@ -128,7 +184,7 @@ void Trainer::continue_run() {
   if (finished_before()) {
     say(fmt::format("note: the run in {} is finished; there is nothing to resume",
                     in_quotes(options_.output.string())));
-  } else if (checkpoint) {
+  } else if (const auto checkpoint = resume_point(options_.output, options_.resume_from)) {
     load_checkpoint(*checkpoint);
   } else {
     say(fmt::format("note: {} holds no checkpoint yet: the run starts again from step 0",
@@ -148,6 +204,7 @@ void Trainer::load_checkpoint(const fs::path& checkpoint) {
   set_random_state(model_.device(), saved.tensors);
   cursor_ = BatchCursor(order_, saved.position);
   step_ = saved_step_ = saved.step;
+  evaluation_pending_ = saved.evaluation_pending;
   elapsed_before_ = saved.elapsed_seconds;
   say(fmt::format("resuming from {}", in_quotes(checkpoint.string())));
 }
@@ -159,6 +216,9 @@ std::optional<Json> Trainer::finished_before() const {
 }
 
 void Trainer::note_start() {
+  for (const auto& place : set_aside_newer(options_.output, step_)) {
+    say(fmt::format("note: a checkpoint of a later step is now {}", in_quotes(place.string())));
+  }
   record_["summary"] = nullptr;
   record_["starts"].push_back(describe_start(options_, step_, model_));
   folder_->write_record(record_);
@@ -203,9 +263,18 @@ void Trainer::after_step(bool is_last) {
   if (logs || model_.device().is_cpu()) watch_.check();
   if (logs) log_step();
   if (progress_ && !logs) progress_->update(progress_report());
+  pause([&] {
+    if (!is_last && every(options_.eval_steps)) evaluate_and_log();
+    if (is_last) return;
+    if (every(options_.save_steps)) return try_to_write([&] { save_checkpoint(); });
+    if (save_is_due_by_time()) try_to_write([&] { save_checkpoint(/*by_time=*/true); });
+  });
+}
+
+/// Time that is no training time.
+void Trainer::pause(const std::function<void()>& work) {
   const auto paused = IntervalMetrics::Clock::now();
-  if (!is_last && every(options_.eval_steps)) evaluate_and_log();
-  if (!is_last && every(options_.save_steps)) save_checkpoint();
+  work();
   interval_.leave_out(IntervalMetrics::Clock::now() - paused);
 }
 
@@ -220,16 +289,48 @@ void Trainer::log_step() {
   if (progress_) progress_->logged(progress_report());
 }
 
+Json Trainer::evaluate_held_out() {
+  std::optional<WorkProgress> work;
+  if (progress_) {
+    work.emplace(*progress_, fmt::format("evaluation at step {}: conversation", step_));
+  }
+  return evaluate(model_, *eval_data_, options_.per_device_train_batch_size, options_.max_length,
+                  [&](int64_t done, int64_t total, int64_t tokens) {
+                    if (work) work->update(done, total, tokens);
+                    if (done < total && is_interrupted()) {
+                      throw Error(ErrorCode::kInterrupted, "the evaluation was interrupted");
+                    }
+                  });
+}
+
 void Trainer::evaluate_and_log() {
-  evaluation_ =
-      evaluate(model_, *eval_data_, options_.per_device_train_batch_size, options_.max_length);
+  evaluation_pending_ = true;
+  try {
+    evaluation_ = evaluate_held_out();
+  } catch (const Error& e) {
+    if (e.code() != ErrorCode::kInterrupted) throw;
+    stop_interrupted();  // here the random generators are those of training again
+  }
+  evaluation_pending_ = false;
   record({{"epoch", cursor_.epochs()}, {"eval", evaluation_}});
   for (const auto& draft : evaluation_["drafts"]) {
     say(fmt::format("eval at step {}: {} loss {:.4f}, expected acceptance length {:.2f}", step_,
                     draft["mode"].get<std::string>(), draft["loss"].get<double>(),
                     draft["expected_acceptance_length"].get<double>()));
   }
-  keep_if_best();
+  if (!std::isfinite(held_out_loss(evaluation_))) say_what_is_not_finite();
+  const auto keep = [&] { keep_if_best(); };
+  finished() ? write_at_the_end(keep) : try_to_write(keep);
+}
+
+void Trainer::say_what_is_not_finite() {
+  if (trains_base_ || !progress_) return;
+  const auto held_out =
+      select_conversations(eval_data_->tokens(), model_, options_.max_length).conversations;
+  const auto fault = eval_data_->base_fault(model_, held_out, options_.max_length);
+  if (fault)
+    say(fmt::format("warning: {}: {}\nhint: {}", options_.eval_data.string(), fault->what(),
+                    fault->hint()));
 }
 
 void Trainer::keep_if_best() {
@@ -242,7 +343,9 @@ void Trainer::keep_if_best() {
 void Trainer::record(Json line) {
   line["step"] = step_;
   line["elapsed_seconds"] = elapsed_seconds();
-  log_->append(line);
+  if (!log_->append(line) && !std::exchange(lacks_log_, true)) {
+    say("warning: the disk has no room for lines of metrics.jsonl: they are written when it has");
+  }
   reporter_->add(line);
   folder_->keep();
   if (on_metrics_) on_metrics_(line);
@@ -264,51 +367,17 @@ void Trainer::say(const std::string& text) {
   if (progress_) progress_->note(text);
 }
 
-TrainingState Trainer::state() const {
-  auto tensors = optimizer_.state();
-  tensors.merge(interval_.state());
-  tensors.merge(random_state(model_.device()));
-  return {step_,
-          cursor_.position(),
-          elapsed_seconds(),
-          fixed_options(options_, schedule_.total_steps, model_),
-          environment(model_),
-          std::move(tensors)};
-}
-
-void Trainer::write_model(const fs::path& folder, bool replace) const {
-  save_pretrained(model_, folder, {.source = options_.source, .replace = replace, .base = base_});
-}
-
-void Trainer::save_checkpoint() {
-  if (saved_step_ == step_) return;
-  watch_.check();
-  AtomicDirectory checkpoint(checkpoint_path(options_.output, step_), /*replace=*/true);
-  write_model(checkpoint.staging(), /*replace=*/false);
-  state().write(checkpoint.staging());
-  checkpoint.commit();
-  folder_->keep();
-  saved_step_ = step_;
-  remove_old_checkpoints(options_.output, options_.save_total_limit);
-  write_report(fmt::format("Running; this page is from step {}.", step_));
-}
-
-void Trainer::stop_interrupted() {
-  save_checkpoint();
-  throw Error(ErrorCode::kInterrupted,
-              fmt::format("interrupted after step {}; {} holds everything so far", step_,
-                          in_quotes(checkpoint_path(options_.output, step_).string())),
-              "continue with the same command and --resume");
-}
-
 Json Trainer::finish() {
-  write_model(options_.output / "final", /*replace=*/options_.resume);
+  write_at_the_end([&] { write_model(options_.output / "final", /*replace=*/options_.resume); });
   folder_->keep();
   if (eval_data_) evaluate_and_log();
   auto result = summary();
   record_["summary"] = result;
-  folder_->write_record(record_);
-  write_report("Finished.");
+  write_at_the_end([&] {
+    log_->flush();
+    folder_->write_record(record_);
+    write_report("Finished.");
+  });
   return result;
 }
 
@@ -351,7 +420,9 @@ ProgressReport Trainer::progress_report() const {
   if (evaluation_.is_object()) report.held_out_loss = held_out_loss(evaluation_);
   report.tokens_per_second = metrics_["tokens_per_second"].get<double>();
   const auto& steps = metrics_["drafts"].at(0)["steps"];
-  if (!steps.empty()) report.accuracy = steps[0]["accuracy"].get<double>();
+  if (!steps.empty() && is_number(steps[0], "accuracy")) {
+    report.accuracy = steps[0]["accuracy"].get<double>();
+  }
   return report;
 }
 

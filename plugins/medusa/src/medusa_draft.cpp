@@ -23,17 +23,23 @@ std::shared_ptr<nn::Linear> initialized_block(int64_t size, at::TensorOptions op
   return block;
 }
 
+// [B,S] float32, 1 where a row of the base's state belongs to a token.
+at::Tensor token_rows(const TrainBatch& batch) {
+  return batch.attention_mask.defined() ? batch.attention_mask.ne(0).to(at::kFloat)
+                                        : at::ones_like(batch.input_ids, at::kFloat);
+}
+
 // What one head is trained on: rows of the base's state and the tokens `offset` positions later.
 struct HeadTargets {
   at::Tensor rows, labels, mask;  // index [N] into [B·S], [N] int64, [N] float32
 };
 
-HeadTargets head_targets(const TokenTargets& targets, int64_t offset) {
+HeadTargets head_targets(const TokenTargets& targets, const at::Tensor& rows, int64_t offset) {
   const int64_t length = targets.ids.size(1), kept = std::max<int64_t>(0, length - offset);
   const auto index = at::arange(targets.ids.numel(), targets.ids.options()).view_as(targets.ids);
   const HeadTargets all{index.slice(1, 0, kept).flatten(),
                         targets.ids.slice(1, length - kept).flatten(),
-                        targets.mask.slice(1, length - kept).flatten()};
+                        (targets.mask.slice(1, length - kept) * rows.slice(1, 0, kept)).flatten()};
   if (!all.mask.is_cpu()) return all;  // counting the trained rows would synchronise
   const auto trained = all.mask.nonzero().flatten();
   return {all.rows.index_select(0, trained), all.labels.index_select(0, trained),
@@ -60,7 +66,8 @@ at::Tensor MedusaHead::forward(const at::Tensor& rows) const {
   return hidden;
 }
 
-MedusaDraft::MedusaDraft(const BaseInfo& base, const MedusaConfig& config) : config_(config) {
+MedusaDraft::MedusaDraft(const BaseInfo& base, const MedusaConfig& config)
+    : config_(config), trains_padding_(!base.reference_numerics.empty()) {
   for (int64_t i = 0; i < config.medusa_num_heads; ++i) {
     heads_.push_back(register_module(std::to_string(i),
                                      std::make_shared<MedusaHead>(base, config.medusa_num_layers)));
@@ -89,10 +96,11 @@ HiddenStateRequest MedusaDraft::hidden_states_needed() const {
 
 DraftLoss MedusaDraft::loss(const BaseOutputs& base, const TrainBatch& batch) {
   const auto targets = token_targets(batch);
+  const auto token = trains_padding_ ? at::ones_like(targets.mask) : token_rows(batch);
   const auto hidden = base.last_hidden.flatten(0, 1);
   DraftLoss result{at::zeros({}, hidden.options().dtype(at::kFloat)), {}};
   for (size_t i = 0; i < heads_.size(); ++i) {
-    const auto head = head_targets(targets, static_cast<int64_t>(i) + 2);
+    const auto head = head_targets(targets, token, static_cast<int64_t>(i) + 2);
     const auto count = head.mask.sum();
     const auto rows = heads_[i]->forward(hidden.index_select(0, head.rows));
     const auto weights = (head.mask / count.clamp_min(1.0)).unsqueeze(0);

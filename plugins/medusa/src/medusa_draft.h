@@ -28,6 +28,8 @@ class MedusaHead : public torch::nn::Module {
 /// state.
 class MedusaDraft : public Draft {
  public:
+  /// `base.reference_numerics`, where given, decides whether padding rows are trained, as the
+  /// reference trains them.
   MedusaDraft(const BaseInfo& base, const MedusaConfig& config);
 
   /// The config as it is. Throws kInvalidConfig for more heads or blocks than a draft may have.
@@ -38,6 +40,7 @@ class MedusaDraft : public Draft {
 
  private:
   MedusaConfig config_;
+  bool trains_padding_;
   std::vector<std::shared_ptr<MedusaHead>> heads_;
 };
 

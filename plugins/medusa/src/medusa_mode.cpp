@@ -36,12 +36,20 @@ MedusaMode::MedusaMode()
                    "Four heads of one residual block, sized like the base",
                    {{"medusa_num_heads", 4}, {"medusa_num_layers", 1}}}}) {}
 
-// The reference's arithmetic is Outrider's, so that asking for it changes nothing but the record.
+// The draft reads from the base which numerics are wanted; the record says it to restore().
 Conversion MedusaMode::convert(const BaseInfo& base, const Json& config) const {
   auto conversion = SimpleMode::convert(base, config);
   conversion.metadata["reference_numerics"] =
       base.reference_numerics.empty() ? Json() : Json(base.reference_numerics);
   return conversion;
+}
+
+Conversion MedusaMode::restore(const BaseInfo& base, const Json& config,
+                               const Json& metadata) const {
+  auto converted = base;
+  const auto numerics = metadata.value("reference_numerics", Json());
+  converted.reference_numerics = numerics.is_string() ? numerics.get<std::string>() : "";
+  return SimpleMode::restore(converted, config, metadata);
 }
 
 std::vector<ForeignFormat> MedusaMode::formats() const { return {medusa_format()}; }

@@ -10,6 +10,7 @@ class MedusaMode : public SimpleMode<MedusaDraft, MedusaConfig> {
   MedusaMode();
 
   Conversion convert(const BaseInfo& base, const Json& config) const override;
+  Conversion restore(const BaseInfo& base, const Json& config, const Json& metadata) const override;
   std::vector<ForeignFormat> formats() const override;
 
  protected:

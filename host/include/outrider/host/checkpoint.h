@@ -63,6 +63,9 @@ struct SaveOptions {
 OUTRIDER_API void save_pretrained(const CausalLM& model, const std::filesystem::path& folder,
                                   const SaveOptions& options);
 
+/// The bytes that save_pretrained() would write, to within small files.
+OUTRIDER_API uint64_t saved_bytes(const CausalLM& model, const SaveOptions& options);
+
 /// Writes all tensors, and the content of outrider_state.json as metadata, into one safetensors
 /// file, atomically; an existing one is replaced.
 OUTRIDER_API void save(const CausalLM& model, const std::filesystem::path& file);

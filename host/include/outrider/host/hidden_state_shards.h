@@ -5,11 +5,13 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "outrider/api.h"
 #include "outrider/checkpoint/safetensors.h"
+#include "outrider/error.h"
 #include "outrider/host/token_shards.h"
 #include "outrider/json.h"
 #include "outrider/model/causal_lm.h"
@@ -37,6 +39,11 @@ class OUTRIDER_API HiddenStateShards {
   /// for a `max_length` beyond what is stored.
   StoredBaseOutputs batch(const std::vector<int64_t>& conversations, int64_t max_length,
                           const std::vector<int64_t>& layers) const;
+
+  /// kNonFinite that names file, tensor, conversation and token where one of these states is not
+  /// finite; nothing where all are.
+  std::optional<Error> fault(int64_t conversation, int64_t max_length,
+                             const std::vector<int64_t>& layers) const;
 
  private:
   struct Shard {
@@ -69,13 +76,15 @@ struct HiddenStateOptions {
   int64_t max_length = 0;       // cut conversations (0: whole)
   int64_t batch_size = 1;
   int64_t max_shard_size = 1'000'000'000;  // bytes of tensors in one file, and of memory on the way
-  /// Conversations done so far, all of them, and the tokens of those done.
+  /// After each batch: conversations done so far, all of them, and the tokens of those done. What
+  /// it throws ends the work, and nothing is left of it.
   std::function<void(int64_t done, int64_t total, int64_t tokens)> on_progress;
 };
 
 /// Runs the base over token shards and writes a folder that holds both, atomically. Needs
 /// model.weights_sha256(). Returns the description. Throws kInvalidArgument for a layer that the
-/// base has not, kInvalidData for data of a larger vocabulary.
+/// base has not, kInvalidData for data of a larger vocabulary, kNonFinite (naming the layer) for
+/// states that are not finite, kWriteFailed before anything is run where the disk has no room.
 OUTRIDER_API Json write_hidden_states(CausalLM& model, const std::filesystem::path& data,
                                       const std::filesystem::path& out,
                                       const HiddenStateOptions& options);

@@ -13,6 +13,11 @@
 
 namespace outrider {
 
+/// Conversations in stretches of token ids that follow each other, and the text of each stretch.
+/// Nothing where there is no tokenizer at hand.
+using TokenText = std::function<std::optional<std::vector<std::vector<std::string>>>(
+    const std::vector<std::vector<std::vector<int32_t>>>& conversations)>;
+
 /// Options under the names of the Hugging Face Trainer where it has them.
 struct TrainOptions {
   std::filesystem::path data, eval_data, output;  // eval_data may be empty
@@ -28,14 +33,18 @@ struct TrainOptions {
   double warmup_ratio = 0.0;
   int64_t warmup_steps = 0;  // wins over warmup_ratio when positive
   int64_t logging_steps = 10, save_steps = 0, eval_steps = 0, save_total_limit = 2;
+  double save_minutes = 10;   // a checkpoint after so long without one; 0: none by time
   std::string save = "full";  // full: whole models | draft: drafts with a reference to the base
+  double wait_for_room = 60;  // seconds to wait for room on a full disk when the run ends
   /// Ends the run, and its schedule, after this time whatever the epochs; 0: no limit. Not
   /// reproducible.
   double max_seconds = 0;
   uint64_t seed = 42;
   bool resume = false;
-  bool progress = true;      // shown on stderr
-  std::string command_line;  // noted in the run's record
+  std::filesystem::path resume_from;  // with `resume`: a checkpoint of the run; empty: the newest
+  bool progress = true;               // shown on stderr
+  std::string command_line;           // noted in the run's record
+  TokenText token_text;               // for the report; empty: it shows token ids
 };
 
 /// What `metrics.jsonl` gets per logged step and callers may watch.
@@ -44,12 +53,14 @@ using MetricsCallback = std::function<void(const Json&)>;
 /// Trains the attached drafts on token shards. Writes into `output`: run.json (what the run is),
 /// metrics.jsonl, periodic checkpoint-N (a restorable folder with training state), best (the folder
 /// with the lowest held-out loss, where there is eval_data), and final.
-/// With `resume` the run in `output` goes on from its newest checkpoint, whose tensors replace the
-/// model's, or from its beginning where it has none; on the CPU the result has the bits of a run
-/// that never stopped. A finished run is left as it is. Returns the summary, also found in
-/// run.json. Throws kInvalidArgument (options, also where they differ from the resumed run's; a
-/// folder that is no run's), kInvalidData, kNotConverted, kNonFinite (naming step and batch),
-/// kFileExists, kFileNotFound, kInterrupted (after leaving a resumable checkpoint).
+/// With `resume` the run in `output` goes on from its newest checkpoint (or `resume_from`), whose
+/// tensors replace the model's, or from its beginning where it has none; on the CPU the result has
+/// the bits of a run that never stopped. A finished run is left as it is. Returns the summary, also
+/// found in run.json. Throws kInvalidArgument (options, also where they differ from the resumed
+/// run's; a folder that is no run's), kInvalidData, kNotConverted, kNonFinite (naming step and
+/// batch, and the base where its outputs are not finite), kFileExists, kFileNotFound, kInvalidFile
+/// (a damaged checkpoint, with an older one that is whole), kWriteFailed (before the first step
+/// where the disk has no room for the run), kInterrupted (after leaving a resumable checkpoint).
 OUTRIDER_API Json train(CausalLM& model, const TrainOptions& options,
                         const MetricsCallback& on_metrics = {});
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "outrider/api.h"
+#include "outrider/error.h"
 #include "outrider/host/hidden_state_shards.h"
 #include "outrider/host/token_shards.h"
 
@@ -32,6 +33,11 @@ class OUTRIDER_API TrainingData {
   const TokenShards& tokens() const { return tokens_; }
   bool has_hidden_states() const { return hidden_states_.has_value(); }
   TrainingInput batch(const std::vector<int64_t>& conversations, int64_t max_length) const;
+
+  /// kNonFinite about the first of these conversations for which the base, or what is stored of it,
+  /// has values that are not finite; nothing where there is none. Slow: for when a loss is wrong.
+  std::optional<Error> base_fault(CausalLM& model, const std::vector<int64_t>& conversations,
+                                  int64_t max_length) const;
 
  private:
   TokenShards tokens_;
