@@ -17,6 +17,7 @@
 #include "outrider/text.h"
 #include "outrider/version.h"
 #include "random_scope.h"
+#include "settled_config.h"
 #include "shard_writer.h"
 #include "stored_model.h"
 #include "tensor_mismatches.h"
@@ -30,9 +31,15 @@ constexpr const char* kWeightsKey = "weights_sha256";
 // There, too, where the folder holds drafts alone.
 constexpr const char* kReferenceKey = "reference";
 
+constexpr const char* kHead = "lm_head.weight";
+constexpr const char* kUntiedHint =
+    "config.json says that the head is not the embedding: if it is, set tie_word_embeddings to "
+    "true "
+    "there; else fetch the tensors that are missing";
+
 // Writers of other projects store a tied head a second time, and buffers that are computed.
 bool may_be_ignored(const CausalLM& model, const std::string& name) {
-  return (model.config().tie_word_embeddings && name == "lm_head.weight") ||
+  return (model.config().tie_word_embeddings && name == kHead) ||
          name.ends_with(".rotary_emb.inv_freq");
 }
 
@@ -87,7 +94,8 @@ void load_strictly(const CausalLM& model, const TensorMap& targets, const Stored
   for (const auto& [name, tensor] : stored) {
     if (!targets.contains(name) && !may_be_ignored(model, name)) mismatches.add("unexpected", name);
   }
-  mismatches.finish(origin.string(), hint);
+  const bool lacks_head = targets.contains(kHead) && !stored.contains(kHead);
+  mismatches.finish(origin.string(), lacks_head ? kUntiedHint : hint);
 }
 
 PluginRequirement requirement_of(const PluginRef& plugin) {
@@ -208,19 +216,28 @@ TensorMap draft_tensors(const CausalLM& model) {
   return tensors;
 }
 
-/// The tensors of a folder; where it holds drafts only, with those of its base, which is checked.
-StoredTensors read_tensors_of(const fs::path& folder, const ModelConfig& config,
-                              const fs::path& given_base) {
-  auto stored = SafetensorsFolder::open(folder).tensors();
-  const auto reference = base_reference_of(folder);
-  if (!reference && !given_base.empty()) {
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("{} holds its base: no other can be named", in_quotes(folder.string())),
-                "leave --base out");
+/// The tensors of a folder, and its config as they have it. Where it holds drafts only, with the
+/// tensors of its base, which is checked.
+StoredTensors read_tensors_of(const fs::path& folder, ModelConfig& config,
+                              const LoadOptions& options) {
+  const auto opened = SafetensorsFolder::open(folder);
+  for (const auto& note : opened.notes()) {
+    if (options.on_note) options.on_note(note);
   }
-  if (!reference) return stored_tensors(stored);
-  const auto base = reference->find(given_base);
+  const auto reference = base_reference_of(folder);
+  if (!reference) {
+    if (!options.base.empty()) {
+      throw Error(
+          ErrorCode::kInvalidArgument,
+          fmt::format("{} holds its base: no other can be named", in_quotes(folder.string())),
+          "leave --base out");
+    }
+    config = settled_config(std::move(config), opened.tensors(), options.on_note);
+    return stored_tensors(with_tied_embedding(opened.tensors(), config));
+  }
+  const auto base = reference->find(options.base);
   reference->require_same(stored_base_sha256(base, config), base);
+  auto stored = opened.tensors();
   stored.merge(stored_base(base, config));
   return stored_tensors(stored);
 }
@@ -248,9 +265,9 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOpti
   }
   const auto metadata = read_metadata(folder, options.reference_numerics);
   load_required_plugins(metadata);
-  const auto config = read_config(folder);
+  auto config = read_config(folder);
   plugin_loader().load_base(config.architecture);
-  const auto stored = read_tensors_of(folder, config, options.base);
+  const auto stored = read_tensors_of(folder, config, options);
   const bool offline = is_offline(config, stored, metadata);
   check_size(config, stored, offline, folder);
   // Layers that are about to be dropped take no memory on the host as long as nothing is written.

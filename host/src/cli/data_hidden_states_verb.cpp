@@ -85,6 +85,7 @@ void write(HiddenStatesArguments arguments, const GlobalOptions& global) {
   LoadOptions load;
   load.device = parse_device(arguments.device);
   load.hash_weights = true;
+  load.on_note = show_note;
   if (!arguments.dtype.empty()) load.dtype = parse_dtype(arguments.dtype);
   const auto model = from_pretrained(arguments.model, load);
   if (model->has_edit(BaseEdit::kDropDecoderLayers)) {

@@ -131,6 +131,7 @@ void forward(const ForwardArguments& arguments, const GlobalOptions& global) {
   use_plugins(global);
   auto load = arguments.load;
   load.device = parse_device(arguments.device);
+  load.on_note = show_note;
   if (!arguments.dtype.empty()) load.dtype = parse_dtype(arguments.dtype);
   const auto model = from_pretrained(arguments.model, load);
   if (!arguments.weights.empty()) load_weights(*model, arguments.weights);

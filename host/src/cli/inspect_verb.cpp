@@ -13,6 +13,7 @@
 #include "outrider/host/plugin_loader.h"
 #include "outrider/model/model_config.h"
 #include "outrider/text.h"
+#include "settled_config.h"
 
 namespace outrider::cli {
 namespace fs = std::filesystem;
@@ -113,9 +114,13 @@ Json referenced_base(const InspectArguments& arguments, const ModelConfig& confi
 }
 
 Json describe(const InspectArguments& arguments) {
-  const auto config = read_config(arguments.folder);
+  auto config = read_config(arguments.folder);
   const auto metadata = read_metadata(arguments.folder, arguments.numerics);
   const auto stored = SafetensorsFolder::open(arguments.folder);
+  for (const auto& text : stored.notes()) show_note(text);
+  if (!base_reference_of(arguments.folder)) {
+    config = settled_config(std::move(config), stored.tensors(), show_note);
+  }
   Json json = {{"folder", arguments.folder.string()},
                {"base_model",
                 {{"architecture", config.architecture},

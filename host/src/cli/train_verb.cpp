@@ -149,6 +149,7 @@ std::string command_line() {
 void run_train(const TrainArguments& a, const GlobalOptions& global) {
   LoadOptions load;
   load.device = parse_device(a.device);
+  load.on_note = show_note;
   if (!a.dtype.empty()) load.dtype = parse_dtype(a.dtype);
   use_plugins(global);
   RunFolder::check(a.options.output, a.options.resume);
