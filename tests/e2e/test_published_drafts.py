@@ -275,11 +275,11 @@ def test_the_heads_of_medusa_are_counted(convert, llama, exported, edited, impor
     def rewrite(config):
         for key in ("medusa_num_heads", "medusa_num_layers"):
             config.pop(key)
-        config.update(sizes)
+        config.update(sizes, hidden_size=4096)
 
     text, back = import_text(edited(out, "config.json", rewrite))
     assert same_tensors(back, folder)
     found = recorded(back)["config"]
     assert (found["medusa_num_heads"], found["medusa_num_layers"]) == (3, layers)
-    said = "medusa_num_heads 2" if sizes else "no medusa_num_heads"
-    assert f"config.json has {said}, the tensors medusa_num_heads 3" in text
+    assert ("config.json has medusa_num_heads 2, the tensors 3" if sizes else
+            "config.json has no medusa_num_heads: the tensors have 3") in text

@@ -185,12 +185,25 @@ std::vector<std::string> settle_sizes(ImportedDraft& draft, const Json& config,
     if (said.is_null() && !found) no_sizes(folder);
     draft.config[kSizes[i]] = found ? Json(counts[i]) : said;
     if (!found || said == counts[i]) continue;
-    notes.push_back(fmt::format("config.json has {}, the tensors {} {}: the tensors count",
-                                said.is_null() ? fmt::format("no {}", kSizes[i])
-                                               : fmt::format("{} {}", kSizes[i], said.dump()),
-                                kSizes[i], counts[i]));
+    notes.push_back(
+        said.is_null()
+            ? fmt::format("config.json has no {}: the tensors have {}", kSizes[i], counts[i])
+            : fmt::format("config.json has {} {}, the tensors {}: the tensors count", kSizes[i],
+                          said.dump(), counts[i]));
   }
   return notes;
+}
+
+// Of the first head's matrix [V,h], which is the base's in size, whatever a copied config says.
+Json base_sizes(const ImportedDraft& draft, const Json& config) {
+  Json sizes = Json::object();
+  for (const char* key : {"hidden_size", "vocab_size"}) {
+    if (config.contains(key)) sizes[key] = config[key];
+  }
+  const auto blocks = draft.config.at(kSizes[1]).get<int64_t>();
+  const auto matrix = draft.tensors.find(fmt::format("0.{}.weight", blocks));
+  if (matrix == draft.tensors.end() || matrix->second.dim() != 2) return sizes;
+  return {{"vocab_size", matrix->second.size(0)}, {"hidden_size", matrix->second.size(1)}};
 }
 
 ImportedDraft read(const fs::path& folder) {
@@ -200,9 +213,7 @@ ImportedDraft read(const fs::path& folder) {
   draft.metadata = Json::object();
   read_tensors_of(folder, draft);
   draft.notes = [notes = settle_sizes(draft, config, folder)](const Json&) { return notes; };
-  for (const char* key : {"hidden_size", "vocab_size"}) {
-    if (config.contains(key)) draft.base[key] = config[key];
-  }
+  draft.base = base_sizes(draft, config);
   return draft;
 }
 
