@@ -17,6 +17,7 @@
 #include "outrider/host/plugin_lock.h"
 #include "outrider/model/base_model_registry.h"
 #include "outrider/text.h"
+#include "settled_config.h"
 
 namespace outrider {
 namespace {
@@ -87,13 +88,15 @@ std::string base_weights_sha256(const TensorMap& weights) {
 std::map<std::string, SafetensorsFolder::Entry> stored_base(const fs::path& folder,
                                                             const ModelConfig& config) {
   require_folder(folder, kModelFolderHint);
-  const auto stored = SafetensorsFolder::open(folder);
+  const auto opened = SafetensorsFolder::open(folder);
+  const auto settled = settled_config(config, opened.tensors(), {});
+  const auto stored = with_tied_embedding(opened.tensors(), settled);
   plugin_loader().load_base(config.architecture);
-  const auto shapes = BaseModelRegistry::instance().create(config, at::kMeta);
+  const auto shapes = BaseModelRegistry::instance().create(settled, at::kMeta);
   std::map<std::string, SafetensorsFolder::Entry> weights;
   for (const auto& [name, unused] : checkpoint_tensors(*shapes)) {
-    const auto found = stored.tensors().find(name);
-    if (found != stored.tensors().end()) weights.insert(*found);
+    const auto found = stored.find(name);
+    if (found != stored.end()) weights.insert(*found);
   }
   return weights;
 }

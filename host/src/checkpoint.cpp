@@ -19,6 +19,7 @@
 #include "outrider/text.h"
 #include "outrider/version.h"
 #include "random_scope.h"
+#include "settled_config.h"
 #include "shard_writer.h"
 #include "stored_model.h"
 #include "tensor_mismatches.h"
@@ -33,9 +34,15 @@ constexpr const char* kWeightsKey = "weights_sha256";
 // There, too, where the folder holds drafts alone.
 constexpr const char* kReferenceKey = "reference";
 
+constexpr const char* kHead = "lm_head.weight";
+constexpr const char* kUntiedHint =
+    "config.json says that the head is not the embedding: if it is, set tie_word_embeddings to "
+    "true "
+    "there; else fetch the tensors that are missing";
+
 // Writers of other projects store a tied head a second time, and buffers that are computed.
 bool may_be_ignored(const CausalLM& model, const std::string& name) {
-  return (model.config().tie_word_embeddings && name == "lm_head.weight") ||
+  return (model.config().tie_word_embeddings && name == kHead) ||
          name.ends_with(".rotary_emb.inv_freq");
 }
 
@@ -105,7 +112,8 @@ void load_strictly(const CausalLM& model, const TensorMap& targets, const Stored
   for (const auto& [name, tensor] : stored) {
     if (!targets.contains(name) && !may_be_ignored(model, name)) mismatches.add("unexpected", name);
   }
-  mismatches.finish(origin.string(), hint);
+  const bool lacks_head = targets.contains(kHead) && !stored.contains(kHead);
+  mismatches.finish(origin.string(), lacks_head ? kUntiedHint : hint);
 }
 
 PluginRequirement requirement_of(const PluginRef& plugin) {
@@ -226,18 +234,25 @@ TensorMap draft_tensors(const CausalLM& model) {
   return tensors;
 }
 
-/// The tensors of a folder; where it holds drafts only, with those of its base, which is checked.
-StoredTensors with_base_tensors(const ModelFiles& files, const fs::path& folder,
-                                const fs::path& given_base) {
+/// The tensors of a folder, and its config as they have it. Where it holds drafts only, with the
+/// tensors of its base, which is checked.
+StoredTensors with_base_tensors(ModelFiles& files, const fs::path& folder,
+                                const LoadOptions& options) {
+  for (const auto& note : files.tensors.notes()) {
+    if (options.on_note) options.on_note(note);
+  }
   auto stored = files.tensors.tensors();
   const auto reference = base_reference_of(folder);
-  if (!reference && !given_base.empty()) {
+  if (!reference && !options.base.empty()) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("{} holds its base: no other can be named", in_quotes(folder.string())),
                 "leave --base out");
   }
-  if (!reference) return stored_tensors(stored);
-  const auto base = reference->find(given_base);
+  if (!reference) {
+    files.config = settled_config(std::move(files.config), stored, options.on_note);
+    return stored_tensors(with_tied_embedding(std::move(stored), files.config));
+  }
+  const auto base = reference->find(options.base);
   reference->require_same(stored_base_sha256(base, files.config), base);
   stored.merge(stored_base(base, files.config));
   return stored_tensors(stored);
@@ -322,9 +337,9 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOpti
   require_folder(folder, kModelFolderHint);
   const auto metadata = read_metadata(folder, options.reference_numerics);
   load_required_plugins(metadata);
-  const auto files = read_model_files(folder, buildable_config);
+  auto files = read_model_files(folder, buildable_config);
+  const auto stored = with_base_tensors(files, folder, options);
   const auto& config = files.config;
-  const auto stored = with_base_tensors(files, folder, options.base);
   const bool offline = is_offline(config, stored, metadata);
   check_size(config, stored, offline, folder);
   const auto precision = precision_of(config, options);

@@ -231,6 +231,10 @@ ImportResult import_draft(CausalLM& base, const fs::path& folder, const ImportOp
   check_base(draft, base.config(), folder);
   attach(base, chosen.mode, draft, options);
   load_strictly(base, draft, folder);
+  if (draft.notes && options.on_note) {
+    const auto& metadata = base.speculative_state().back().state.metadata;
+    for (const auto& note : draft.notes(metadata)) options.on_note(note);
+  }
   return {chosen.mode, chosen.format.name};
 }
 

@@ -277,11 +277,18 @@ TEST_CASE("layer types have no meaning for Llama but full attention") {
                  "\"full_attention\"");
 }
 
-TEST_CASE("Phi3's rope scaling is refused by its name") {
-  CHECK_CONTAINS(refusal("Phi3", {{"rope_scaling", {{"type", "longrope"}}}}),
-                 "rope type 'longrope' is not known");
-  CHECK_CONTAINS(refusal("Phi3", {{"rope_scaling", {{"type", "yarn"}, {"factor", 2.0}}}}),
-                 "Phi3ForCausalLM with rope type 'yarn', which means longrope in this family");
+TEST_CASE("Phi3 has longrope under several names, and no other scaling") {
+  const Json factors = {{"short_factor", {1.0, 1.5, 2.0}}, {"long_factor", {2.0, 4.0, 8.0}}};
+  const auto with_type = [&](const char* type) {
+    auto rope = factors;
+    rope["type"] = type;
+    return Json{{"rope_scaling", rope}};
+  };
+  const auto expected = logits(*build("Phi3", with_type("longrope")));
+  CHECK_CLOSE(logits(*build("Phi3", with_type("su"))), expected, 1e-15);
+  CHECK_CLOSE(logits(*build("Phi3", with_type("yarn"))), expected, 1e-15);
+  CHECK_CONTAINS(refusal("Phi3", {{"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}}}),
+                 "Phi3ForCausalLM with rope type 'linear': the family has default and longrope");
   CHECK(logits(*build("Phi3", {{"partial_rotary_factor", 0.67}})).isfinite().all().item<bool>());
 }
 

@@ -154,8 +154,8 @@ TEST_CASE("the rotary embedding may be spelled in both ways") {
 
 TEST_CASE("an unknown rope type is unsupported, with the names that are known") {
   const auto text =
-      refusal(with("rope_scaling", {{"rope_type", "longrope"}}), ErrorCode::kUnsupported);
-  CHECK_CONTAINS(text, "rope type 'longrope' is not known");
+      refusal(with("rope_scaling", {{"rope_type", "mrope"}}), ErrorCode::kUnsupported);
+  CHECK_CONTAINS(text, "rope type 'mrope' is not known");
   CHECK_CONTAINS(refusal(with("rope_scaling", {{"rope_type", "lama3"}}), ErrorCode::kUnsupported),
                  "did you mean 'llama3'");
 }
@@ -173,6 +173,30 @@ TEST_CASE("the parameters of a rope type are checked, all of them at once") {
   CHECK_CONTAINS(refusal(with("partial_rotary_factor", 1.5)),
                  "'partial_rotary_factor' must be above 0 and at most 1");
   CHECK_CONTAINS(refusal(with("rope_theta", 0.5)), "'rope_theta' must be above 1");
+}
+
+TEST_CASE("longrope needs a list of positive factors for either length") {
+  const auto text =
+      refusal(with("rope_scaling", {{"rope_type", "longrope"}, {"short_factor", {1.0, -1.0}}}));
+  CHECK_CONTAINS(text, "'short_factor' must be a list of positive numbers");
+  CHECK_CONTAINS(text, "'long_factor' must be a list of positive numbers");
+}
+
+TEST_CASE("the original length of a longrope may stand beside it, or be the whole length") {
+  const Json rope = {{"type", "longrope"}, {"short_factor", {1.0}}, {"long_factor", {2.0}}};
+  const auto length = [](const Json& json) {
+    return parse(json).rope.parameters.at("original_max_position_embeddings").get<int64_t>();
+  };
+  auto json = with("rope_scaling", rope);
+  CHECK(length(json) == parse(json).max_position_embeddings);
+  json["original_max_position_embeddings"] = 77;
+  CHECK(length(json) == 77);
+  json["rope_scaling"]["original_max_position_embeddings"] = 33;
+  CHECK(length(json) == 33);
+  json["architectures"] = {"Phi3ForCausalLM"};  // whose own key wins
+  CHECK(length(json) == 77);
+  json.erase("original_max_position_embeddings");
+  CHECK(length(json) == 4096);
 }
 
 TEST_CASE("an unknown architecture names the known ones") {

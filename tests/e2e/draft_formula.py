@@ -1,7 +1,8 @@
 """EAGLE's training loss written down once more, in plain torch and float64, over whole sequences.
 
 It knows Outrider's rules and, as values of Rules, those of ModelOpt's releases that differ. One
-decoder layer without biases, the base's whole vocabulary."""
+decoder layer without biases, the base's whole vocabulary. Embeddings and a head that the draft has itself
+are used."""
 
 from dataclasses import dataclass, field
 
@@ -129,6 +130,8 @@ class Draft:
         cache.append([t.repeat_interleave(count // keys, 1) for t in (
             self.rotated(self.heads("k", read, keys)), self.heads("v", read, keys))])
         k, v = (torch.cat(parts, 2) for parts in zip(*cache, strict=True))
+        if self.a.get("norm_before_residual"):
+            x = read[..., -x.shape[-1]:]
         scores = self.rotated(self.heads("q", read, count)) @ k.mT / self.a["head_dim"] ** 0.5
         scores = scores.masked_fill(~allowed.unsqueeze(1), -1e30)
         attended = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
@@ -172,14 +175,17 @@ def run(folder, weights, inputs, config, rules):
     weights = {n: t.double().requires_grad_() for n, t in weights.items()}
     architecture = config["eagle_architecture_config"] | {"hidden_size": base.last.shape[-1]}
     draft = Draft(weights, architecture, rules)
-    e, g, cache = shift_left(base.embeddings, rules), draft.start(base), []
+    own = draft.weights.get("embed_tokens.weight")
+    embeddings = base.embeddings if own is None else own[inputs["input_ids"]]
+    head = draft.weights.get("lm_head.weight", base.head)
+    e, g, cache = shift_left(embeddings, rules), draft.start(base), []
     mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])) != 0
     seen, results, total = shift_left(mask, rules), {}, 0
     mixes = config.get("eagle_mix_hidden_states", False)
     for step in range(rules.steps or config["eagle_ttt_steps"]):
         output = draft.layer(e, g, [] if mixes else cache,
                              allowed_keys(seen, 0 if mixes else step, rules))
-        logits = draft.norm("norm", output) @ base.head.T
+        logits = draft.norm("norm", output) @ head.T
         loss = step_loss(base, logits, token_mask(inputs, rules), step, rules)
         results[f"loss.parallel_0_step_{step}"] = loss
         total = total + config["eagle_loss_decay_factor"] ** step * loss

@@ -11,6 +11,8 @@ SIZES = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidd
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 16}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0, 1.25, 1.5, 2.0],
+            "long_factor": [1.0, 2.5, 5.0, 9.0], "original_max_position_embeddings": 16}
 ENGINES = {"sglang", "vllm"}
 ALL = ENGINES | {"eagle", "hf"}
 
@@ -29,7 +31,15 @@ DRAFTS = {
     "layers read": ({"eagle_aux_hidden_state_layer_ids": [0, 4, 7]}, ENGINES | {"hf"}),
     "biases": ({"attention_bias": True, "mlp_bias": True}, {"vllm", "hf"}),
     "two layers": ({"num_hidden_layers": 2, "draft_vocab_size": 24}, {"vllm", "hf"}),
-    "two layers read": ({"eagle_aux_hidden_state_layer_ids": [0, 7]}, {"hf"}),
+    "two layers read": ({"eagle_aux_hidden_state_layer_ids": [0, 7]}, {"hf", "vllm"}),
+    "five layers read": ({"eagle_aux_hidden_state_layer_ids": [0, 2, 3, 5, 7],
+                          "has_lm_head": True}, {"hf", "vllm"}),
+    "normed residual": ({"norm_before_residual": True, "draft_vocab_size": 24}, {"vllm"}),
+    "own embeddings": ({"has_embeddings": True, "has_lm_head": True}, {"vllm"}),
+    "own width": ({"draft_hidden_size": 20}, ENGINES | {"eagle"}),
+    "own width, fewer tokens": ({"draft_hidden_size": 48, "draft_vocab_size": 24},
+                                ENGINES | {"eagle"}),
+    "longrope": ({"rope_scaling": LONGROPE}, {"hf"}),
     "no norm": ({"use_last_layernorm": False}, {"hf"}),
     "parallel heads": ({"parallel_draft_step": 2}, {"hf"}),
     "eagle1": ({"use_aux_hidden_state": False}, {"hf"}),

@@ -1,8 +1,11 @@
-"""Reads what `outrider train` writes."""
+"""Reads what `outrider train` writes, and trains small drafts."""
 
+import hashlib
 import json
 import shutil
 
+import numpy as np
+from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
 TIMES = {"elapsed_seconds", "tokens_per_second", "trained_tokens_per_second", "peak_memory_mib"}
@@ -33,3 +36,27 @@ def half_of(run, folder):
 # Options of the run that is compared with resumed ones.
 SHORT = ("--max-steps", 12, "--logging-steps", 2, "--save-steps", 6, "--save-total-limit", 0,
          "--lr-scheduler-type", "cosine", "--warmup-steps", 3)
+
+
+def write_shards(folder, vocabulary=64, lengths=(24, 17, 20, 24)):
+    """Token shards of a few drawn conversations, the first third of each not trained on."""
+    random = np.random.default_rng(4)
+    folder.mkdir()
+    ids = random.integers(3, vocabulary, sum(lengths)).astype(np.int32)
+    mask = np.concatenate([np.arange(length) >= length // 3 for length in lengths])
+    save_file({"input_ids": ids, "loss_mask": mask.astype(np.uint8),
+               "offsets": np.cumsum([0, *lengths])}, folder / "shard.safetensors")
+    digest = hashlib.sha256((folder / "shard.safetensors").read_bytes()).hexdigest()
+    (folder / "shards.json").write_text(json.dumps(
+        {"format_version": 1, "kind": "tokens", "vocab_size": vocabulary, "shards": [
+            {"file": "shard.safetensors", "sha256": digest, "conversations": len(lengths),
+             "tokens": sum(lengths)}]}))
+    return folder
+
+
+def train_step(outrider, model, folder, *options):
+    """One step on such shards: the run's folder, and what was said."""
+    folder.mkdir()
+    done = outrider("train", model, "--data", write_shards(folder / "shards"), "--out",
+                    folder / "run", "--max-steps", 1, "--learning-rate", 1e-2, *options)
+    return folder / "run", done.stderr

@@ -25,7 +25,8 @@ def test_a_round_trip_is_the_identity(draft, exported, imported, name, format):
 @pytest.mark.parametrize("name, format", [
     (name, format) for name, format in ROUND_TRIPS
     if name in ("own head", "vocabulary", "epsilon", "linear", "llama3", "yarn", "layers read",
-                "biases", "two layers", "parallel heads", "mtp")])
+                "biases", "two layers", "parallel heads", "mtp", "five layers read",
+                "normed residual", "own embeddings", "own width", "longrope")])
 def test_files_without_our_record_compute_the_same(draft, exported, imported, forward, name,
                                                    format):
     back = imported(without_record(exported(draft(name), format)))
@@ -42,7 +43,12 @@ def test_a_draft_that_does_not_fit_is_refused(draft, outrider, tmp_path, name, f
              "yarn": "rope type 'yarn'",
              "layers read": "always reads the layers 1, L/2-1 and L-4 of the base, which has L=8",
              "biases": "attention_bias=true", "two layers": "num_hidden_layers=2",
-             "two layers read": "reads 2 layers of the base", "no norm": "use_last_layernorm=false",
+             "two layers read": "reads 2 layers of the base",
+             "five layers read": "reads 5 layers of the base",
+             "normed residual": "norm_before_residual=true",
+             "own embeddings": "has_embeddings=true",
+             "own width": "draft_hidden_size=20", "own width, fewer tokens": "draft_hidden_size=48",
+             "longrope": "rope type 'longrope'", "no norm": "use_last_layernorm=false",
              "parallel heads": "parallel_draft_step=2", "eagle1": "use_aux_hidden_state=false",
              "mtp": "use_mtp_layernorm=true"}
     done = outrider("export", draft(name), "--format", format, "--out", tmp_path / "out", status=4)

@@ -207,16 +207,20 @@ def check_logits(found, expected):
 @pytest.mark.skipif(not PEERS.exists(), reason="run scripts/setup.sh --peers")
 @pytest.mark.parametrize("format, script, names", [
     ("vllm", "read_speculators.py",
-     ["plain", "vocabulary", "epsilon", "llama3", "yarn", "biases", "two layers"]),
+     ["plain", "vocabulary", "epsilon", "llama3", "yarn", "biases", "two layers",
+      "two layers read", "five layers read", "normed residual", "own embeddings"]),
     ("sglang", "read_specforge.py",
-     ["plain", "vocabulary", "grouped keys", "epsilon", "linear", "llama3", "yarn"])])
+     ["plain", "vocabulary", "grouped keys", "epsilon", "linear", "llama3", "yarn", "own width",
+      "own width, fewer tokens"])])
 def test_the_readers_compute_the_same_logits(draft, llama, exported, forward, tmp_path, format,
                                              script, names):
     ids = np.array(BATCH["input_ids"][:1])
     ours = {name: forward(draft(name), {"input_ids": ids}) for name in names}
-    embeddings = load_file(llama / "model.safetensors")["model.embed_tokens.weight"]
 
     def batch_of(name):
+        weights = load_file(draft(name) / "model.safetensors")
+        embeddings = weights.get("eagle_module.embed_tokens.weight",
+                                 weights["model.embed_tokens.weight"])
         return {"hidden": ours[name]["base.aux_hidden"][:, :-1].copy(),
                 "input_ids": ids[:, 1:].copy(), "embeddings": embeddings[ids[:, 1:]]}
 

@@ -57,8 +57,10 @@ def test_vocabulary_maps_that_disagree_are_refused(draft, exported, outrider, ll
 
 
 CONFIGS = {
-    "normed residual": ("vllm", lambda c: c.update(norm_before_residual=True), 4,
-                        ["'norm_before_residual' is not false"]),
+    "mistyped residual": ("vllm", lambda c: c.update(norm_before_residual="yes"), 4,
+                          ["'norm_before_residual' is neither true nor false"]),
+    "normed residual": ("sglang", lambda c: c.update(norm_before_residual=True), 4,
+                        ["'norm_before_residual' is true, which no reader of this format knows"]),
     "unsaid residual": ("vllm", lambda c: c.pop("norm_before_residual"), 4,
                         ["speculators reads as false and vLLM as true"]),
     "all flags": ("vllm", lambda c: c.update(norm_before_fc=True, fc_norm=True, norm_output=True), 4,
@@ -85,15 +87,14 @@ CONFIGS = {
     "a rope it never had": ("eagle", lambda c: c.update(rope_scaling=LLAMA3), 4,
                             ["EAGLE's program knows null and the types linear and dynamic"]),
     "sliding window": ("eagle", lambda c: c.update(sliding_window=16), 4, ["'sliding_window' is 16"]),
-    "wrong sizes": ("eagle", lambda c: c.update(hidden_size=16, vocab_size=65), 4,
-                    ["hidden_size is 32 in the base, 16 in the draft's files",
-                     "vocab_size is 64 in the base, 65 in the draft's files"]),
-    "huge": ("eagle", lambda c: c.update(intermediate_size=2**20), 4,
+    "another base's width": ("eagle", lambda c: c.update(target_hidden_size=96), 4,
+                             ["fc.weight reads 96 columns, which are not the usual three layers"]),
+    "huge": ("hf", lambda c: c["eagle_config"].update(parallel_draft_step=65536), 4,
              ["far larger than the tensors beside it"]),
     "mistyped": ("eagle", lambda c: c.update(num_attention_heads="4", intermediate_size=-1), 2,
                  ["num_attention_heads", "intermediate_size"]),
-    "mistyped vocabulary": ("hf", lambda c: c.update(draft_vocab_size=65), 2,
-                            ["'draft_vocab_size' is 65, expected an integer from 1 to 64"]),
+    "mistyped vocabulary": ("hf", lambda c: c.update(draft_vocab_size="65"), 2,
+                            ["'draft_vocab_size' is \"65\", expected an integer from 1 to 64"]),
 }
 
 
@@ -157,10 +158,3 @@ def test_a_folder_that_fits_two_formats_is_refused(draft, exported, edited, outr
     text = outrider("import", folder, "--base", llama, "--out", tmp_path / "out", status=2).stderr
     assert "fits several formats" in text
     assert "--mode eagle --format sglang" in text and "--mode eagle --format vllm" in text
-
-
-def test_a_pickle_is_not_read(draft, exported, outrider, llama, tmp_path):
-    folder = exported(draft("plain"), "eagle")
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    text = outrider("import", folder, "--base", llama, "--out", tmp_path / "out", status=3).stderr
-    assert "neither model.safetensors nor" in text

@@ -41,7 +41,7 @@ DraftSettings settings_of(Variant variant) {
   DraftSettings settings;
   auto& a = settings.architecture;
   a.rope_scaling = {{"rope_type", "default"}};
-  a.hidden_size = kHidden;
+  a.hidden_size = a.draft_hidden_size = kHidden;
   a.vocab_size = a.draft_vocab_size = kVocabulary;
   a.intermediate_size = 12;
   a.num_attention_heads = 2;

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 #include <string_view>
 #include <utility>
@@ -25,6 +26,7 @@ Error invalid(const fs::path& index, const std::string& reason) {
 }
 
 using Shards = std::map<std::string, std::set<std::string>>;
+using OpenShards = std::map<std::string, std::shared_ptr<const SafetensorsFile>>;
 
 /// Also true for a link whose target is missing, so that opening it tells what is wrong.
 bool has_file(const fs::path& path) {
@@ -171,20 +173,77 @@ void check_complete(const fs::path& folder, const Shards& shards) {
       "fetch the missing files: a download that stopped goes on with the command that began it");
 }
 
-/// Where a shard and the index disagree, one line each.
-void compare(const std::string& shard, const SafetensorsFile& file,
-             const std::set<std::string>& placed, std::vector<std::string>& problems) {
-  for (const auto& tensor : placed) {
-    if (!file.tensors().contains(tensor)) {
-      problems.push_back(in_quotes(shard) + " lacks " + in_quotes(tensor, 200));
+std::map<std::string, std::vector<std::string>> holders_in(const OpenShards& files) {
+  std::map<std::string, std::vector<std::string>> holders;
+  for (const auto& [shard, file] : files) {
+    for (const auto& [tensor, view] : file->tensors()) holders[tensor].push_back(shard);
+  }
+  return holders;
+}
+
+/// Where the tensors of a sharded folder lie, against what its index says.
+class Placement {
+ public:
+  explicit Placement(const Shards& shards) {
+    for (const auto& [shard, tensors] : shards) {
+      for (const auto& tensor : tensors) placed_[tensor] = shard;
     }
   }
-  for (const auto& [tensor, view] : file.tensors()) {
-    if (!placed.contains(tensor)) {
-      problems.push_back(in_quotes(shard) + " holds " + in_quotes(tensor, 200) +
-                         ", which the index does not place there");
+
+  /// The shard that a tensor is taken from, empty where that is not decided.
+  std::string choose(const std::string& tensor, const std::vector<std::string>& holders) {
+    const auto found = placed_.find(tensor);
+    const std::string named = found == placed_.end() ? "" : found->second;
+    if (found != placed_.end()) placed_.erase(found);
+    const bool is_there = std::ranges::find(holders, named) != holders.end();
+    if (holders.size() > 1 && !is_there) {
+      problems_.push_back(in_quotes(tensor, 200) + " lies in " + join(holders, " and in ") +
+                          ", and the index names neither");
+      return "";
+    }
+    if (!is_there) (named.empty() ? left_out_ : elsewhere_).push_back(in_quotes(tensor, 200));
+    return is_there ? named : holders.front();
+  }
+
+  void finish(const fs::path& index) {
+    for (const auto& [tensor, shard] : placed_) {
+      problems_.push_back(in_quotes(shard) + " lacks " + in_quotes(tensor, 200));
+    }
+    if (!problems_.empty()) {
+      throw invalid(index, "disagrees with its shards:" + indented(problems_));
     }
   }
+
+  std::vector<std::string> notes() const {
+    std::vector<std::string> notes;
+    add_note(notes, "leaves out", left_out_);
+    add_note(notes, "misplaces", elsewhere_);
+    return notes;
+  }
+
+ private:
+  static void add_note(std::vector<std::string>& notes, const char* what,
+                       std::vector<std::string> tensors) {
+    constexpr size_t kNamed = 3;
+    if (tensors.empty()) return;
+    const auto count = tensors.size();
+    if (count > kNamed) {
+      tensors.resize(kNamed);
+      tensors.emplace_back("…");
+    }
+    notes.push_back(fmt::format("{} {} {} of its shards, read from where {}: {}", kIndexFile, what,
+                                count == 1 ? "a tensor" : fmt::format("{} tensors", count),
+                                count == 1 ? "it lies" : "they lie", join(tensors, ", ")));
+  }
+
+  std::map<std::string, std::string> placed_;  // tensor → shard, of those not found yet
+  std::vector<std::string> problems_, left_out_, elsewhere_;
+};
+
+OpenShards open_all(const fs::path& folder, const Shards& shards) {
+  OpenShards files;
+  for (const auto& [shard, tensors] : shards) files[shard] = SafetensorsFile::open(folder / shard);
+  return files;
 }
 
 }  // namespace
@@ -193,20 +252,24 @@ SafetensorsFolder SafetensorsFolder::open(const std::filesystem::path& folder) {
   const auto index = folder / kIndexFile;
   const bool is_single = has_file(folder / kSingleFile);
   if (!is_single && !has_file(index)) no_tensors(folder);
-  const Shards shards = is_single ? Shards{{kSingleFile, {}}} : read_index(index);
-  check_complete(folder, shards);
   SafetensorsFolder result;
-  std::vector<std::string> problems;
-  for (const auto& [shard, placed] : shards) {
-    const auto file = SafetensorsFile::open(folder / shard);
-    if (!is_single) compare(shard, *file, placed, problems);
-    for (const auto& [name, view] : file->tensors()) {
-      result.tensors_.emplace(name, Entry{file, &view});
-    }
+  if (is_single) {
+    const auto file = SafetensorsFile::open(folder / kSingleFile);
+    for (const auto& [name, view] : file->tensors()) result.tensors_[name] = {file, &view};
+    return result;
   }
-  if (!problems.empty()) {
-    throw invalid(index, "disagrees with its shards:" + indented(problems));
+  const auto shards = read_index(index);
+  check_complete(folder, shards);
+  const auto files = open_all(folder, shards);
+  Placement placement(shards);
+  for (const auto& [name, holders] : holders_in(files)) {
+    const auto shard = placement.choose(name, holders);
+    if (shard.empty()) continue;
+    const auto& file = files.at(shard);
+    result.tensors_[name] = {file, &file->tensors().at(name)};
   }
+  placement.finish(index);
+  result.notes_ = placement.notes();
   return result;
 }
 

@@ -85,6 +85,28 @@ void check_consistency(const ModelConfig& config, ConfigReader& reader) {
   if (config.head_dim % 2 != 0) reader.problem("'head_dim' must be even for rotary embeddings");
 }
 
+// Phi-3's scaled rotary embedding has one kind and three names, and its original length stands
+// beside the dictionary, with a default of its own.
+Json with_phi3_rope(Json json) {
+  json.emplace("original_max_position_embeddings", 4096);
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    auto& rope = json[key];
+    if (!rope.is_object()) continue;
+    const auto type = rope.value("rope_type", rope.value("type", Json()));
+    if (type == "su" || type == "yarn") rope["rope_type"] = "longrope";
+    rope.erase("original_max_position_embeddings");
+  }
+  return json;
+}
+
+RopeConfig read_rope(const ModelConfig& config, const Json& json, const std::string& origin) {
+  const bool is_phi3 = config.architecture == "Phi3ForCausalLM";
+  auto rope = RopeConfig::from_json(is_phi3 ? with_phi3_rope(json) : json, origin,
+                                    /*allow_partial_rotation=*/true);
+  rope.max_position_embeddings = config.max_position_embeddings;
+  return rope;
+}
+
 void read_all(ModelConfig& config, const Json& json, ConfigReader& reader,
               const std::string& origin) {
   const auto defaults = defaults_of(config.architecture);
@@ -101,8 +123,7 @@ void read_all(ModelConfig& config, const Json& json, ConfigReader& reader,
     reader.problem(std::move(problem));
   }
   reader.finish();
-  config.rope = RopeConfig::from_json(json, origin, /*allow_partial_rotation=*/true);
-  config.rope.max_position_embeddings = config.max_position_embeddings;
+  config.rope = read_rope(config, json, origin);
 }
 
 }  // namespace

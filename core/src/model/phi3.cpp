@@ -56,13 +56,12 @@ class FusedMlp : public nn::Mlp {
 };
 
 void check_rope(const ModelConfig& config) {
-  if (config.rope.type != "default") {
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("Phi3ForCausalLM with rope type '{}', which means longrope in this "
-                            "family, is not supported: 'default' is",
-                            config.rope.type),
-                "use a variant of the model for its original context length");
-  }
+  const auto& type = config.rope.type;
+  if (type == "default" || type == "longrope") return;
+  throw Error(
+      ErrorCode::kUnsupported,
+      fmt::format("Phi3ForCausalLM with rope type '{}': the family has default and longrope", type),
+      "does the config.json belong to this model?");
 }
 
 LayerFactory phi3_layers(const ModelConfig& config, at::TensorOptions options) {

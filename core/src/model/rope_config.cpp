@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
 #include <vector>
@@ -13,9 +15,9 @@
 namespace outrider {
 namespace {
 
-// Parameters each type needs, and those it may have.
+// Parameters each type needs, and those it may have; lists of numbers are needed.
 struct TypeKeys {
-  std::vector<const char*> required, optional;
+  std::vector<const char*> required, optional, lists = {};
 };
 
 const std::map<std::string, TypeKeys>& known_types() {
@@ -28,7 +30,11 @@ const std::map<std::string, TypeKeys>& known_types() {
       {"yarn",
        {{},
         {"factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
-         "mscale", "mscale_all_dim"}}}};
+         "mscale", "mscale_all_dim"}}},
+      {"longrope",
+       {{"original_max_position_embeddings"},
+        {"factor", "attention_factor"},
+        {"short_factor", "long_factor"}}}};
   return types;
 }
 
@@ -60,6 +66,7 @@ const std::set<std::string>& readable_keys() {
     for (const auto& [name, of_type] : known_types()) {
       all->insert(of_type.required.begin(), of_type.required.end());
       all->insert(of_type.optional.begin(), of_type.optional.end());
+      all->insert(of_type.lists.begin(), of_type.lists.end());
     }
     return all;
   }();
@@ -73,6 +80,21 @@ void check_names(const Json& dictionary, ConfigReader& reader) {
   }
 }
 
+bool are_positive_numbers(const Json& list) {
+  return list.is_array() && std::ranges::all_of(list, [](const Json& value) {
+           return value.is_number() && std::isfinite(value.get<double>()) && value > 0;
+         });
+}
+
+// As transformers has it: beside the dictionary where that has none, and else the whole length.
+Json with_original_length(Json dictionary, const Json& config, int64_t max_position_embeddings) {
+  constexpr const char* kKey = "original_max_position_embeddings";
+  if (!dictionary.value(kKey, Json()).is_null()) return dictionary;
+  const auto beside = config.value(kKey, Json());
+  dictionary[kKey] = beside.is_null() ? Json(max_position_embeddings) : beside;
+  return dictionary;
+}
+
 void check_parameters(const Json& dictionary, const std::string& type, const std::string& origin) {
   const auto& keys = known_types().at(type);
   ConfigReader reader(dictionary, origin + ", rope parameters");
@@ -81,6 +103,11 @@ void check_parameters(const Json& dictionary, const std::string& type, const std
   for (const char* key : {"factor", "original_max_position_embeddings"}) {
     if (reader.has(key) && reader.number(key) <= 0)
       reader.problem(fmt::format("'{}' must be positive", key));
+  }
+  for (const char* key : keys.lists) {
+    if (!are_positive_numbers(dictionary.value(key, Json()))) {
+      reader.problem(fmt::format("'{}' must be a list of positive numbers", key));
+    }
   }
   reader.boolean("truncate", true);
   check_names(dictionary, reader);
@@ -116,8 +143,10 @@ RopeConfig RopeConfig::from_json(const Json& config, const std::string& origin,
                 fmt::format("{}: rope type '{}' is not known", origin, printable(rope.type)),
                 suggestion(rope.type, type_names()));
   }
-  check_parameters(dictionary, rope.type, origin);
-  rope.parameters = dictionary;
+  rope.parameters = rope.type == "longrope"
+                        ? with_original_length(dictionary, config, rope.max_position_embeddings)
+                        : dictionary;
+  check_parameters(rope.parameters, rope.type, origin);
   return rope;
 }
 

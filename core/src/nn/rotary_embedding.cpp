@@ -105,7 +105,43 @@ std::vector<double> dynamic_frequencies(const RopeConfig& rope, int64_t head_dim
   return base_frequencies(theta, head_dim);
 }
 
+// LongRoPE (arXiv 2402.13753): a factor for every frequency, one list for sequences of the original
+// length and one for longer ones.
+std::vector<double> longrope_frequencies(const RopeConfig& rope, int64_t head_dim, int64_t length) {
+  const bool is_long =
+      static_cast<double>(length) > parameter(rope, "original_max_position_embeddings", 0.0);
+  const auto factors = rope.parameters.at(is_long ? "long_factor" : "short_factor");
+  auto frequencies = base_frequencies(rope.theta, head_dim);
+  for (size_t i = 0; i < frequencies.size(); ++i) frequencies[i] /= factors.at(i).get<double>();
+  return frequencies;
+}
+
+double longrope_attention_factor(const RopeConfig& rope) {
+  const double original = parameter(rope, "original_max_position_embeddings", 0.0);
+  const double factor =
+      parameter(rope, "factor", static_cast<double>(rope.max_position_embeddings) / original);
+  const double implied =
+      factor <= 1.0 ? 1.0 : std::sqrt(1.0 + std::log(factor) / std::log(original));
+  return parameter(rope, "attention_factor", implied);
+}
+
+void check_longrope_factors(const RopeConfig& rope, int64_t rotated) {
+  for (const char* key : {"short_factor", "long_factor"}) {
+    const auto count = static_cast<int64_t>(rope.parameters.at(key).size());
+    if (count == rotated / 2) continue;
+    throw Error(ErrorCode::kInvalidConfig,
+                fmt::format("'{}' has {} numbers, expected {}: one for every two of the {} "
+                            "dimensions that are rotated",
+                            key, count, rotated / 2, rotated));
+  }
+}
+
+bool depends_on_length(const RopeConfig& rope) {
+  return rope.type == "dynamic" || rope.type == "longrope";
+}
+
 std::vector<double> frequencies_for(const RopeConfig& rope, int64_t head_dim, int64_t length) {
+  if (rope.type == "longrope") return longrope_frequencies(rope, head_dim, length);
   if (rope.type == "dynamic") return dynamic_frequencies(rope, head_dim, length);
   if (rope.type == "yarn") return yarn_frequencies(rope, head_dim);
   auto frequencies = base_frequencies(rope.theta, head_dim);
@@ -139,7 +175,11 @@ at::Tensor rotate(const at::Tensor& x, const CosSin& tables) {
 RotaryEmbedding::RotaryEmbedding(RopeConfig config, int64_t head_dim)
     : config_(std::move(config)), rotated_(rotated_dimensions(config_, head_dim)) {
   if (config_.type == "yarn") attention_factor_ = yarn_attention_factor(config_);
-  if (config_.type != "dynamic") inverse_frequencies_ = inverse_frequencies(0);
+  if (config_.type == "longrope") {
+    check_longrope_factors(config_, rotated_);
+    attention_factor_ = longrope_attention_factor(config_);
+  }
+  if (!depends_on_length(config_)) inverse_frequencies_ = inverse_frequencies(0);
 }
 
 at::Tensor RotaryEmbedding::inverse_frequencies(int64_t sequence_length) const {

@@ -123,4 +123,6 @@ void note(const std::string& text) {
   fmt::print(stderr, "{}\n", text);
 }
 
+void show_note(const std::string& text) { note("note: " + text); }
+
 }  // namespace outrider::cli

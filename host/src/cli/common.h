@@ -64,5 +64,7 @@ void add_numerics_option(CLI::App& verb, std::optional<std::string>& numerics);
 
 /// One line on stderr.
 void note(const std::string& text);
+/// The same, as "note: …".
+void show_note(const std::string& text);
 
 }  // namespace outrider::cli

@@ -64,6 +64,7 @@ void convert(const ConvertArguments& arguments, const GlobalOptions& global) {
   use_plugins(global);
   LoadOptions load;
   load.hash_weights = true;
+  load.on_note = show_note;
   if (!arguments.dtype.empty()) load.dtype = parse_dtype(arguments.dtype);
   const auto config =
       combined_config(arguments.mode, arguments.choice, read_config_file(arguments.config_file));
@@ -75,7 +76,7 @@ void convert(const ConvertArguments& arguments, const GlobalOptions& global) {
   if (!arguments.reference_numerics.empty()) {
     options.reference_numerics = arguments.reference_numerics;
   }
-  options.on_note = [](const std::string& text) { note("note: " + text); };
+  options.on_note = show_note;
   speculative::convert(*model, request, options);
   if (!arguments.weights.empty()) load_weights(*model, arguments.weights);
   save_pretrained(*model, arguments.out,

@@ -20,6 +20,7 @@ void import_model(const ImportArguments& arguments, const GlobalOptions& global)
   use_plugins(global);
   LoadOptions load;
   load.hash_weights = true;
+  load.on_note = show_note;
   if (!arguments.dtype.empty()) load.dtype = parse_dtype(arguments.dtype);
   const auto model = from_pretrained(arguments.base, load);
   ImportOptions options;
@@ -28,7 +29,7 @@ void import_model(const ImportArguments& arguments, const GlobalOptions& global)
   if (!arguments.reference_numerics.empty()) {
     options.reference_numerics = arguments.reference_numerics;
   }
-  options.on_note = [](const std::string& text) { note("note: " + text); };
+  options.on_note = show_note;
   const auto result = import_draft(*model, arguments.folder, options);
   save_pretrained(*model, arguments.out,
                   {.source = arguments.base,

@@ -14,6 +14,7 @@
 #include "outrider/host/plugin_loader.h"
 #include "outrider/model/model_config.h"
 #include "outrider/text.h"
+#include "settled_config.h"
 
 namespace outrider::cli {
 namespace fs = std::filesystem;
@@ -115,9 +116,12 @@ Json referenced_base(const InspectArguments& arguments, const ModelConfig& confi
 
 Json description_of(const InspectArguments& arguments) {
   require_folder(arguments.folder, kModelFolderHint);
-  const auto files = read_model_files(arguments.folder, read_config);
-  const auto& [config, stored] = files;
+  auto [config, stored] = read_model_files(arguments.folder, read_config);
   const auto metadata = read_metadata(arguments.folder, arguments.numerics);
+  for (const auto& text : stored.notes()) show_note(text);
+  if (!base_reference_of(arguments.folder)) {
+    config = settled_config(std::move(config), stored.tensors(), show_note);
+  }
   Json json = {{"folder", arguments.folder.string()},
                {"base_model",
                 {{"architecture", config.architecture},

@@ -21,6 +21,7 @@ LoadOptions with_options(LoadOptions load, const ModelOptions& options) {
 
 std::shared_ptr<CausalLM> load_to_run(const std::filesystem::path& folder, LoadOptions load) {
   load.for_computing = true;
+  load.on_note = show_note;
   auto model = from_pretrained(folder, load);
   if (model->dtype() != model->stored_dtype()) {
     note(

@@ -36,7 +36,9 @@ void save_file(const SaveArguments& arguments, const GlobalOptions& global) {
 
 void restore_folder(const RestoreArguments& arguments, const GlobalOptions& global) {
   use_plugins(global);
-  const auto model = from_pretrained(arguments.base);
+  LoadOptions load;
+  load.on_note = show_note;
+  const auto model = from_pretrained(arguments.base, load);
   restore(*model, arguments.file, arguments.numerics);
   save_pretrained(*model, arguments.out,
                   {.source = arguments.base,

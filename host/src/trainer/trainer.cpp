@@ -150,6 +150,7 @@ void Trainer::start() {
 void Trainer::note_what_is_special() {
   if (data_.has_hidden_states())
     say("note: the data holds the base's hidden states: it is not run");
+  note_length_beyond_the_base();
   if (selection_.skipped > 0) {
     say(fmt::format("note: {} of {} conversations have no training target in their first {} tokens",
                     selection_.skipped, data_.tokens().size(), options_.max_length));
@@ -170,6 +171,17 @@ void Trainer::take_up_history() {
   }
   metrics_ = training;
   for (const char* key : {"step", "elapsed_seconds"}) metrics_.erase(key);
+}
+
+// Positions that the base was never trained on; a scaled rotary embedding counts them already.
+void Trainer::note_length_beyond_the_base() {
+  const int64_t longest = std::ranges::max(selection_.lengths);
+  const int64_t known = model_.config().max_position_embeddings;
+  if (longest <= known) return;
+  say(
+      fmt::format("note: the longest conversation has {} tokens, more than the base's "
+                  "max_position_embeddings ({}): --max-length {} cuts there",
+                  longest, known, known));
 }
 
 /// Takes up the run that the folder holds, without a change to it.

@@ -78,6 +78,7 @@ class Trainer {
 
   void record(Json line);
   void note_start();
+  void note_length_beyond_the_base();
   void write_report(const std::string& status);
   void report_failure(const std::string& reason) noexcept;
   void say(const std::string& text);

@@ -26,11 +26,44 @@ Json defaults(const Numerics& numerics) {
   return architecture;
 }
 
-void take_sizes_of_base(Json& architecture, const ModelConfig& base, const Json& user) {
-  const auto usual = eagle3_architecture(), sizes = sizes_of(base);
+// Engines choose longrope's factors once and for all, and have no partial rotation in a draft.
+bool serves_a_draft(const RopeConfig& rope) {
+  return rope.type != "longrope" && rope.partial_rotary_factor == 1.0;
+}
+
+void take_sizes_of_base(Json& architecture, const ModelConfig& base, const Json& user,
+                        std::vector<std::string>& notes) {
+  const auto usual = eagle3_architecture();
+  auto sizes = sizes_of(base);
+  const auto is_chosen = [&](const std::string& key) {
+    return user.contains(key) && user[key] != usual.at(key);
+  };
+  if (!serves_a_draft(base.rope) && !is_chosen("rope_scaling")) {
+    sizes["rope_scaling"] = {{"rope_type", "default"}, {"rope_theta", base.rope.theta}};
+    notes.push_back(fmt::format(
+        "the base's rotary embedding (type '{}', on {} of a head) is none that engines compute in "
+        "a draft: the draft's is the default one, with the same rope_theta of {}",
+        printable(base.rope.type), base.rope.partial_rotary_factor, base.rope.theta));
+  }
   for (const auto& [key, value] : sizes.items()) {
-    const auto chosen = user.find(key);
-    if (chosen == user.end() || *chosen == usual.at(key)) architecture[key] = value;
+    if (!is_chosen(key)) architecture[key] = value;
+  }
+}
+
+// A draft of another width can share neither the base's embedding nor its head.
+void set_draft_width(Json& architecture, const BaseInfo& base, std::vector<std::string>& notes) {
+  const auto width = architecture.value("draft_hidden_size", Json());
+  if (width.is_null() || width == base.hidden_size) return;
+  bool shared = false;
+  for (const char* key : {"has_embeddings", "has_lm_head"}) {
+    shared = shared || architecture.value(key, Json()) != true;
+    architecture[key] = true;
+  }
+  if (shared) {
+    notes.push_back(
+        fmt::format("the draft is {} wide and the base {}: it gets an embedding and a "
+                    "head of its own",
+                    printable(width.dump()), base.hidden_size));
   }
 }
 
@@ -104,12 +137,13 @@ Json resolve_architecture(const BaseInfo& base, const EagleConfig& config, const
   Json architecture = defaults(numerics);
   architecture.update(user);
   if (config.eagle_reuse_base_decoder && numerics.reuses_base_decoder) {
-    take_sizes_of_base(architecture, base.config, user);
+    take_sizes_of_base(architecture, base.config, user, notes);
   }
   architecture["hidden_size"] = base.hidden_size;
   architecture["vocab_size"] = base.vocab_size;
   architecture["max_position_embeddings"] = base.config.max_position_embeddings;
   set_draft_vocabulary_size(architecture, base);
+  set_draft_width(architecture, base, notes);
   auto& rope = architecture["rope_scaling"];
   if (rope.is_null()) rope = Json::object();
   if (rope.is_object()) rope.emplace("rope_theta", architecture.value("rope_theta", Json(10000)));
@@ -132,6 +166,7 @@ Architecture typed_architecture(const Json& architecture) {
     if (architecture.contains(name)) known[name] = architecture[name];
   }
   auto typed = architecture_schema().parse(known);
+  if (typed.draft_hidden_size == 0) typed.draft_hidden_size = typed.hidden_size;
   if (typed.num_attention_heads % typed.num_key_value_heads != 0 || typed.head_dim % 2 != 0) {
     throw Error(
         ErrorCode::kInvalidConfig,

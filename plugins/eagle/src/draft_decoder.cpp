@@ -11,6 +11,9 @@
 namespace outrider::eagle {
 namespace {
 
+// Of new embeddings; a norm follows them, so that their size matters little.
+constexpr double kEmbeddingDeviation = 0.02;
+
 nn::CosSin slice_tables(const nn::CosSin& tables, int64_t begin, int64_t end) {
   return {tables.cos.slice(2, begin, end), tables.sin.slice(2, begin, end)};
 }
@@ -56,7 +59,24 @@ DraftDecoder::DraftDecoder(torch::nn::Module& owner, const DraftSettings& settin
                                      options)));
   }
   owner.register_module("layers", list);
+  if (a.has_embeddings) {
+    auto holder = owner.register_module("embed_tokens", std::make_shared<torch::nn::Module>());
+    own_embeddings_ = holder->register_parameter(
+        "weight",
+        at::randn({a.vocab_size, a.draft_hidden_size}, options).mul_(kEmbeddingDeviation));
+  }
   input_ = make_draft_input(owner, settings, options);
+}
+
+HiddenStateRequest DraftDecoder::hidden_states_needed() const {
+  auto request = input_->hidden_states_needed();
+  if (own_embeddings_.defined()) request.input_embeddings = false;
+  return request;
+}
+
+at::Tensor DraftDecoder::embeddings(const BaseOutputs& base, const TrainBatch& batch) const {
+  return own_embeddings_.defined() ? at::embedding(own_embeddings_, batch.input_ids)
+                                   : base.input_embeddings.detach();
 }
 
 at::Tensor DraftDecoder::shifted_left(const at::Tensor& x) const {
@@ -71,10 +91,8 @@ at::Tensor DraftDecoder::shifted_right(const at::Tensor& x) const {
 
 StepContext DraftDecoder::lagged_context(const Pass& pass, int64_t step) const {
   const int64_t end = pass.length - 1, size = end - step;
-  StepContext context{pass.base.input_embeddings.detach().slice(1, step + 1),
-                      slice_tables(pass.rotary, step, end),
-                      {},
-                      {}};
+  StepContext context{
+      pass.embeddings.slice(1, step + 1), slice_tables(pass.rotary, step, end), {}, {}};
   const auto& key_mask = pass.batch.key_mask;
   if (!key_mask.defined() || (step > 0 && !masks_padding_keys_)) return context;
   // A key belongs to the token after its position, whose embedding it was made of.
@@ -88,7 +106,7 @@ StepContext DraftDecoder::lagged_context(const Pass& pass, int64_t step) const {
 
 StepContext DraftDecoder::whole_context(const Pass& pass) const {
   const auto& key_mask = pass.batch.key_mask;
-  return {shifted_left(pass.base.input_embeddings.detach()),
+  return {shifted_left(pass.embeddings),
           pass.rotary,
           key_mask.defined() ? shifted_left(key_mask) : at::Tensor(),
           {}};
@@ -143,11 +161,15 @@ std::vector<at::Tensor> DraftDecoder::run(const BaseOutputs& base, const TrainBa
                              ? batch.position_ids
                              : at::arange(length, batch.input_ids.options()).unsqueeze(0);
   const auto hidden = input_->start(base);
-  const Pass pass{base, batch, rotary_.tables(positions, hidden.scalar_type()), length,
+  const Pass pass{base,
+                  batch,
+                  rotary_.tables(positions, hidden.scalar_type()),
+                  embeddings(base, batch),
+                  length,
                   std::min(steps, length - 1)};
   if (batch.recorder) {
     batch.recorder("draft_input_hidden.step_0", hidden);
-    batch.recorder("draft_input_embeds", shifted_left(base.input_embeddings));
+    batch.recorder("draft_input_embeds", shifted_left(pass.embeddings));
   }
   return mixes_ ? run_mixed(hidden, pass) : run_lagged(hidden, pass);
 }

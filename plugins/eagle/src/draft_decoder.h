@@ -17,7 +17,7 @@ class DraftDecoder {
   /// The parameters become the owner's.
   DraftDecoder(torch::nn::Module& owner, const DraftSettings& settings, at::TensorOptions options);
 
-  HiddenStateRequest hidden_states_needed() const { return input_->hidden_states_needed(); }
+  HiddenStateRequest hidden_states_needed() const;
 
   /// Outputs before the final norm, of step k [B,S-1-k,h] for the positions k … S-2. A step starts
   /// from its predecessor's output, one position to the right.
@@ -29,8 +29,10 @@ class DraftDecoder {
     const BaseOutputs& base;
     const TrainBatch& batch;
     nn::CosSin rotary;
+    at::Tensor embeddings;  // [B,S,h] of the tokens
     int64_t length, steps;
   };
+  at::Tensor embeddings(const BaseOutputs& base, const TrainBatch& batch) const;
   StepContext lagged_context(const Pass& pass, int64_t step) const;
   StepContext whole_context(const Pass& pass) const;
   at::Tensor run_layers(const at::Tensor& hidden, const StepContext& context,
@@ -43,6 +45,7 @@ class DraftDecoder {
   nn::RotaryEmbedding rotary_;
   std::unique_ptr<DraftInput> input_;
   std::vector<std::shared_ptr<EagleLayer>> layers_;
+  at::Tensor own_embeddings_;  // [V,h]; undefined where the base's are read
   bool mixes_, masks_padding_keys_, wraps_;
 };
 

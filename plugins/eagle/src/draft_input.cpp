@@ -15,9 +15,10 @@ class LayersInput : public DraftInput {
  public:
   LayersInput(torch::nn::Module& owner, const DraftSettings& settings, at::TensorOptions options)
       : layers_(settings.aux_layer_ids) {
-    const int64_t h = settings.architecture.hidden_size;
-    const auto count = static_cast<int64_t>(layers_.size());
-    fc_ = owner.register_module("fc", nn::initialized_linear(count * h, h, false, options));
+    const auto& a = settings.architecture;
+    const int64_t read = static_cast<int64_t>(layers_.size()) * a.hidden_size;
+    fc_ = owner.register_module("fc",
+                                nn::initialized_linear(read, a.draft_hidden_size, false, options));
   }
 
   HiddenStateRequest hidden_states_needed() const override { return {.layer_outputs = layers_}; }

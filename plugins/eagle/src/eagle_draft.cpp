@@ -14,7 +14,7 @@ EagleDraft::EagleDraft(const BaseInfo& base, DraftSettings settings)
     : settings_(std::move(settings)) {
   const auto& a = settings_.architecture;
   const auto options = at::TensorOptions().dtype(base.dtype).device(base.device);
-  const int64_t h = a.hidden_size;
+  const int64_t h = a.draft_hidden_size;
   decoder_ = std::make_unique<DraftDecoder>(*this, settings_, options);
   if (a.use_last_layernorm) {
     norm_ = register_module("norm", std::make_shared<nn::RmsNorm>(h, a.rms_norm_eps, options));
@@ -56,7 +56,7 @@ at::Tensor EagleDraft::target_ids() const {
 void EagleDraft::initialize(const CausalLM& base) {
   if (settings_.numerics.starts_at_random) return;
   const at::NoGradGuard no_grad;
-  if (!has_reduced_vocabulary() || d2t_.ne(0).any().item<bool>()) {
+  if (shares_width() && (!has_reduced_vocabulary() || d2t_.ne(0).any().item<bool>())) {
     const auto rows =
         has_reduced_vocabulary() ? base.head().weight(target_ids()) : base.head().weight();
     if (lm_head_) lm_head_->weight.copy_(rows);

@@ -31,6 +31,9 @@ class EagleDraft : public Draft {
 
  private:
   bool has_reduced_vocabulary() const { return d2t_.defined(); }
+  bool shares_width() const {
+    return settings_.architecture.draft_hidden_size == settings_.architecture.hidden_size;
+  }
   at::Tensor target_ids() const;
   void check_draft_vocabulary();
   int64_t head_count() const;

@@ -31,9 +31,12 @@ void refuse(const ExportContext& context, const EagleDraft& draft, const Json& r
   const auto type = rope.at("rope_type").get<std::string>();
   Refusals refusals(kName);
   refuse_variants(refusals, draft.settings());
+  refuse_other_than_three_layers(refusals, draft.settings());
+  refuse_speculators_settings(refusals, a);
   refuse_beyond_one_layer(refusals, a);
   refusals
-      .when(a.use_aux_hidden_state && !reads_fixed_layers(draft, layers),
+      .when(a.use_aux_hidden_state && draft.settings().aux_layer_ids.size() == 3 &&
+                !reads_fixed_layers(draft, layers),
             fmt::format("eagle_aux_hidden_state_layer_ids: EAGLE's program always reads the layers "
                         "1, L/2-1 and L-4 of the base, which has L={}",
                         layers))
@@ -54,6 +57,9 @@ Json config_of(const ExportContext& context, const EagleDraft& draft, const Json
   json["rope_scaling"] = rope.contains("factor")
                              ? Json{{"type", rope.at("rope_type")}, {"factor", rope.at("factor")}}
                              : Json();
+  if (const auto width = target_width(draft.settings().architecture); !width.is_null()) {
+    json["target_hidden_size"] = width;
+  }
   return json;
 }
 
@@ -71,7 +77,8 @@ void write(const ExportContext& context, const std::filesystem::path& folder) {
 
 bool probe(const std::filesystem::path& folder) {
   const auto config = probed_config(folder);
-  return names_architecture(config, kArchitecture) && config.contains("draft_vocab_size");
+  return names_architecture(config, kArchitecture) &&
+         (config.contains("draft_vocab_size") || has_tensor_prefix(folder, kFirstLayer));
 }
 
 // In the words of its own program, which reads "type" and, for a scaled one, no theta.
@@ -94,14 +101,12 @@ ImportedDraft read(const std::filesystem::path& folder) {
                          .draft_vocab_size = files.config.value("draft_vocab_size", Json())};
   convert_rope(meaning.decoder, problems);
   for (const char* key : {"attention_bias", "mlp_bias"}) meaning.decoder[key] = false;
+  check_plain_residual(files.config, problems);
   problems
       .when(!names_architecture(files.config, kArchitecture),
             fmt::format("'architectures' is not [\"{}\"]", kArchitecture))
-      .when(files.config.value("num_hidden_layers", Json(1)) != 1,
-            "'num_hidden_layers' must be 1 in this format")
       .finish();
-  meaning.decoder["num_hidden_layers"] = 1;
-  return imported_draft(std::move(files), meaning, {.first_layer = kFirstLayer});
+  return imported_draft(std::move(files), std::move(meaning), {.first_layer = kFirstLayer});
 }
 
 }  // namespace

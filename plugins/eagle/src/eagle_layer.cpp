@@ -17,8 +17,10 @@ void reset_parameters(torch::nn::Module& module) {
 
 EagleLayer::EagleLayer(const Architecture& a, bool reads_embeddings, bool norms_hidden_twice,
                        at::TensorOptions options)
-    : norms_hidden_twice_(norms_hidden_twice), eps_(a.rms_norm_eps) {
-  const int64_t h = a.hidden_size;
+    : norms_hidden_twice_(norms_hidden_twice),
+      adds_to_normed_(reads_embeddings && a.norm_before_residual),
+      eps_(a.rms_norm_eps) {
+  const int64_t h = a.draft_hidden_size;
   const auto make_norm = [&] { return std::make_shared<nn::RmsNorm>(h, eps_, options); };
   self_attn_ = register_module(
       "self_attn", std::make_shared<nn::Attention>(
@@ -43,7 +45,8 @@ at::Tensor EagleLayer::attention_input(const at::Tensor& hidden,
 at::Tensor EagleLayer::forward(const at::Tensor& hidden, const StepContext& context,
                                StepCache& cache) const {
   const int64_t size = hidden.size(1);
-  const auto qkv = self_attn_->project(attention_input(hidden, context.embeddings), context.rotary);
+  const auto input = attention_input(hidden, context.embeddings);
+  const auto qkv = self_attn_->project(input, context.rotary);
   cache.steps.push_back({qkv.key, qkv.value});
   std::vector<ops::DiagonalKeys> diagonals;
   for (size_t i = 1; i < cache.steps.size(); ++i) {
@@ -54,7 +57,8 @@ at::Tensor EagleLayer::forward(const at::Tensor& hidden, const StepContext& cont
   const auto attended = ops::prefix_diagonal_attention(qkv.query, prefix.key.slice(2, 0, size),
                                                        prefix.value.slice(2, 0, size), diagonals,
                                                        context.key_mask, context.diagonal_masks);
-  const auto residual = hidden + self_attn_->output(attended);
+  const auto& carried = adds_to_normed_ ? input.slice(-1, hidden.size(-1)) : hidden;
+  const auto residual = carried + self_attn_->output(attended);
   return residual + mlp_->forward(post_attention_layernorm_->forward(residual));
 }
 

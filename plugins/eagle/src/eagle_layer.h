@@ -26,7 +26,8 @@ struct StepContext {
 };
 
 /// One decoder layer of the draft. The first layer of EAGLE-3 attends to [norm(e) ; norm(g)] and
-/// has projections of 2h inputs; every other layer is Llama's.
+/// has projections of 2h inputs, and with norm_before_residual adds its attention to norm(g); every
+/// other layer is Llama's.
 class EagleLayer : public torch::nn::Module {
  public:
   EagleLayer(const Architecture& architecture, bool reads_embeddings, bool norms_hidden_twice,
@@ -38,7 +39,7 @@ class EagleLayer : public torch::nn::Module {
  private:
   at::Tensor attention_input(const at::Tensor& hidden, const at::Tensor& embeddings) const;
 
-  bool norms_hidden_twice_;
+  bool norms_hidden_twice_, adds_to_normed_;
   double eps_;
   std::shared_ptr<nn::Attention> self_attn_;
   std::shared_ptr<nn::SwiGluMlp> mlp_;

@@ -59,6 +59,7 @@ StructSchema<Architecture> make_architecture_schema() {
       .field("rope_scaling", &A::rope_scaling, "Rotary scaling.")
       .field("rope_theta", &A::rope_theta, "Rotary base.")
       .field("hidden_size", &A::hidden_size, "The base's.", size)
+      .field("draft_hidden_size", &A::draft_hidden_size, "Of the draft; default: the base's.", size)
       .field("vocab_size", &A::vocab_size, "The base's.", size)
       .field("draft_vocab_size", &A::draft_vocab_size, "Tokens that the draft can propose.", size)
       .field("max_position_embeddings", &A::max_position_embeddings, "The base's.", size)
@@ -80,6 +81,9 @@ StructSchema<Architecture> make_architecture_schema() {
       .field("use_mtp_layernorm", &A::use_mtp_layernorm,
              "EAGLE-MTP: norms of embedding and hidden state.")
       .field("has_lm_head", &A::has_lm_head, "A head of the draft's own.")
+      .field("has_embeddings", &A::has_embeddings, "Token embeddings of the draft's own.")
+      .field("norm_before_residual", &A::norm_before_residual,
+             "EAGLE-3: the first layer adds to the normed state, as speculators does.")
       .field("eagle_aux_hidden_state_layer_ids", &A::eagle_aux_hidden_state_layer_ids,
              "Layers whose outputs are read; empty: 1, L/2-1, L-4.")
       .field("parallel_draft_step", &A::parallel_draft_step,

@@ -53,6 +53,7 @@ Json decoder_keys(const ExportContext& context, const EagleDraft& draft) {
                           "attention_dropout", "head_dim", "mlp_bias"}) {
     json[key] = architecture.at(key);
   }
+  json["hidden_size"] = draft.settings().architecture.draft_hidden_size;
   return json;
 }
 
@@ -65,12 +66,12 @@ void Refusals::finish() const {
   if (reasons_.empty()) return;
   throw Error(ErrorCode::kUnsupported,
               fmt::format("format '{}' cannot hold this draft:{}", format_, indented(reasons_)),
-              "format 'hf' holds every draft; docs/formats.md says what each format can hold");
+              "docs/formats.md says what each format can hold: 'hf' every draft that ModelOpt has, "
+              "'vllm' the settings of speculators");
 }
 
 void refuse_variants(Refusals& refusals, const DraftSettings& settings) {
   const auto& a = settings.architecture;
-  const auto layers = settings.aux_layer_ids.size();
   refusals
       .when(!a.use_aux_hidden_state,
             a.use_mtp_layernorm
@@ -78,15 +79,31 @@ void refuse_variants(Refusals& refusals, const DraftSettings& settings) {
                   "engine of this format"
                 : "use_aux_hidden_state=false: this EAGLE-1 has a norm before its first attention, "
                   "which the engines' has not")
-      .when(a.use_aux_hidden_state && layers != 3,
-            fmt::format("eagle_aux_hidden_state_layer_ids: the draft reads {} layers of the base, "
-                        "the engines give it 3",
-                        layers))
       .when(a.parallel_draft_step > 1 && settings.numerics.has_parallel_heads,
             fmt::format("parallel_draft_step={}: there is no place for parallel heads",
                         a.parallel_draft_step))
       .when(!a.use_last_layernorm,
             "use_last_layernorm=false: the engines always have a norm before the head");
+}
+
+void refuse_other_than_three_layers(Refusals& refusals, const DraftSettings& settings) {
+  const auto layers = settings.aux_layer_ids.size();
+  refusals.when(settings.architecture.use_aux_hidden_state && layers != 3,
+                fmt::format("eagle_aux_hidden_state_layer_ids: the draft reads {} layers of the "
+                            "base, the engines give it 3",
+                            layers));
+}
+
+void refuse_speculators_settings(Refusals& refusals, const Architecture& a) {
+  refusals
+      .when(a.norm_before_residual,
+            "norm_before_residual=true: what reads this format adds to the state as it is")
+      .when(a.has_embeddings && a.draft_hidden_size == a.hidden_size,
+            "has_embeddings=true: what reads this format takes the base's");
+}
+
+Json target_width(const Architecture& a) {
+  return a.draft_hidden_size == a.hidden_size ? Json() : Json(a.hidden_size);
 }
 
 void refuse_beyond_one_layer(Refusals& refusals, const Architecture& a) {
@@ -102,6 +119,9 @@ void refuse_engine_rope(Refusals& refusals, const Json& meaning) {
       .when(meaning.at("rope_type") == "dynamic",
             "rope type 'dynamic': engines scale it once and for all, training with the length of "
             "the sequence")
+      .when(meaning.at("rope_type") == "longrope",
+            "rope type 'longrope': engines choose its factors once and for all, training by the "
+            "length of the sequence")
       .when(has_unusual_yarn(meaning),
             "rope type 'yarn' with an attention temperature or a truncation of its own, which "
             "engines do not read");

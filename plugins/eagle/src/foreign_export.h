@@ -35,9 +35,18 @@ class Refusals {
   std::vector<std::string> reasons_;
 };
 
-/// What no serving engine computes: other variants than EAGLE-3, parallel heads, a missing norm,
-/// another number of layers read than three.
+/// What no serving engine computes: other variants than EAGLE-3, parallel heads, a missing norm.
 void refuse_variants(Refusals& refusals, const DraftSettings& settings);
+
+/// Another number of layers read than three, which is what most readers give a draft.
+void refuse_other_than_three_layers(Refusals& refusals, const DraftSettings& settings);
+
+/// What speculators' layout alone has a key for: a normed residual, and, where the draft is as wide
+/// as its base, embeddings of its own.
+void refuse_speculators_settings(Refusals& refusals, const Architecture& architecture);
+
+/// "target_hidden_size", where the draft has another width than the base.
+Json target_width(const Architecture& architecture);
 
 /// What formats with one layer without biases cannot hold.
 void refuse_beyond_one_layer(Refusals& refusals, const Architecture& architecture);

@@ -18,8 +18,10 @@ struct DraftFiles {
   Json config;
   TensorMap tensors;  // mapped
   std::optional<DraftRecord> record;
+  std::vector<std::string> notes;
 
-  /// Throws as read_json_file and SafetensorsFolder do.
+  /// model.safetensors, its shards, or, as EAGLE's own drafts come, pytorch_model.bin, of which
+  /// nothing is run. Throws as read_json_file, SafetensorsFolder and TorchFile do.
   static DraftFiles read(const std::filesystem::path& folder);
 };
 
@@ -36,6 +38,8 @@ class ConfigProblems {
   ConfigProblems& when(bool condition, const std::string& problem);
   /// Throws kUnsupported if there are problems.
   void finish() const;
+  /// Throws kTensorMismatch if there are problems: config and tensors leave open what is meant.
+  void finish_against_tensors() const;
 
  private:
   std::string origin_;
@@ -49,6 +53,9 @@ bool flag(const Json& json, const char* key, bool absent, ConfigProblems& proble
 std::vector<int64_t> layer_ids(const Json& json, const char* key, int64_t offset,
                                ConfigProblems& problems);
 
+/// A config that asks for a normed residual in a format whose readers know none.
+void check_plain_residual(const Json& config, ConfigProblems& problems);
+
 /// Two spellings of the rotary embedding must mean the same.
 void check_rope_spellings(const Json& decoder, ConfigProblems& problems);
 
@@ -58,6 +65,8 @@ struct DraftLayout {
   MapsInFiles maps = MapsInFiles::kWhenReduced;
   bool has_embedding = false;     // a copy of the base's embedding must be there
   bool head_is_optional = false;  // without one the base's is meant
+  std::string layers_key = {};    // what names the layers of the base that are read; empty: nothing
+  int64_t layers_offset = 0;      // of its numbers, to those of the layers whose output is read
 };
 
 /// What a reader understood of a config.
@@ -66,11 +75,11 @@ struct DecoderMeaning {
   Json draft_vocab_size;               // null: the whole vocabulary
   Json architecture = Json::object();  // further keys of eagle_architecture_config
   std::vector<int64_t> aux_layer_ids;  // layers whose output is read; empty: not said, the defaults
+  std::optional<int64_t> base_width = {};  // hidden size of the base; found in the tensors
 };
 
-/// The draft of files whose config means that. A DraftRecord adds what the format has no key for,
-/// and gives way wherever the config says something else.
-ImportedDraft imported_draft(DraftFiles files, const DecoderMeaning& meaning,
-                             const DraftLayout& layout);
+/// The draft of files whose config means that, with the sizes that its tensors have. A DraftRecord
+/// adds what the format has no key for, and gives way wherever the config says something else.
+ImportedDraft imported_draft(DraftFiles files, DecoderMeaning meaning, const DraftLayout& layout);
 
 }  // namespace outrider::eagle

@@ -42,6 +42,17 @@ void add_yarn(Json& meaning, const RopeConfig& rope) {
   if (parameter(rope, "truncate", true) == false) meaning["truncate"] = false;
 }
 
+void add_longrope(Json& meaning, const RopeConfig& rope) {
+  for (const char* key : {"short_factor", "long_factor", "original_max_position_embeddings"}) {
+    meaning[key] = rope.parameters.at(key);
+  }
+  const double original = meaning["original_max_position_embeddings"].get<double>();
+  meaning["factor"] =
+      parameter(rope, "factor", static_cast<double>(rope.max_position_embeddings) / original);
+  const auto attention = parameter(rope, "attention_factor", Json());
+  if (!attention.is_null()) meaning["attention_factor"] = attention;
+}
+
 }  // namespace
 
 Json rope_meaning(const RopeConfig& rope) {
@@ -57,6 +68,7 @@ Json rope_meaning(const RopeConfig& rope) {
     }
   }
   if (rope.type == "yarn") add_yarn(meaning, rope);
+  if (rope.type == "longrope") add_longrope(meaning, rope);
   return meaning;
 }
 

@@ -31,8 +31,19 @@ Json pretraining_tp(const ModelConfig& base) {
   return base.raw.value("pretraining_tp", usual);
 }
 
+void refuse_what_modelopt_lacks(const Architecture& a) {
+  Refusals refusals(kName);
+  refuse_speculators_settings(refusals, a);
+  refusals.when(a.draft_hidden_size != a.hidden_size,
+                fmt::format("draft_hidden_size={}: what reads this format gives a draft the base's "
+                            "width of {}",
+                            a.draft_hidden_size, a.hidden_size));
+  refusals.finish();
+}
+
 void write(const ExportContext& context, const std::filesystem::path& folder) {
   const auto& draft = draft_of(context, kName);
+  refuse_what_modelopt_lacks(draft.settings().architecture);
   const auto& config = context.draft.state.config;
   const auto& architecture = config.at("eagle_architecture_config");
   auto json = decoder_keys(context, draft);
@@ -59,12 +70,16 @@ ImportedDraft read(const std::filesystem::path& folder) {
                          .draft_vocab_size = files.config.value("draft_vocab_size", Json())};
   const auto eagle = eagle_config_of(files.config, problems);
   meaning.aux_layer_ids = layer_ids(eagle, kAuxLayerIds, 0, problems);
+  meaning.architecture["norm_before_residual"] =
+      flag(files.config, "norm_before_residual", false, problems);
   problems.finish();
   for (const char* key : kSharedKeys) {
     if (eagle.contains(key)) meaning.architecture[key] = eagle[key];
   }
-  return imported_draft(std::move(files), meaning,
-                        {.maps = MapsInFiles::kOptionalT2d, .head_is_optional = true});
+  return imported_draft(std::move(files), std::move(meaning),
+                        {.maps = MapsInFiles::kOptionalT2d,
+                         .head_is_optional = true,
+                         .layers_key = kAuxLayerIdsPath});
 }
 
 }  // namespace

@@ -18,6 +18,8 @@ constexpr const char* kFirstLayer = "midlayer.";
 void refuse(const EagleDraft& draft, const Json& rope) {
   Refusals refusals(kName);
   refuse_variants(refusals, draft.settings());
+  refuse_other_than_three_layers(refusals, draft.settings());
+  refuse_speculators_settings(refusals, draft.settings().architecture);
   refuse_beyond_one_layer(refusals, draft.settings().architecture);
   refuse_engine_rope(refusals, rope);
   refusals.finish();
@@ -29,6 +31,9 @@ Json config_of(const ExportContext& context, const EagleDraft& draft, const Json
   json["architectures"] = {kArchitecture};
   json["eagle_config"] = {{kAuxLayerIds, draft.settings().aux_layer_ids},
                           {"use_aux_hidden_state", true}};
+  if (const auto width = target_width(draft.settings().architecture); !width.is_null()) {
+    json["target_hidden_size"] = width;
+  }
   return json;
 }
 
@@ -55,12 +60,8 @@ void check_flags(const Json& config, ConfigProblems& problems) {
             "'norm_output' is false: no norm before the head")
       .when(flag(config, "bias", false, problems), "'bias': a bias of fc")
       .when(flag(config, "attention_bias", false, problems), "'attention_bias': biases")
-      .when(flag(config, "mlp_bias", false, problems), "'mlp_bias': biases")
-      .when(config.value("num_hidden_layers", Json(1)) != 1,
-            "'num_hidden_layers' is not 1: further layers have no norm before their attention");
-  const auto hidden = config.value("target_hidden_size", Json());
-  problems.when(!hidden.is_null() && hidden != config.value("hidden_size", Json()),
-                "'target_hidden_size' is not 'hidden_size'");
+      .when(flag(config, "mlp_bias", false, problems), "'mlp_bias': biases");
+  check_plain_residual(config, problems);
 }
 
 ImportedDraft read(const std::filesystem::path& folder) {
@@ -78,9 +79,9 @@ ImportedDraft read(const std::filesystem::path& folder) {
       .when(!flag(eagle, "use_aux_hidden_state", true, problems),
             "'eagle_config.use_aux_hidden_state' is false: this is no EAGLE-3")
       .finish();
-  meaning.decoder["num_hidden_layers"] = 1;
-  return imported_draft(std::move(files), meaning,
-                        {.first_layer = kFirstLayer, .maps = MapsInFiles::kAlways});
+  return imported_draft(
+      std::move(files), std::move(meaning),
+      {.first_layer = kFirstLayer, .maps = MapsInFiles::kAlways, .layers_key = kAuxLayerIdsPath});
 }
 
 }  // namespace

@@ -63,12 +63,24 @@ void refuse_combinations(const EagleConfig& config, const Architecture& architec
                          const Numerics& numerics) {
   const bool reduced = architecture.draft_vocab_size != architecture.vocab_size;
   const bool is_old = numerics.fixed_ttt_steps != 0;
+  const bool other_width = architecture.draft_hidden_size != architecture.hidden_size;
+  const bool is_reference = numerics.starts_at_random;
   Sentences()
       .when(!config.eagle_self_logit_distillation && !numerics.always_soft_targets && reduced,
             "eagle_self_logit_distillation=false with a draft vocabulary: a token outside of it "
             "cannot be a target")
       .when(config.eagle_mix_hidden_states && is_old,
             "eagle_mix_hidden_states=true: ModelOpt 0.42 cannot do that")
+      .when(other_width && !architecture.use_aux_hidden_state,
+            "draft_hidden_size without use_aux_hidden_state: EAGLE-1 and EAGLE-MTP go on from the "
+            "base's own state")
+      .when(other_width && is_reference,
+            "draft_hidden_size with reference numerics: ModelOpt's drafts have the base's width")
+      .when(architecture.has_embeddings && is_reference,
+            "has_embeddings=true with reference numerics: ModelOpt's drafts read the base's")
+      .when(architecture.norm_before_residual && is_reference,
+            "norm_before_residual=true with reference numerics: ModelOpt's drafts add to the state "
+            "as it is")
       .refuse();
 }
 
@@ -89,6 +101,8 @@ std::vector<std::string> notes_on(const EagleConfig& config, const Architecture&
             "use_mtp_layernorm has no effect under reference numerics")
       .when(!architecture.use_aux_hidden_state && !numerics.merges_embeddings,
             "without use_aux_hidden_state ModelOpt 0.47 does not read the token embeddings")
+      .when(architecture.norm_before_residual && !architecture.use_aux_hidden_state,
+            "norm_before_residual has no effect without use_aux_hidden_state: it is EAGLE-3's")
       .when(architecture.parallel_draft_step > 1 && !numerics.has_parallel_heads,
             "parallel_draft_step has no effect under the numerics of ModelOpt 0.47")
       .when(numerics.fixed_ttt_steps > 0 && config.eagle_ttt_steps != numerics.fixed_ttt_steps &&

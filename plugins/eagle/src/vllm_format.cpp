@@ -50,6 +50,7 @@ Json layer_config(const ExportContext& context, const EagleDraft& draft, const J
 }
 
 Json config_of(const ExportContext& context, const EagleDraft& draft, const Json& rope) {
+  const auto& a = draft.settings().architecture;
   std::vector<int64_t> layers;
   for (const int64_t id : draft.settings().aux_layer_ids) layers.push_back(id + kAuxLayerOffset);
   return {{"architectures", {"Eagle3Speculator"}},
@@ -57,16 +58,21 @@ Json config_of(const ExportContext& context, const EagleDraft& draft, const Json
           {"speculators_version", "0.9.0"},
           {"speculators_config", speculators_config(context, draft)},
           {"transformer_layer_config", layer_config(context, draft, rope)},
-          {"draft_vocab_size", draft.settings().architecture.draft_vocab_size},
+          {"draft_vocab_size", a.draft_vocab_size},
           {kAuxLayerIds, layers},
-          {"norm_before_residual", false},
+          {"norm_before_residual", a.norm_before_residual},
           {"norm_before_fc", false},
           {"fc_norm", false},
           {"norm_output", false},
-          {"target_hidden_size", nullptr},
-          {"embed_requires_grad", false},
+          {"target_hidden_size", target_width(a)},
+          {"embed_requires_grad", a.has_embeddings},
           {"tie_word_embeddings", false},
           {"torch_dtype", dtype_name(context.model.dtype())}};
+}
+
+at::Tensor base_embedding(const LmHead& head) {
+  const auto options = at::TensorOptions(at::kLong).device(head.weight().device());
+  return head.embedding(at::arange(head.vocab_size(), options));
 }
 
 void write(const ExportContext& context, const std::filesystem::path& folder) {
@@ -78,10 +84,7 @@ void write(const ExportContext& context, const std::filesystem::path& folder) {
   auto tensors = draft_tensors(context, draft);
   const VocabularySizes sizes{a.vocab_size, a.draft_vocab_size};
   if (sizes.reduced()) add_vocabulary_maps(tensors, sizes);
-  const auto& head = context.model.head();
-  const auto ids =
-      at::arange(sizes.base, at::TensorOptions(at::kLong).device(head.weight().device()));
-  tensors["embed_tokens.weight"] = head.embedding(ids);
+  if (!a.has_embeddings) tensors["embed_tokens.weight"] = base_embedding(context.model.head());
   write_draft(context, tensors, config_of(context, draft, rope), folder);
 }
 
@@ -96,10 +99,10 @@ void check_flags(const Json& config, ConfigProblems& problems) {
       .when(config.value(kModelType, Json()) != "eagle3",
             fmt::format("'{}' is {}, supported is \"eagle3\"", kModelType,
                         printable(config.value(kModelType, Json()).dump())))
-      .when(residual != false,
+      .when(!residual.is_boolean(),
             residual.is_null() ? "'norm_before_residual' is missing, which speculators reads as "
-                                 "false and vLLM as true: write false if the residual is not normed"
-                               : "'norm_before_residual' is not false: a normed residual")
+                                 "false and vLLM as true: write what the draft was trained with"
+                               : "'norm_before_residual' is neither true nor false")
       .when(flag(config, "norm_before_fc", false, problems), "'norm_before_fc': a norm before fc")
       .when(flag(config, "fc_norm", false, problems), "'fc_norm': norms before fc")
       .when(flag(config, "norm_output", false, problems),
@@ -107,7 +110,7 @@ void check_flags(const Json& config, ConfigProblems& problems) {
 }
 
 Json layer_config_in(const Json& config, ConfigProblems& problems) {
-  const auto layer = config.value("transformer_layer_config", Json());
+  auto layer = config.value("transformer_layer_config", Json());
   problems.when(!layer.is_object(), "'transformer_layer_config' is missing or no object");
   if (!layer.is_object()) return Json::object();
   const auto type = layer.value("model_type", Json());
@@ -116,9 +119,7 @@ Json layer_config_in(const Json& config, ConfigProblems& problems) {
                             "is \"llama\"",
                             printable(type.dump())));
   check_rope_spellings(layer, problems);
-  const auto hidden = config.value("target_hidden_size", Json());
-  problems.when(!hidden.is_null() && hidden != layer.value("hidden_size", Json()),
-                "'target_hidden_size' is not the layers' 'hidden_size'");
+  layer["target_hidden_size"] = config.value("target_hidden_size", Json());
   return layer;
 }
 
@@ -129,8 +130,13 @@ ImportedDraft read(const std::filesystem::path& folder) {
   DecoderMeaning meaning{.decoder = layer_config_in(files.config, problems),
                          .draft_vocab_size = files.config.value("draft_vocab_size", Json())};
   meaning.aux_layer_ids = layer_ids(files.config, kAuxLayerIds, kAuxLayerOffset, problems);
+  meaning.architecture["norm_before_residual"] = files.config.value("norm_before_residual", Json());
+  meaning.architecture["has_embeddings"] =
+      flag(files.config, "embed_requires_grad", false, problems);
   problems.finish();
-  return imported_draft(std::move(files), meaning, {.has_embedding = true});
+  return imported_draft(
+      std::move(files), std::move(meaning),
+      {.has_embedding = true, .layers_key = kAuxLayerIds, .layers_offset = kAuxLayerOffset});
 }
 
 }  // namespace

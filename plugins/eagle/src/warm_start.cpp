@@ -70,10 +70,12 @@ int64_t layer_count(const Parameters& draft) {
 
 void warm_start(torch::nn::Module& draft, const CausalLM& base) {
   const auto own = draft.named_parameters(), given = base.named_parameters();
-  std::vector<Copy> norm;
-  plan(own, "norm.weight", given, "model.norm.weight", norm);
-  for (const auto& copy : norm) copy.to.copy_(copy.from);
-  if (const auto* fc = own.find("fc.weight")) pass_highest_layer(*fc);
+  std::vector<Copy> alike;
+  plan(own, "norm.weight", given, "model.norm.weight", alike);
+  plan(own, "embed_tokens.weight", given, "model.embed_tokens.weight", alike);
+  for (const auto& copy : alike) copy.to.copy_(copy.from);
+  const auto* fc = own.find("fc.weight");
+  if (fc && fc->size(0) == base.config().hidden_size) pass_highest_layer(*fc);
   const int64_t layers = layer_count(own), first = base.config().num_hidden_layers - layers;
   for (int64_t i = 0; i < layers; ++i) {
     copy_layer(own, fmt::format("layers.{}.", i), given,

@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 
 #include "medusa_draft.h"
 #include "outrider/checkpoint/json_file.h"
@@ -83,7 +85,8 @@ void write(const ExportContext& context, const fs::path& folder) {
 
 bool probe(const fs::path& folder) {
   const auto config = read_json_file(folder / "config.json");
-  return config.is_object() && config.contains(kSizes[0]);
+  return (config.is_object() && config.contains(kSizes[0])) || fs::exists(folder / kPickleFile) ||
+         fs::exists(folder / kTensorFile);
 }
 
 Json read_config(const fs::path& path) {
@@ -91,15 +94,16 @@ Json read_config(const fs::path& path) {
   std::vector<std::string> problems;
   for (const char* key : kSizes) {
     const auto value = config.is_object() ? config.value(key, Json()) : Json();
+    if (value.is_null()) continue;
     const bool fits = value.is_number_integer() && value >= 0 && value <= 64;
     if (!fits) {
       problems.push_back(fmt::format("'{}' is {}, expected an integer from 0 to 64", key,
                                      printable(value.dump())));
     }
   }
-  if (problems.empty()) return config;
+  if (problems.empty()) return config.is_object() ? config : Json::object();
   throw Error(ErrorCode::kInvalidConfig, fmt::format("{}:{}", path.string(), indented(problems)),
-              "Medusa's config.json has both numbers");
+              "leave them out: the tensors say how many there are");
 }
 
 void read_safetensors(const fs::path& path, ImportedDraft& draft) {
@@ -139,16 +143,77 @@ void read_tensors_of(const fs::path& folder, ImportedDraft& draft) {
               "remove the one that is not meant");
 }
 
+// How many heads there are, and residual blocks in each, where the names are those of whole heads.
+std::optional<std::pair<int64_t, int64_t>> counted(const TensorMap& tensors) {
+  int64_t heads = 0, blocks = 0;
+  while (tensors.contains(fmt::format("{}.0.linear.weight", heads))) ++heads;
+  while (tensors.contains(fmt::format("0.{}.linear.weight", blocks))) ++blocks;
+  // A head without blocks is its matrix alone.
+  if (heads == 0) {
+    while (tensors.contains(fmt::format("{}.0.weight", heads))) ++heads;
+  }
+  const auto names = static_cast<size_t>(heads * (2 * blocks + 1));
+  bool whole = heads > 0 && names == tensors.size();
+  for (int64_t i = 0; whole && i < heads; ++i) {
+    whole = tensors.contains(fmt::format("{}.{}.weight", i, blocks));
+    for (int64_t j = 0; whole && j < blocks; ++j) {
+      whole = tensors.contains(fmt::format("{}.{}.linear.weight", i, j)) &&
+              tensors.contains(fmt::format("{}.{}.linear.bias", i, j));
+    }
+  }
+  return whole ? std::optional(std::pair(heads, blocks)) : std::nullopt;
+}
+
+[[noreturn]] void no_sizes(const fs::path& folder) {
+  throw Error(
+      ErrorCode::kTensorMismatch,
+      fmt::format("{}: config.json has no {} and {}, and the tensors are not those of whole "
+                  "heads ('0.0.linear.weight', '0.0.linear.bias', '0.1.weight', …)",
+                  in_quotes(folder.string()), kSizes[0], kSizes[1]),
+      "fetch the whole folder again");
+}
+
+/// Sizes of the heads into the draft's config. Published ones say two where five are in the file:
+/// the tensors count.
+std::vector<std::string> settle_sizes(ImportedDraft& draft, const Json& config,
+                                      const fs::path& folder) {
+  std::vector<std::string> notes;
+  const auto found = counted(draft.tensors);
+  const int64_t counts[] = {found ? found->first : 0, found ? found->second : 0};
+  for (size_t i = 0; i < std::size(kSizes); ++i) {
+    const auto said = config.value(kSizes[i], Json());
+    if (said.is_null() && !found) no_sizes(folder);
+    draft.config[kSizes[i]] = found ? Json(counts[i]) : said;
+    if (!found || said == counts[i]) continue;
+    notes.push_back(
+        said.is_null()
+            ? fmt::format("config.json has no {}: the tensors have {}", kSizes[i], counts[i])
+            : fmt::format("config.json has {} {}, the tensors {}: the tensors count", kSizes[i],
+                          said.dump(), counts[i]));
+  }
+  return notes;
+}
+
+// Of the first head's matrix [V,h], which is the base's in size, whatever a copied config says.
+Json base_sizes(const ImportedDraft& draft, const Json& config) {
+  Json sizes = Json::object();
+  for (const char* key : {"hidden_size", "vocab_size"}) {
+    if (config.contains(key)) sizes[key] = config[key];
+  }
+  const auto blocks = draft.config.at(kSizes[1]).get<int64_t>();
+  const auto matrix = draft.tensors.find(fmt::format("0.{}.weight", blocks));
+  if (matrix == draft.tensors.end() || matrix->second.dim() != 2) return sizes;
+  return {{"vocab_size", matrix->second.size(0)}, {"hidden_size", matrix->second.size(1)}};
+}
+
 ImportedDraft read(const fs::path& folder) {
   const auto config = read_config(folder / "config.json");
   ImportedDraft draft;
   draft.config = Json::object();
   draft.metadata = Json::object();
   read_tensors_of(folder, draft);
-  for (const char* key : kSizes) draft.config[key] = config.at(key);
-  for (const char* key : {"hidden_size", "vocab_size"}) {
-    if (config.contains(key)) draft.base[key] = config[key];
-  }
+  draft.notes = [notes = settle_sizes(draft, config, folder)](const Json&) { return notes; };
+  draft.base = base_sizes(draft, config);
   return draft;
 }
 

@@ -52,8 +52,10 @@ class OUTRIDER_API SafetensorsFile {
 /// `model.safetensors.index.json` names (which may not point outside the folder).
 class OUTRIDER_API SafetensorsFolder {
  public:
-  /// Throws as SafetensorsFile does, kFileNotFound for a folder without such files (naming what is
-  /// there instead), and kInvalidFile for an index that disagrees with its shards.
+  /// A tensor is taken from where it lies, whatever the index says. Throws as SafetensorsFile does,
+  /// kFileNotFound for a folder without such files (naming what is there instead), and kInvalidFile
+  /// for an index with tensors that lie nowhere, or a tensor in several shards that it does not
+  /// decide between.
   static SafetensorsFolder open(const std::filesystem::path& folder);
 
   struct Entry {
@@ -61,9 +63,12 @@ class OUTRIDER_API SafetensorsFolder {
     const TensorView* view;
   };
   const std::map<std::string, Entry>& tensors() const { return tensors_; }
+  /// What the user should know: where index and shards disagree.
+  const std::vector<std::string>& notes() const { return notes_; }
 
  private:
   std::map<std::string, Entry> tensors_;
+  std::vector<std::string> notes_;
 };
 
 /// Writes one safetensors file atomically; equal arguments give equal bytes. Larger elements come

@@ -11,7 +11,7 @@ namespace outrider {
 /// Rotary embedding parameters, from either spelling of Hugging Face's: `rope_theta` with
 /// `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5).
 struct OUTRIDER_API RopeConfig {
-  std::string type = "default";  // default | linear | dynamic | llama3 | yarn
+  std::string type = "default";  // default | linear | dynamic | llama3 | yarn | longrope
   double theta = 10000.0;
   Json parameters = Json::object();  // the type's own: factor, low_freq_factor, beta_fast, …
   int64_t max_position_embeddings = 2048;

@@ -14,11 +14,11 @@ struct CosSin {
 };
 
 /// Rotary position embedding (arXiv 2104.09864) with the frequency scalings of transformers:
-/// default, linear, dynamic (NTK), llama3, yarn (arXiv 2309.00071).
+/// default, linear, dynamic (NTK), llama3, yarn (arXiv 2309.00071), longrope (arXiv 2402.13753).
 class OUTRIDER_API RotaryEmbedding {
  public:
   /// Rotates the first R = head_dim · partial_rotary_factor dimensions. Throws kInvalidConfig
-  /// unless that is even.
+  /// unless that is even and, with longrope, the number of factors R/2.
   RotaryEmbedding(RopeConfig config, int64_t head_dim);
 
   /// Tables for position_ids [1 or B, S] (int64); computed in float32, then cast.

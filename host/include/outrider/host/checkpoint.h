@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,6 +27,8 @@ struct LoadOptions {
   at::Device device = at::kCPU;
   std::filesystem::path base;  // of a folder that holds drafts only; default: where it says
   bool hash_weights = false;  // for CausalLM::weights_sha256(), where the folder does not record it
+  /// Called with what the user should know: where the tensors counted instead of config.json.
+  std::function<void(const std::string&)> on_note;
 };
 
 /// What a folder records of its conversions, nothing for a base model: from outrider_state.json, or

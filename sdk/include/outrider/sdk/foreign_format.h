@@ -32,6 +32,9 @@ struct ImportedDraft {
   std::vector<std::string> problems;
   /// The file's name of a tensor that Outrider calls so, for messages; empty: the same.
   std::function<std::string(const std::string&)> file_name;
+  /// What the user should know, given the metadata that the conversion recorded: what was assumed,
+  /// and where the tensors counted instead of the config. Empty: nothing.
+  std::function<std::vector<std::string>(const Json& metadata)> notes;
 };
 
 /// Export to and import from another project's files. A missing function means: not supported.
