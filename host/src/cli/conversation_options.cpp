@@ -21,8 +21,7 @@ void add_rendering_options(CLI::App& verb, ConversationOptions& options) {
 }
 
 void append_rendering(std::vector<std::string>& arguments, const ConversationOptions& options) {
-  arguments.insert(arguments.end(),
-                   {"--turns", options.turns, "--reasoning", options.reasoning});
+  arguments.insert(arguments.end(), {"--turns", options.turns, "--reasoning", options.reasoning});
   if (!options.chat_template.empty()) {
     arguments.insert(arguments.end(), {"--chat-template", options.chat_template});
   }

@@ -37,8 +37,7 @@ void prepare(const PrepareOptions& options, bool json) {
 }  // namespace
 
 void add_data_prepare_verb(CLI::App& data, const GlobalOptions& global) {
-  auto* verb = add_verb(data, "prepare",
-                        "Turn conversations into token shards with a loss mask",
+  auto* verb = add_verb(data, "prepare", "Turn conversations into token shards with a loss mask",
                         "outrider data prepare chats.jsonl --model SmolLM2 --out shards");
   auto options = std::make_shared<PrepareOptions>();
   verb->add_option("files", options->conversations.files,
