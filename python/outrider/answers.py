@@ -43,6 +43,12 @@ def common_prefix(a, b):
     return low
 
 
+def whole_tags(text, end):
+    """`end`, or the begin of the tag in `text` that it would cut."""
+    opened = text.rfind("<", 0, end)
+    return opened if opened > text.rfind(">", 0, end) else end
+
+
 def longest_match(text, pattern):
     """(begin, end) of the one longest piece of `text` that `pattern` begins with; None where there
     is none, or several."""
@@ -211,9 +217,9 @@ class AnswerFinder:
         if not prompt.strip():
             return *self._beginning_without_prompt(i, marked, before), ""
         if before.startswith(history):
-            begin = common_prefix(before, history + prompt)
-            if before[len(history):begin].strip():
-                return begin, begin, (history + prompt)[begin:]
+            begin = whole_tags(prompt, common_prefix(before, history + prompt) - len(history))
+            if prompt[:begin].strip():
+                return len(history) + begin, len(history) + begin, prompt[begin:]
         else:
             gap = self._gap(i, marked, self._messages[i + 1:])
             found = longest_match(gap, prompt)

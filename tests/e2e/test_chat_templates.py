@@ -296,6 +296,17 @@ def test_each_answer_is_rendered_as_it_was_served(chat_of, template, messages):
     assert last == found[1:]
 
 
+def test_a_prompt_that_begins_like_what_is_rendered_is_no_part_of_it(chat_of):
+    template = templates.CHATML.replace(
+        "m.content +",
+        "('</think>' if m.role == 'assistant' else '') + m.content.split('</think>')[-1] +")
+    template = template.replace("assistant\\n' }}", "assistant\\n<think>' }}")
+    chat = chat_of(template, turns="last")
+    messages = [user("Hi"), answer("<think>Who?</think>Hello!")]
+    assert marked(chat, messages) == served(
+        chat, messages[:1]) + "⟦Who?</think>Hello!<|im_end|>⟧\n"
+
+
 @pytest.mark.parametrize("messages", [THOUGHTS, APART], ids=["in the text", "apart"])
 def test_an_answer_that_loses_its_reasoning_is_refused(chat_of, messages):
     for template in (templates.QWEN3, templates.OPENED_THINKING):
@@ -364,7 +375,7 @@ def test_a_switch_may_come_with_the_conversation(chat_of):
 
 
 @pytest.mark.parametrize(("arguments", "problem"), [
-    ({"think": 1}, "--template-arg think: the chat template has no such variable; it has: .*thinks"),
+    ({"think": 1}, "--template-arg think: the chat template has no such variable; .*thinks"),
     ({"messages": []}, "--template-arg messages: is not the user's to give")])
 def test_arguments_that_the_template_does_not_take_are_refused(chat_of, arguments, problem):
     with pytest.raises(ToolError, match=problem):
@@ -377,7 +388,8 @@ def test_a_template_that_does_not_compile_is_refused(chat_of):
 
 
 def test_messages_that_a_template_leaves_out_are_noted(chat_of):
-    template = templates.CHATML.replace("for m in messages", "for m in messages if m.role != 'tool'")
+    template = templates.CHATML.replace(
+        "for m in messages", "for m in messages if m.role != 'tool'")
     messages = [user("Rome?"), answer("Let me see."), result("It is sunny."), answer("Sunny.")]
     _, notes = marked_each(chat_of(template), messages)
     assert notes == ["messages_changed"]
@@ -417,7 +429,7 @@ def test_each_cut_answer_is_the_last_one_alone(chat_of):
 
 
 def test_a_template_that_takes_two_answers_in_a_row_decides(chat_of):
-    messages = [user("Hi"), answer("Hello!"), answer("And welcome."), user("Bye"), answer("See you")]
+    messages = [*TURNS[:2], answer("And welcome."), *TURNS[2:]]
     assert marked(chat_of(templates.MARKED), messages) == marked(
         chat_of(templates.CHATML), [system("x"), *messages]).split("x<|im_end|>\n")[1]
     assert ("<|im_start|>assistant\n⟦Hello!<|im_end|>⟧\n<|im_start|>assistant\n"
@@ -462,6 +474,7 @@ def test_templates_that_join_arguments_get_text(chat_of, arguments, written):
 
 @pytest.mark.parametrize(("shown", "expected"), [
     ("'null' if m.content is none else m.content", "null"), ("m.content", ""),
+    ("'\\n' ~ m.content if m.content != ''", ""),
     ("m.content | trim", ""), ("'' + m.content", "")])
 def test_a_content_that_is_null_stays_so_unless_the_template_prints_it(chat_of, shown, expected):
     chat = chat_of(JOINED.replace("ARGUMENTS", "c.function.arguments | tojson").replace(
@@ -512,8 +525,9 @@ def test_names_of_special_tokens_in_calls_and_tools_are_text(chat_of):
     [(ids, mask)], _ = samples(chat, [user("Hi"), answer(None, tool_calls=[call])], [tool])
     names = chat.tokenizer.convert_ids_to_tokens(ids)
     assert names.count("<|eot_id|>") == 3 and "<s>" not in names and "</s>" not in names
-    assert as_text(chat, ids, mask).endswith('⟦{"name": "f", "parameters": {"<s>": "</s>"}}<|eot_id|>⟧')
-    assert "ends with <|eot_id|>" in as_text(chat, ids, mask)
+    text = as_text(chat, ids, mask)
+    assert text.endswith('⟦{"name": "f", "parameters": {"<s>": "</s>"}}<|eot_id|>⟧')
+    assert "ends with <|eot_id|>" in text
 
 
 def test_a_tag_that_the_template_looks_for_is_its_own(tokenizer, tmp_path):
