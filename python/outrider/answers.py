@@ -3,14 +3,15 @@
 A turn is found by rendering the conversation again with a marker in place of the answer: whatever
 stands before and behind the marker is the template's. See docs/data.md."""
 
-import re
 from dataclasses import dataclass
 
-from .conversations import Problem
-
-# A block of reasoning may be dropped by a template: the answer then begins after its closing tag.
-_CLOSING_TAG = re.compile(r"</[^<>\s]+>|\[/[^\[\]\s]+\]")
-_PRIVATE_USE = range(0xE000, 0xF900)
+from .literals import PRIVATE_USE
+from .messages import reasoning_of
+from .notes import Note
+from .problem import Problem
+from .reasoning import is_lost, lost, opened_tag, split, tails
+from .served import as_generated
+from .tool_calls import CallArguments
 
 
 @dataclass
@@ -23,6 +24,11 @@ class Answer:
     begin: int
     end: int
     stop: int
+    message: int
+
+    def at(self, positions):
+        """The same where `positions` leads."""
+        return Answer(*map(positions, (self.floor, self.begin, self.end, self.stop)), self.message)
 
 
 def common_prefix(a, b):
@@ -37,6 +43,12 @@ def common_prefix(a, b):
     return low
 
 
+def whole_tags(text, end):
+    """`end`, or the begin of the tag in `text` that it would cut."""
+    opened = text.rfind("<", 0, end)
+    return opened if opened > text.rfind(">", 0, end) else end
+
+
 def longest_match(text, pattern):
     """(begin, end) of the one longest piece of `text` that `pattern` begins with; None where there
     is none, or several."""
@@ -48,42 +60,105 @@ def longest_match(text, pattern):
 
 
 class AnswerFinder:
-    """Finds the answers in `text`, which `template` made of all the messages."""
+    """Finds the answers that are trained on in `text`, which `template` made of all the messages.
 
-    def __init__(self, template, messages, tools, text):
-        self._template, self._messages, self._tools, self._text = template, messages, tools, text
-        unused = (c for c in map(chr, _PRIVATE_USE) if c not in text)
+    `taken`: characters with another meaning; `notes`: what becomes of the messages otherwise than
+    one would think."""
+
+    def __init__(self, template, messages, context, form, text, trained, taken=""):
+        self._template, self._messages, self._context = template, messages, context
+        self._form, self.text, self._trained = form, text, trained
+        unused = (c for c in map(chr, PRIVATE_USE) if c not in text and c not in taken)
         self._marker, self._other_marker = next(unused), next(unused)
         self._plain = {"role": "assistant", "content": self._marker}
+        self.notes = set()
 
     def answers(self):
-        """The Answer of each turn of the assistant; raises Problem where one cannot be told for
+        """The Answer of each turn to train on; raises Problem where one cannot be told for
         certain."""
+        self.notes |= {(Note.REASONING_LEFT_OUT, i) for i, message in enumerate(self._messages)
+                       if message["role"] == "assistant" and i not in self._trained
+                       and is_lost(message, self.text)}
         answers, stop = [], 0
-        for i, message in enumerate(self._messages):
-            if message["role"] == "assistant":
-                answers.append(self._answer(i))
-                if answers[-1].floor < stop:
-                    raise Problem(f"the chat template does not render message {i + 1} behind the "
-                                  "ones before it")
-                stop = answers[-1].stop
+        for i in sorted(self._trained):
+            answers.append(self._answer(i))
+            if answers[-1].floor < stop:
+                raise Problem(f"the chat template does not render message {i + 1} behind the "
+                              "ones before it")
+            stop = answers[-1].stop
         return answers
 
     def _answer(self, i):
         marked, before, behind = self._surroundings(i)
-        end = len(self._text) - len(behind)
-        history = self._template.text_of(self._messages[:i], self._tools)
-        asked = self._template.text_of(self._messages[:i], self._tools, ask=True)
+        end = len(self.text) - len(behind)
+        history = self._template.text_of(self._messages[:i], self._context)
+        asked = self._template.text_of(self._messages[:i], self._context, ask=True)
         shared = common_prefix(history, asked)
         history, prompt = asked[:shared], asked[shared:]
-        floor, begin = self._beginning(i, marked, before, history, prompt)
-        if self._text.endswith(behind) and end <= begin:
-            raise Problem(f"the chat template renders nothing of message {i + 1}")
-        if self._text[:begin] != before[:begin] or self._text[end:] != behind:
-            raise Problem(f"the chat template renders what is around message {i + 1} differently "
-                          "with every answer, so the answer cannot be located")
-        self._check_text(i, self._text[begin:end])
-        return Answer(floor, begin, end, end + len(self._end_of_turn(i, prompt, behind)))
+        floor, begin, missing = self._beginning(i, marked, before, history, prompt)
+        if self.text.endswith(behind) and end <= begin:
+            what = "ignores the tool calls" if "tool_calls" in self._messages[i] else "renders nothing"
+            raise Problem(f"the chat template {what} of message {i + 1}")
+        self._check_surroundings(i, before[:begin], behind, begin, end)
+        stop = end + len(self._end_of_turn(i, prompt, behind))
+        answer = Answer(floor, begin, end, stop, i)
+        self._check_text(i, self.text[begin:end])
+        if missing.strip():
+            return self._served(answer, asked, missing, before.startswith(history))
+        return self._complete(answer)
+
+    def _check_surroundings(self, i, before, behind, begin, end):
+        if self.text[:begin] == before and self.text[end:] == behind:
+            return
+        if reasoning_of(self._messages[i]) or split(self._messages[i]["content"] or "")[0]:
+            raise Problem(
+                f"the chat template renders another prompt before message {i + 1} since it holds "
+                "reasoning, so the answer cannot be located",
+                "--reasoning drop trains on answers without reasoning; a --template-arg that "
+                "switches reasoning off contradicts it")
+        raise Problem(f"the chat template renders what is around message {i + 1} differently "
+                      "with every answer, so the answer cannot be located")
+
+    # ---- Answers as they are served -----------------------------------------------------------------
+
+    def _served(self, answer, asked, missing, has_same_history):
+        """The answer behind all of its generation prompt, of which the template rendered less.
+
+        That is possible for the last message, where nothing behind it depends on it."""
+        i = answer.message
+        is_last = i + 1 == len(self._messages)
+        if is_last and (has_same_history or len(self._trained) == 1):
+            rendered = self.text[answer.begin:answer.end]
+            said = as_generated(self._messages[i], rendered, missing)
+            if said is not None:
+                return self._complete(self._put_behind(asked, said, answer))
+        self.notes.add((Note.PROMPT_CUT if is_last and opened_tag(missing) else Note.NOT_AS_SERVED, i))
+        return self._complete(answer)
+
+    def _put_behind(self, asked, said, answer):
+        """The same answer, as `said` behind the text `asked`."""
+        if is_lost(self._messages[answer.message], self.text[answer.begin:answer.end]):
+            self.notes.add((Note.REASONING_PUT_BACK, answer.message))
+        self.text = asked + said + self.text[answer.end:]
+        begin, end = len(asked), len(asked) + len(said)
+        return Answer(begin, begin, end, end + answer.stop - answer.end, answer.message)
+
+    def _complete(self, answer):
+        """The answer, if nothing of it is lost."""
+        i, rendered = answer.message, self.text[answer.begin:answer.end]
+        message = self._messages[i]
+        if is_lost(message, rendered):
+            raise lost(i, len(self._messages))
+        if self._has_added_text(message, rendered):
+            self.notes.add((Note.TEXT_ADDED, i))
+        return answer
+
+    def _has_added_text(self, message, rendered):
+        """Whether something stands in front of an answer that says nothing but its content."""
+        content = (message["content"] or "").strip()
+        if "tool_calls" in message or reasoning_of(message) or content not in rendered:
+            return False
+        return bool(rendered[:rendered.index(content)].strip())
 
     # ---- What the template puts around an answer ------------------------------------------------
 
@@ -94,7 +169,7 @@ class AnswerFinder:
             return self._plain, *self._around_marker(i, self._with({i: self._plain}))
         try:
             before, behind = self._around_marker(i, self._with({i: self._plain}))
-            if self._text.endswith(behind):
+            if self.text.endswith(behind):
                 return self._plain, before, behind
         except Problem:  # templates may insist on a call before a tool's result
             pass
@@ -109,8 +184,9 @@ class AnswerFinder:
 
     def _around_calls(self, i):
         """The same for a turn whose calls must stay."""
-        calls = [{**call, "function": {**call["function"], "name": self._marker,
-                                       "arguments": {self._marker: self._marker}}}
+        arguments = self._form.arguments(CallArguments({self._marker: self._marker}, None))
+        calls = [{**call, "function": {
+            **call["function"], "name": self._marker, "arguments": arguments}}
                  for call in self._messages[i]["tool_calls"]]
         marked = {**self._messages[i], "tool_calls": calls}
         rendered = self._with({i: marked})
@@ -136,19 +212,20 @@ class AnswerFinder:
     # ---- Where an answer begins -----------------------------------------------------------------
 
     def _beginning(self, i, marked, before, history, prompt):
-        """(floor, begin): behind the generation prompt, which inference puts before an answer."""
+        """(floor, begin, what is missing of the prompt): behind the generation prompt, which
+        inference puts before an answer."""
         if not prompt.strip():
-            return self._beginning_without_prompt(i, marked, before)
+            return *self._beginning_without_prompt(i, marked, before), ""
         if before.startswith(history):
-            begin = common_prefix(before, history + prompt)
-            if before[len(history):begin].strip():
-                return begin, begin
+            begin = whole_tags(prompt, common_prefix(before, history + prompt) - len(history))
+            if prompt[:begin].strip():
+                return len(history) + begin, len(history) + begin, prompt[begin:]
         else:
             gap = self._gap(i, marked, self._messages[i + 1:])
             found = longest_match(gap, prompt)
             if found and found[1] in (found[0] + len(prompt), len(gap)):
                 begin = len(before) - len(gap) + found[1]
-                return begin, begin
+                return begin, begin, prompt[found[1] - found[0]:]
         raise Problem("the chat template does not render its generation prompt before message "
                       f"{i + 1}, so the begin of the answer cannot be located")
 
@@ -158,14 +235,14 @@ class AnswerFinder:
         if "tool_calls" in marked:
             gap = self._gap(i, marked, self._messages[i + 1:])
             begin += common_prefix(gap, self._gap(i, self._plain, [])) - len(gap)
-        elif not before[common_prefix(before, self._text):].strip():
-            begin = common_prefix(before, self._text)  # calls and reasoning may need no blank
+        elif not before[common_prefix(before, self.text):].strip():
+            begin = common_prefix(before, self.text)  # calls and reasoning may need no blank
         return len(before[:begin].rstrip()), begin
 
     def _gap(self, i, marked, following):
         """What is rendered between the texts of message i - 1 and of the marked message i."""
         history = [*self._messages[:i - 1], self._other_marked(i - 1)[i - 1]]
-        rendered = self._template.text_of([*history, marked, *following], self._tools)
+        rendered = self._template.text_of([*history, marked, *following], self._context)
         before = rendered.split(self._marker)[0].split(self._other_marker)
         if len(before) != 2:
             raise Problem(f"the chat template leaves out or repeats message {i}, so the answer "
@@ -182,12 +259,12 @@ class AnswerFinder:
     # ---- Helpers ----------------------------------------------------------------------------------
 
     def _check_text(self, i, rendered):
-        """The answer itself must be in what is taken for it."""
+        """The answer itself must be in what is taken for it, its reasoning aside."""
         message = self._messages[i]
         calls = message.get("tool_calls", [])
-        content = message["content"].strip()
-        tails = [content, *(content[tag.end():].strip() for tag in _CLOSING_TAG.finditer(content))]
-        if not any((tail or calls) and tail in rendered for tail in tails):
+        content = (message["content"] or "").strip()
+        answers = [content, *(answer for _, answer in tails(content))]
+        if not any((answer or calls) and answer in rendered for answer in answers):
             raise Problem(f"the chat template changes or leaves out text of message {i + 1}")
         for call in calls:
             if call["function"]["name"] not in rendered:
@@ -195,7 +272,7 @@ class AnswerFinder:
 
     def _alone(self, i):
         """What is before and behind a plain answer as message i and last message."""
-        rendered = self._template.text_of([*self._messages[:i], self._plain], self._tools)
+        rendered = self._template.text_of([*self._messages[:i], self._plain], self._context)
         return self._around_marker(i, rendered)
 
     def _other_marked(self, i):
@@ -206,4 +283,4 @@ class AnswerFinder:
     def _with(self, replaced):
         """The rendered text with some messages replaced."""
         messages = [replaced.get(i, message) for i, message in enumerate(self._messages)]
-        return self._template.text_of(messages, self._tools)
+        return self._template.text_of(messages, self._context)

@@ -1,55 +1,47 @@
-"""Conversations in JSON Lines: `messages` with role and content, or `conversations` with from and
-value. One conversation a line; docs/data.md describes what a line may hold."""
+"""One conversation from its JSON, in the forms that people's data have; docs/data.md lists them."""
 
 import json
 from dataclasses import dataclass, field
 
-from .tool import printable
+from .messages import Dialect, MessageReader, said_trained
+from .problem import Problem, check_encodable, checked_string, kind, quoted
+from .tool_calls import tools_of
+
+__all__ = ["Conversation", "Dialect", "LINE_LIMIT", "Problem", "parse"]
 
 LINE_LIMIT = 16 << 20  # bytes
 
-_ROLES = {name: name for name in ("user", "assistant", "system", "tool")}
-_SHAREGPT_ROLES = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
-    "system": "system"}
+_LISTS = ("messages", "conversations", "conversation")
+_QUESTIONS = ("prompt", "instruction", "question", "query")
+_ANSWERS = ("completion", "response", "output", "answer")
+_SYSTEM = ("system", "system_prompt", "system_message")
+_MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+_ROLE_KEYS = ("role", "from")
 _ACCEPTED = ("accepted are 'messages' [{role, content}, …] and 'conversations' "
-             "[{from, value}, …]")
-
-
-class Problem(ValueError):
-    """What is wrong with one line."""
+             "[{from, value}, …], or a question and its answer such as 'prompt' and 'completion'")
 
 
 @dataclass
 class Conversation:
-    messages: list  # of {"role", "content"} and, where given, the keys that _EXTRAS reads
+    messages: list  # of {"role", "content"} and, where given, the keys that templates know
     finished: bool = True  # False: the last answer was cut, no end of turn follows it
     tools: list = field(default_factory=list)  # function schemas
-
-    def texts(self):
-        """Every text of it that a template may render."""
-        for message in self.messages:
-            yield message["content"]
-            extras = {k: v for k, v in message.items() if k not in ("role", "content")}
-            if extras:
-                yield json.dumps(extras, ensure_ascii=False)
-        if self.tools:
-            yield json.dumps(self.tools, ensure_ascii=False)
+    trained: list = field(default_factory=list)  # of each message, whether it is trained on
+    variables: dict = field(default_factory=dict)  # for the template, beside the messages
+    unread: frozenset = field(default=frozenset(), compare=False)  # keys without a meaning here
 
 
-def parse(line):
-    """The conversation in one line of bytes; raises Problem."""
+def parse(line, dialect=Dialect()):
+    """The conversation in the bytes of one JSON value; raises Problem."""
     if len(line) > LINE_LIMIT:
         raise Problem(f"longer than {LINE_LIMIT >> 20} MiB")
     record = _parse_json(line)
+    if isinstance(record, list) and record and all(
+            isinstance(item, dict) and any(key in item for key in _ROLE_KEYS) for item in record):
+        record = {"messages": record}
     if not isinstance(record, dict):
-        raise Problem(f"expected an object, got {_kind(record)}")
-    finished = record.get("finished", True)
-    if not isinstance(finished, bool):
-        raise Problem(f"'finished' must be true or false, got {_kind(finished)}")
-    messages = _messages(record)
-    _check_order(messages)
-    return Conversation(messages, finished, _tools(record.get("tools")))
+        raise Problem(f"expected an object, got {kind(record)}")
+    return _RecordReader(record, dialect).conversation()
 
 
 def _refuse_constant(name):
@@ -71,153 +63,163 @@ def _parse_json(line):
         raise Problem("not JSON: a number is too long") from e
 
 
-def _messages(record):
-    key = next((k for k in ("messages", "conversations") if k in record), None)
-    if key is None:
-        other = [k for k in ("prompt", "completion", "text") if k in record]
-        has = f"holds {_quoted(other)} but " if other else "has "
-        raise Problem(f"{has}neither 'messages' nor 'conversations'; {_ACCEPTED}")
-    items = record[key]
-    if not isinstance(items, list) or not items:
-        raise Problem(f"'{key}' must be a list of at least one message, got "
-                      + ("an empty list" if items == [] else _kind(items)))
-    return [_message(item, f"{key}[{i}]", key) for i, item in enumerate(items)]
+class _RecordReader:
+    """Reads one record; a key that is null is as good as absent."""
+
+    def __init__(self, record, dialect):
+        self._record = {key: value for key, value in record.items() if value is not None}
+        self._dialect = dialect
+        self._read = {"finished", "tools", "functions", "chat_template_kwargs", *_SYSTEM}
+        self._unread = set()
+
+    def conversation(self):
+        self._refuse_media()
+        finished = self._record.get("finished", True)
+        if not isinstance(finished, bool):
+            raise Problem(f"'finished' must be true or false, got {kind(finished)}")
+        said = self._said_trained()
+        pairs = self._with_system(self._messages())
+        messages = [message for message, _ in pairs]
+        _check_order(messages)
+        self._unread.update(key for key, value in self._record.items()
+                            if key not in self._read and value not in ("", [], {}))
+        return Conversation(
+            messages, finished, tools_of(self._record), [said and trained for _, trained in pairs],
+            self._variables(), frozenset(self._unread))
+
+    def _refuse_media(self):
+        found = [key for key in _MEDIA if self._record.get(key)]
+        if found:
+            raise Problem(f"holds {quoted(found)}; only text is taken")
+
+    def _said_trained(self):
+        said = said_trained({k: v for k, v in self._record.items() if k != "loss"}, "")
+        self._read.update(said)
+        return next(iter(said.values()), True)
+
+    def _variables(self):
+        variables = self._record.get("chat_template_kwargs", {})
+        if isinstance(variables, str):
+            variables = _parsed_object(variables)
+        if not isinstance(variables, dict):
+            raise Problem(f"chat_template_kwargs: expected an object, got {kind(variables)}")
+        check_encodable(json.dumps(variables, ensure_ascii=False), "chat_template_kwargs")
+        return variables
+
+    # ---- Messages ---------------------------------------------------------------------------------
+
+    def _messages(self):
+        """[(message, whether it is trained on)] of the form that the record has."""
+        lists = [key for key in _LISTS if key in self._record]
+        if len(lists) > 1:
+            raise Problem(f"holds both {quoted(lists)}")
+        if not lists:
+            return self._pair()
+        found = self._read_list(lists[0])
+        if found[-1][0]["role"] != "assistant" and (
+                more := [key for key in (*_ANSWERS, "chosen") if key in self._record]):
+            raise Problem(f"holds {quoted(more)} beside '{lists[0]}' that end without an answer")
+        if self._record.get("history"):
+            raise Problem(f"holds 'history' beside '{lists[0]}'")
+        return found
+
+    def _read_list(self, key, trained=True):
+        self._read.add(key)
+        items = _as_list(self._record[key])
+        if not isinstance(items, list) or not items:
+            raise Problem(f"'{key}' must be a list of at least one message, got "
+                          + ("an empty list" if items == [] else kind(items)))
+        reader = MessageReader(self._dialect, trained)
+        found = [reader.read(item, f"{key}[{i}]") for i, item in enumerate(items)]
+        self._unread |= reader.unread
+        return found
+
+    def _pair(self):
+        """A question and its answer: texts, or lists of messages."""
+        questions = [key for key in _QUESTIONS if key in self._record]
+        answers = [key for key in _ANSWERS if key in self._record]
+        if not questions and "input" in self._record and answers:
+            questions = ["input"]
+        for found in (questions, answers):
+            if len(found) > 1:
+                raise Problem(f"holds {quoted(found)}, of which one is expected")
+        if not questions or not answers:
+            raise self._no_conversation([*questions, *answers])
+        question = self._side(questions[0], "user", trained=False)
+        return [*self._history(), *question, *self._side(answers[0], "assistant")]
+
+    def _no_conversation(self, halves):
+        other = halves + [
+            k for k in ("text", "chosen", "rejected") if k in self._record and k not in halves]
+        has = f"holds {quoted(other)} but " if other else "has "
+        return Problem(f"{has}neither 'messages' nor 'conversations'; {_ACCEPTED}")
+
+    def _side(self, key, role, trained=True):
+        self._read.add(key)
+        value = self._record[key]
+        if not isinstance(value, str):
+            if isinstance(value, dict):
+                self._record[key] = [value]
+            return self._read_list(key, trained)
+        text = checked_string(value, key)
+        if key == "instruction" and self._record.get("input"):
+            self._read.add("input")  # what the instruction is about
+            text += "\n" + checked_string(self._record["input"], "input")
+        if role == "assistant" and not text.strip():
+            raise Problem(f"{key}: the answer is empty")
+        return [({"role": role, "content": text}, role == "assistant")]
+
+    def _history(self):
+        """Earlier turns as [[question, answer], …]."""
+        self._read.add("history")
+        turns = _as_list(self._record.get("history", []))
+        found = []
+        for i, turn in enumerate(turns if isinstance(turns, list) else [turns]):
+            if not isinstance(turn, list) or len(turn) != 2:
+                raise Problem(f"history[{i}]: expected [question, answer], got {kind(turn)}")
+            for j, role in enumerate(("user", "assistant")):
+                text = checked_string(turn[j], f"history[{i}][{j}]")
+                found.append(({"role": role, "content": text}, role == "assistant"))
+        return found
+
+    def _with_system(self, pairs):
+        """A system prompt beside the messages is the first message."""
+        texts = {key: checked_string(self._record[key], key)
+                 for key in _SYSTEM if self._record.get(key)}
+        if len(set(texts.values())) > 1:
+            raise Problem(f"{quoted(texts)} differ; keep one of them")
+        for key, text in texts.items():
+            if pairs[0][0]["role"] not in ("system", "developer"):
+                return [({"role": "system", "content": text}, False), *pairs]
+            if pairs[0][0]["content"] != text:
+                raise Problem(f"'{key}' differs from the system's message; keep one of them")
+            break
+        return pairs
 
 
-def _message(item, where, key):
-    if not isinstance(item, dict):
-        raise Problem(f"{where}: expected an object, got {_kind(item)}")
-    by_role = key == "messages" or ("role" in item and "from" not in item)
-    role_key, text_key, roles = (
-        ("role", "content", _ROLES) if by_role else ("from", "value", _SHAREGPT_ROLES))
-    role = _role(item, where, role_key, roles)
-    extras = _extras(item, where, role) if by_role else {}
-    text = _text(item, where, text_key, may_be_null="tool_calls" in extras)
-    if role == "assistant" and not text.strip() and "tool_calls" not in extras:
-        raise Problem(f"{where}.{text_key}: the answer is empty")
-    return {"role": role, "content": text, **extras}
-
-
-def _role(item, where, key, roles):
-    if key not in item:
-        raise Problem(f"{where}: has no '{key}'; accepted are {', '.join(roles)}")
-    role = item[key]
-    if not isinstance(role, str) or role not in roles:
-        shown = printable(json.dumps(role, ensure_ascii=False), 40)
-        raise Problem(f"{where}.{key}: {shown} is none of {', '.join(roles)}")
-    return roles[role]
-
-
-def _text(item, where, key, may_be_null):
-    if key not in item and not may_be_null:
-        raise Problem(f"{where}: has no '{key}'")
-    value = item.get(key)
-    if value is None and may_be_null:
-        return ""
-    if isinstance(value, list):
-        parts = [_part(part, f"{where}.{key}[{i}]") for i, part in enumerate(value)]
-        return "".join(parts)
-    return _string(value, f"{where}.{key}")
-
-
-def _part(part, where):
-    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-        raise Problem(f"{where}: expected an object with a 'type', got {_kind(part)}")
-    if part["type"] != "text":
-        kind = printable(json.dumps(part["type"], ensure_ascii=False), 40)
-        raise Problem(f"{where}: a part of type {kind}, accepted is \"text\"")
-    return _string(part.get("text"), f"{where}.text")
-
-
-def _string(value, where):
-    if not isinstance(value, str):
-        raise Problem(f"{where}: expected a string, got {_kind(value)}")
-    _check_encodable(value, where)
+def _as_list(value):
+    """A list that is written as JSON text, or as columns {"role": […], "content": […]}."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    if isinstance(value, dict) and value and all(isinstance(v, list) for v in value.values()):
+        if len(set(map(len, value.values()))) == 1:
+            return [dict(zip(value, row)) for row in zip(*value.values())]
     return value
 
 
-def _check_encodable(text, where):
+def _parsed_object(text):
     try:
-        text.encode()
-    except UnicodeEncodeError as e:
-        raise Problem(f"{where}: half a surrogate pair at character {e.start + 1}") from e
-
-
-def _extras(item, where, role):
-    """The keys beyond role and content that templates know, checked."""
-    extras = {}
-    for key, owner in (("reasoning_content", "assistant"), ("name", "tool"),
-                       ("tool_call_id", "tool")):
-        if role == owner and item.get(key) is not None:
-            extras[key] = _string(item[key], f"{where}.{key}")
-    calls = item.get("tool_calls")
-    if calls in (None, []):
-        return extras
-    if role != "assistant":
-        raise Problem(f"{where}.tool_calls: only an assistant calls tools")
-    if not isinstance(calls, list):
-        raise Problem(f"{where}.tool_calls: expected a list, got {_kind(calls)}")
-    extras["tool_calls"] = [
-        _tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)]
-    return extras
-
-
-def _tool_call(call, where):
-    """Arguments that are JSON in a string become the object that templates expect."""
-    function = _function(call, where)
-    arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}")
-        except (ValueError, RecursionError) as e:
-            raise Problem(f"{where}.function.arguments: the string holds no JSON") from e
-    if not isinstance(arguments, dict):
-        raise Problem(
-            f"{where}.function.arguments: expected an object, got {_kind(arguments)}")
-    call = {**call, "type": "function", "function": {**function, "arguments": arguments}}
-    _check_encodable(json.dumps(call, ensure_ascii=False), where)
-    return call
-
-
-def _function(item, where):
-    if not isinstance(item, dict):
-        raise Problem(f"{where}: expected an object, got {_kind(item)}")
-    function = item.get("function")
-    if not isinstance(function, dict):
-        raise Problem(f"{where}.function: expected an object, got {_kind(function)}")
-    if not isinstance(function.get("name"), str) or not function["name"]:
-        raise Problem(f"{where}.function.name: expected a name, got {_kind(function.get('name'))}")
-    return function
-
-
-def _tools(tools):
-    if tools is None:
-        return []
-    if not isinstance(tools, list):
-        raise Problem(f"tools: expected a list of function schemas, got {_kind(tools)}")
-    for i, tool in enumerate(tools):
-        _function(tool, f"tools[{i}]")
-    _check_encodable(json.dumps(tools, ensure_ascii=False), "tools")
-    return tools
+        return json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return text
 
 
 def _check_order(messages):
     roles = [message["role"] for message in messages]
-    first = next((role for role in roles if role != "system"), "user")
+    first = next((role for role in roles if role not in ("system", "developer")), "user")
     if first != "user":
         raise Problem(f"begins with a message of the {first}; the first one that is not the "
                       "system's must be the user's")
-    for i, (role, following) in enumerate(zip(roles, roles[1:])):
-        if role == following == "assistant":
-            raise Problem(f"messages {i + 1} and {i + 2} are both the assistant's; join them, or "
-                          "put what came between")
-
-
-def _quoted(names):
-    return " and ".join(f"'{name}'" for name in names)
-
-
-def _kind(value):
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean",
-             type(None): "null"}
-    return names.get(type(value), "a number")

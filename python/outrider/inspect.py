@@ -5,9 +5,8 @@ import sys
 from array import array
 from collections import Counter
 
-from .chat import Chat
-from .findings import Findings, check_not_empty
-from .pipeline import add_reading_options, tokenized
+from .findings import Findings
+from .pipeline import add_reading_options, chat_of, tokenized
 from .show import shown
 from .sources import Source
 from .tool import offline, run, without_torch
@@ -18,35 +17,33 @@ class Inspection:
 
     def __init__(self, options):
         self._options = options
-        self._chat = Chat(options.model)
+        self._chat = chat_of(options)
         self._findings = Findings(options.skip_invalid)
         self._shapes, self._shown, self._number = Counter(), [], 0
 
     def read(self, source):
-        lines = 0
+        self._findings.begin_file()
         for line in tokenized(self._chat, source, self._options):
-            lines += 1
-            self._findings.take(source.path, line)
+            self._findings.take(source, line)
             if self._findings.are_hopeless():
                 return
-            if line.problem is None:
-                self._take(source, line)
-        check_not_empty(source, lines)
+            for ids, mask in line.samples:
+                self._take(source.where(line.number), ids, mask)
+        self._findings.end_file(source)
 
     def result(self):
         trained = sum(count for (_, trained), count in self._shapes.items() if trained)
         self._findings.check(trained)
-        self._findings.note_ignored_tools(self._chat.template)
+        self._findings.tell(self._chat.template)
         return {"shapes": [[*shape, count] for shape, count in sorted(self._shapes.items())],
-                "invalid": self._findings.counts()["invalid"], "shown": self._shown}
+                "invalid": self._findings.counts()["invalid"], "noted": self._findings.noted(),
+                "shown": self._shown}
 
-    def _take(self, source, line):
-        self._shapes[len(line.mask), line.mask.count(1)] += 1
+    def _take(self, where, ids, mask):
+        self._shapes[len(mask), mask.count(1)] += 1
         begin = self._options.begin
         if begin <= self._number < begin + self._options.show:
-            ids = list(array("i", line.ids))
-            where = f"{source.path}:{line.number}"
-            self._shown.append(shown(self._chat.tokenizer, where, ids, line.mask))
+            self._shown.append(shown(self._chat.tokenizer, where, list(array("i", ids)), mask))
         self._number += 1
 
     def is_hopeless(self):

@@ -2,6 +2,7 @@
 number of them in memory."""
 
 import ctypes
+import json
 import os
 import signal
 import time
@@ -14,8 +15,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+from .chat import Chat, ChatOptions
 from .conversations import Problem, parse
-from .tool import Code, Progress, ToolError, check_interrupted
+from .tool import Code, Progress, ToolError, check_interrupted, printable
 
 LINES_PER_TASK = 64
 TASK_BYTES = 4 << 20
@@ -26,22 +28,55 @@ _chat = None  # inherited by the worker processes
 
 
 class Tokenized(NamedTuple):
-    """One line: either `ids` (int32 bytes) and `mask`, or what is wrong with it."""
+    """One line: either its samples, or what is wrong with it."""
 
     number: int
     begin: int  # the position of the line in its file
-    ids: bytes = b""
-    mask: bytes = b""
+    samples: list = []  # of (ids as int32 bytes, mask)
     has_tools: bool = False
+    notes: list = []  # a Note for each message that it is about
+    unread: frozenset = frozenset()  # keys without a meaning here
     problem: str | None = None
+    hint: str = ""
+
+    def tokens(self):
+        return sum(len(mask) for _, mask in self.samples)
 
 
 def add_reading_options(parser):
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE.jsonl")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--max-length", type=int, required=True)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--skip-invalid", action="store_true")
+    parser.add_argument("--turns", choices=("all", "last", "each"), default="all")
+    parser.add_argument("--reasoning", choices=("keep", "drop"), default="keep")
+    parser.add_argument("--chat-template", type=Path)
+    parser.add_argument("--template-arg", action="append", default=[])
+
+
+def chat_of(options, day=None):
+    """The Chat that the reading options ask for."""
+    return Chat(options.model, day, ChatOptions(
+        options.chat_template, template_arguments(options.template_arg), options.turns,
+        options.reasoning))
+
+
+def template_arguments(settings):
+    """{name: value} of settings NAME=VALUE, where a value is JSON or else text."""
+    arguments = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.isidentifier():
+            raise ToolError(Code.INVALID_ARGUMENT, f"--template-arg {printable(setting, 60)}: "
+                            "expected NAME=VALUE", "for example enable_thinking=false")
+        if name in arguments:
+            raise ToolError(Code.INVALID_ARGUMENT, f"--template-arg {name}: is given twice")
+        try:
+            arguments[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            arguments[name] = value
+    return arguments
 
 
 def tokenized(chat, source, options, number=0, position=0):
@@ -53,7 +88,7 @@ def tokenized(chat, source, options, number=0, position=0):
     tasks = _tasks(source.lines(number, position))
     for result in _in_order(tasks, options.max_length, options.workers):
         check_interrupted()
-        tokens += len(result.mask)
+        tokens += result.tokens()
         progress.update(source.share_read(position, result.begin), f"{tokens:,} tokens")
         yield result
     progress.finish()
@@ -65,12 +100,14 @@ def _tokenize(lines, max_length):
 
 def _tokenize_line(line, max_length):
     try:
-        conversation = parse(line.content)
-        ids, mask = _chat.tokenize(conversation, max_length)
+        conversation = parse(line.content, _chat.template.dialect)
+        samples, notes = _chat.samples(conversation, max_length)
     except Problem as problem:
-        return Tokenized(line.number, line.begin, problem=str(problem))
-    return Tokenized(line.number, line.begin, array("i", ids).tobytes(), mask,
-                     bool(conversation.tools))
+        return Tokenized(line.number, line.begin, problem=str(problem), hint=problem.hint)
+    return Tokenized(
+        line.number, line.begin, [(array("i", ids).tobytes(), mask) for ids, mask in samples],
+        bool(conversation.tools), sorted(note.value for note, _ in notes),
+        conversation.unread | _chat.template.unread(conversation.variables))
 
 
 @contextmanager

@@ -5,16 +5,15 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from .chat import Chat
-from .findings import Findings, check_not_empty
-from .pipeline import add_reading_options, tokenized
+from .findings import Findings
+from .pipeline import add_reading_options, chat_of, tokenized
 from .shard_writer import ShardWriter
 from .sources import Source
 from .tool import ToolError, offline, run, without_torch
 from .unfinished import OutputFolder
 
 FORMAT_VERSION = 1
-_START = {"source": 0, "number": 0, "position": 0, "lines": 0}
+_START = {"source": 0, "number": 0, "position": 0}
 
 
 class Preparation:
@@ -24,7 +23,7 @@ class Preparation:
         self._options, self._sources, self._folder = options, sources, folder
         state = folder.state or {}
         self._day = date.fromisoformat(state.get("date", date.today().isoformat()))
-        self._chat = Chat(options.model, self._day)
+        self._chat = chat_of(options, self._day)
         folder.begin(self._identity())
         self._at = dict(state.get("at", _START))
         self._trained_tokens = state.get("trained_tokens", 0)
@@ -40,12 +39,13 @@ class Preparation:
         for i in range(self._at["source"], len(self._sources)):
             if i > self._at["source"]:
                 self._at = {**_START, "source": i}
+                self._findings.begin_file()
             self._read(self._sources[i])
             if self._findings.are_hopeless():
                 break
         self._writer.flush()
         self._findings.check(self._writer.shards)
-        self._findings.note_ignored_tools(self._chat.template)
+        self._findings.tell(self._chat.template)
         for source in self._sources:
             source.check_unchanged()
         return self._description()
@@ -54,17 +54,16 @@ class Preparation:
         lines = tokenized(self._chat, source, self._options, self._at["number"],
                           self._at["position"])
         for line in lines:
-            if self._writer.is_full_for(len(line.mask)):
+            if self._writer.is_full_for(line.tokens()):
                 self._writer.flush()
                 self._at.update(number=line.number - 1, position=line.begin)
                 self._save()
-            self._at["lines"] += 1
-            if self._findings.take(source.path, line):
-                self._writer.add(line.ids, line.mask)
-                self._trained_tokens += line.mask.count(1)
+            for ids, mask in self._findings.take(source, line):
+                self._writer.add(ids, mask)
+                self._trained_tokens += mask.count(1)
             if self._findings.are_hopeless():
                 return
-        check_not_empty(source, self._at["lines"])
+        self._findings.end_file(source)
 
     def _save(self):
         self._folder.save({
@@ -91,7 +90,7 @@ class Preparation:
             "conversations": self._writer.total("conversations"),
             "tokens": self._writer.total("tokens"), "trained_tokens": self._trained_tokens,
             "dropped_without_trained_token": counts["untrained"],
-            "dropped_invalid": counts["invalid"],
+            "dropped_invalid": counts["invalid"], "noted": self._findings.noted(),
             "sources": [source.description() for source in self._sources],
             "shards": self._writer.shards, **self._chat.description(),
             **({"date": self._day.isoformat()} if dated else {})}

@@ -49,7 +49,7 @@ def test_conversations_are_inspected_like_their_shards(outrider, model, prepare,
     of_shards = outrider("data", "inspect", shards, "--model", model, "--json").json()
     of_chats = outrider("data", "inspect", tmp_path / "chats.jsonl", "--model", model,
                         "--json").json()
-    assert of_chats.pop("invalid") == 0
+    assert of_chats.pop("invalid") == 0 and of_chats.pop("noted") == {"unread_keys": {}}
     assert [c.pop("where") for c in of_shards["shown"]] == [f"conversation {i}" for i in range(3)]
     assert [c.pop("where") for c in of_chats["shown"]] == [
         f"{tmp_path}/chats.jsonl:{i + 1}" for i in range(3)]

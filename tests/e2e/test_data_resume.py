@@ -21,7 +21,7 @@ def command(model, examples, tmp_path_factory):
     text = (examples / "smollm2_self.jsonl").read_bytes()
     files = [folder / "a.jsonl", folder / "b.jsonl"]
     files[0].write_bytes(text * (COPIES - 1) + b"{\n")
-    files[1].write_bytes(b"[\n" + text)
+    files[1].write_bytes(b"}\n" + text)
     return ["data", "prepare", *files, "--model", model, "--skip-invalid"]
 
 

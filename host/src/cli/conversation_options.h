@@ -13,6 +13,8 @@ struct ConversationOptions {
   std::string model;
   int max_length = 2048, workers = 0;
   bool skip_invalid = false;
+  std::string turns = "all", reasoning = "keep", chat_template;
+  std::vector<std::string> template_arguments;  // NAME=VALUE
 };
 
 /// All but `files` and `model`.

@@ -94,6 +94,7 @@ Json inspect_conversations(const InspectOptions& options) {
   }
   auto report = mask_report(shapes);
   report["invalid"] = answer.at("invalid");
+  report["noted"] = answer.at("noted");
   report["shown"] = answer.at("shown");
   return report;
 }

@@ -39,12 +39,12 @@ void prepare(const PrepareOptions& options, bool json) {
 }  // namespace
 
 void add_data_prepare_verb(CLI::App& data, const GlobalOptions& global) {
-  auto* verb = add_verb(data, "prepare",
-                        "Turn conversations (JSON Lines) into token shards with a loss mask",
+  auto* verb = add_verb(data, "prepare", "Turn conversations into token shards with a loss mask",
                         "outrider data prepare chats.jsonl --model SmolLM2 --out shards");
   auto options = std::make_shared<PrepareOptions>();
   verb->add_option("files", options->conversations.files,
-                   "Lines with `messages` (role, content) or `conversations` (from, value)")
+                   "JSON Lines or a JSON array (also .gz), or Parquet: `messages` (role, content), "
+                   "`conversations` (from, value), or questions with their answers")
       ->required();
   verb->add_option("--model", options->conversations.model,
                    "Folder with the tokenizer and its chat template")
