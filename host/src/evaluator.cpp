@@ -44,7 +44,7 @@ Json evaluate(CausalLM& model, const TrainingData& data, int64_t batch_size, int
   for (const auto& conversations : batches_by_length(selection, batch_size)) {
     auto [input, counts] = data.batch(conversations, max_length);
     trained_tokens += counts.trained;
-    input.measure_acceptance = true;
+    input.batch.measure_acceptance = true;
     meter.add(model.forward(input).draft_losses);
     done += static_cast<int64_t>(conversations.size());
     tokens += counts.tokens;

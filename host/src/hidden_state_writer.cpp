@@ -103,11 +103,12 @@ class Writer {
 
   void write(const std::vector<int64_t>& conversations) {
     const auto input = forward_input(tokens_.batch(conversations, max_length()), model_.device());
-    const auto base = model_.run_base(input.input_ids, input.position_ids, at::Tensor(),
-                                      {.layer_outputs = options_.layers,
-                                       .last_hidden = !options_.prenorm,
-                                       .last_hidden_prenorm = options_.prenorm,
-                                       .input_embeddings = false});
+    const auto base = model_.run_base({.input_ids = input.batch.input_ids,
+                                       .position_ids = input.batch.position_ids,
+                                       .request = {.layer_outputs = options_.layers,
+                                                   .last_hidden = !options_.prenorm,
+                                                   .last_hidden_prenorm = options_.prenorm,
+                                                   .input_embeddings = false}});
     for (size_t row = 0; row < conversations.size(); ++row) {
       const auto rows = rows_of(base, static_cast<int64_t>(row), length_of(conversations[row]));
       require_finite(rows, conversations[row]);

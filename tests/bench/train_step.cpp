@@ -34,8 +34,8 @@ Json measure(const std::string& folder, const std::string& batch, int steps) {
   const auto model = from_pretrained(folder);
   const auto tensors = read_tensors(batch);
   ForwardInput input;
-  input.input_ids = tensors.at("input_ids");
-  input.attention_mask = at::ones_like(input.input_ids);
+  input.batch.input_ids = tensors.at("input_ids");
+  input.batch.attention_mask = at::ones_like(input.batch.input_ids);
   std::vector<AdamW::Parameter> parameters;
   for (const auto& item : model->named_parameters()) {
     if (item.value().requires_grad()) parameters.push_back({item.key(), item.value()});
@@ -55,7 +55,7 @@ Json measure(const std::string& folder, const std::string& batch, int steps) {
     if (i > 0) seconds.push_back(taken.count());
   }
   return {{"median_seconds", median(seconds)},
-          {"tokens_per_second", input.input_ids.numel() / median(seconds)},
+          {"tokens_per_second", input.batch.input_ids.numel() / median(seconds)},
           {"peak_megabytes", peak_megabytes()},
           {"threads", at::get_num_threads()},
           {"losses", losses}};

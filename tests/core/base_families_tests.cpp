@@ -42,7 +42,7 @@ std::shared_ptr<CausalLM> build(const std::string& family, const Json& more = Js
 
 at::Tensor logits(CausalLM& model, int64_t length = 7) {
   ForwardInput input;
-  input.input_ids = random_ids({2, length}, kVocabulary, 99);
+  input.batch.input_ids = random_ids({2, length}, kVocabulary, 99);
   input.want_logits = true;
   return model.forward(input).logits;
 }

@@ -138,22 +138,22 @@ TEST_CASE("expected acceptance length multiplies the hits up") {
 TEST_CASE("tensors of a wrong shape are refused by name") {
   const auto model = tiny_llama();
   const auto short_one = at::ones({2, 4}, at::kLong);
-  const std::pair<const char*, at::Tensor ForwardInput::*> members[] = {
-      {"attention_mask", &ForwardInput::attention_mask},
-      {"position_ids", &ForwardInput::position_ids},
-      {"loss_mask", &ForwardInput::loss_mask},
-      {"labels", &ForwardInput::labels},
-      {"document_ids", &ForwardInput::document_ids}};
+  const std::pair<const char*, at::Tensor TrainBatch::*> members[] = {
+      {"attention_mask", &TrainBatch::attention_mask},
+      {"position_ids", &TrainBatch::position_ids},
+      {"loss_mask", &TrainBatch::loss_mask},
+      {"labels", &TrainBatch::labels},
+      {"document_ids", &TrainBatch::document_ids}};
   for (const auto& [name, member] : members) {
     ForwardInput input;
-    input.input_ids = ids();
+    input.batch.input_ids = ids();
     input.*member = short_one;
     CHECK_CONTAINS(failure(ErrorCode::kInvalidArgument, [&] { model->forward(input); }),
                    std::string(name) + " is [2,4], expected the shape of input_ids [2,5]");
   }
   for (const auto& wrong : {at::Tensor(), at::ones({4}, at::kLong), at::ones({1, 0}, at::kLong)}) {
     ForwardInput input;
-    input.input_ids = wrong;
+    input.batch.input_ids = wrong;
     CHECK_CONTAINS(failure(ErrorCode::kInvalidArgument, [&] { model->forward(input); }),
                    "input_ids must be [B,S] with at least one token");
   }
@@ -180,22 +180,22 @@ double lm_loss_by_loops(const at::Tensor& logits, const at::Tensor& tokens,
 TEST_CASE("the language model's loss equals a loop over its logits") {
   const auto model = tiny_llama();
   ForwardInput input;
-  input.input_ids = ids();
-  input.loss_mask = random_mask({2, 5}, 0.6, 5);
+  input.batch.input_ids = ids();
+  input.batch.loss_mask = random_mask({2, 5}, 0.6, 5);
   input.want_logits = input.want_lm_loss = true;
   const auto output = model->forward(input);
   REQUIRE(output.logits.sizes() == at::IntArrayRef({2, 5, kVocabulary}));
-  const double expected = lm_loss_by_loops(output.logits, input.input_ids, input.loss_mask);
+  const double expected = lm_loss_by_loops(output.logits, input.batch.input_ids, input.batch.loss_mask);
   CHECK(output.lm_loss.item<double>() == doctest::Approx(expected));
   CHECK(output.loss.item<double>() == doctest::Approx(expected));
   CHECK(output.loss.requires_grad());
-  input.loss_mask = at::zeros({2, 5}, at::kLong);
+  input.batch.loss_mask = at::zeros({2, 5}, at::kLong);
   CHECK(model->forward(input).lm_loss.item<double>() == 0.0);
 }
 
 TEST_CASE("nothing is computed that nobody asked for") {
   ForwardInput input;
-  input.input_ids = ids();
+  input.batch.input_ids = ids();
   const auto output = tiny_llama()->forward(input);
   CHECK_FALSE(output.logits.defined());
   CHECK_FALSE(output.lm_loss.defined());
@@ -223,7 +223,7 @@ TEST_CASE("one base pass serves two drafts with what either asked for") {
                               .last_hidden_prenorm = true,
                               .input_embeddings = true});
   ForwardInput input;
-  input.input_ids = ids();
+  input.batch.input_ids = ids();
   const auto output = model->forward(input);
   for (const auto& draft : {first, second}) {
     CHECK(draft->seen_layers == std::set<int64_t>{0, 2});
@@ -238,7 +238,7 @@ TEST_CASE("what no draft asked for is left out") {
   const auto model = tiny_llama();
   const auto draft = attach(*model, "only", kLastHiddenOnly);
   ForwardInput input;
-  input.input_ids = ids();
+  input.batch.input_ids = ids();
   model->forward(input);
   CHECK(draft->seen_layers.empty());
   CHECK_FALSE(draft->saw_embeddings);
@@ -255,7 +255,7 @@ TEST_CASE("freezing stops the base's gradients and nobody else's") {
     CHECK(item.value().requires_grad() == is_draft);
   }
   ForwardInput input;
-  input.input_ids = ids();
+  input.batch.input_ids = ids();
   input.want_lm_loss = true;
   const auto output = model->forward(input);
   CHECK_FALSE(draft->hidden_requires_grad);
@@ -271,7 +271,7 @@ TEST_CASE("a base that trains adds its own loss and keeps its graph") {
   const auto model = tiny_llama();
   const auto draft = attach(*model, "only", kLastHiddenOnly, /*freezes=*/false);
   ForwardInput input;
-  input.input_ids = ids();
+  input.batch.input_ids = ids();
   input.want_lm_loss = true;
   const auto output = model->forward(input);
   CHECK(draft->hidden_requires_grad);
@@ -326,8 +326,8 @@ TEST_CASE("a key mask is made for holes and left padding only") {
   const auto draft = attach(*model, "only", kLastHiddenOnly);
   const auto key_mask_for = [&](std::vector<double> mask, bool right_padded = false) {
     ForwardInput input;
-    input.input_ids = ids().slice(0, 0, 1);
-    if (!mask.empty()) input.attention_mask = row_of(std::move(mask));
+    input.batch.input_ids = ids().slice(0, 0, 1);
+    if (!mask.empty()) input.batch.attention_mask = row_of(std::move(mask));
     input.right_padded = right_padded;
     model->forward(input);
     return draft->key_mask;
@@ -343,15 +343,15 @@ TEST_CASE("a key mask is made for holes and left padding only") {
 TEST_CASE("padding on either side leaves the logits of the tokens alone") {
   const auto model = tiny_llama();
   ForwardInput plain;
-  plain.input_ids = row_of({4, 2, 9});
+  plain.batch.input_ids = row_of({4, 2, 9});
   plain.want_logits = true;
   const auto expected = model->forward(plain).logits;
   ForwardInput right = plain, left = plain;
-  right.input_ids = row_of({4, 2, 9, 0, 0});
-  right.attention_mask = row_of({1, 1, 1, 0, 0});
-  left.input_ids = row_of({0, 0, 4, 2, 9});
-  left.attention_mask = row_of({0, 0, 1, 1, 1});
-  left.position_ids = row_of({0, 0, 0, 1, 2});
+  right.batch.input_ids = row_of({4, 2, 9, 0, 0});
+  right.batch.attention_mask = row_of({1, 1, 1, 0, 0});
+  left.batch.input_ids = row_of({0, 0, 4, 2, 9});
+  left.batch.attention_mask = row_of({0, 0, 1, 1, 1});
+  left.batch.position_ids = row_of({0, 0, 0, 1, 2});
   CHECK_CLOSE(model->forward(right).logits.slice(1, 0, 3), expected, 1e-12);
   CHECK_CLOSE(model->forward(left).logits.slice(1, 2), expected, 1e-12);
 }
@@ -360,9 +360,9 @@ TEST_CASE("a recorder sees every intermediate result under transformers' numberi
   const auto model = tiny_llama();
   std::map<std::string, at::Tensor> seen;
   ForwardInput input;
-  input.input_ids = ids();
+  input.batch.input_ids = ids();
   input.want_logits = true;
-  input.recorder = [&](const std::string& name, const at::Tensor& tensor) { seen[name] = tensor; };
+  input.batch.recorder = [&](const std::string& name, const at::Tensor& tensor) { seen[name] = tensor; };
   const auto logits = model->forward(input).logits;
   for (const char* name : {"base.last_hidden", "base.logits", "hidden_states.0", "hidden_states.1",
                            "hidden_states.2", "hidden_states.3", "hidden_states.last_prenorm"}) {
@@ -373,7 +373,7 @@ TEST_CASE("a recorder sees every intermediate result under transformers' numberi
   CHECK_CLOSE(seen["base.logits"], logits, 0.0);
   CHECK_CLOSE(seen["hidden_states.3"], seen["base.last_hidden"], 0.0);
   const auto embedding = model->named_parameters()["model.embed_tokens.weight"];
-  CHECK_CLOSE(seen["hidden_states.0"][1][2], embedding[input.input_ids[1][2].item<int64_t>()], 0.0);
+  CHECK_CLOSE(seen["hidden_states.0"][1][2], embedding[input.batch.input_ids[1][2].item<int64_t>()], 0.0);
 }
 
 TEST_CASE("base info says what the model is") {
@@ -405,7 +405,8 @@ TEST_CASE("a base that computes in float32 with bfloat16 parameters is the widen
     CHECK(model->compute_in(at::kFloat));
     CHECK((model->dtype() == at::kFloat));
     CHECK((model->base_info().dtype == at::kFloat));
-    const ForwardInput input{.input_ids = random_ids({2, 6}, kVocabulary, 3), .want_logits = true};
+    const ForwardInput input{.batch = {.input_ids = random_ids({2, 6}, kVocabulary, 3)},
+                             .want_logits = true};
     const auto logits = model->forward(input).logits;
     CHECK((logits.scalar_type() == at::kFloat));
     CHECK(at::equal(logits, wide->forward(input).logits));

@@ -44,8 +44,8 @@ std::shared_ptr<LlamaForCausalLM> device_copy(const LlamaForCausalLM& model, at:
 at::Tensor logits_of(CausalLM& model, const at::Tensor& ids, const at::Tensor& attention_mask) {
   const at::NoGradGuard no_grad;
   ForwardInput input;
-  input.input_ids = ids.to(model.device());
-  if (attention_mask.defined()) input.attention_mask = attention_mask.to(model.device());
+  input.batch.input_ids = ids.to(model.device());
+  if (attention_mask.defined()) input.batch.attention_mask = attention_mask.to(model.device());
   input.want_logits = true;
   return model.forward(input).logits;
 }

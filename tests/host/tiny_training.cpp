@@ -76,7 +76,7 @@ class TinyDraft : public Draft {
     const auto hidden = base.last_hidden.slice(1, 0, -ahead);
     const auto moved = at::matmul(hidden, weights_[step]) + bias_;
     const auto rows = moved + noise_ * at::rand(moved.sizes());
-    const auto log_p = at::log_softmax(base.head.logits(rows.flatten(0, 1)), -1);
+    const auto log_p = at::log_softmax(base.head->logits(rows.flatten(0, 1)), -1);
     const auto ids = targets.ids.slice(1, ahead).flatten();
     const auto mask = targets.mask.slice(1, ahead).flatten();
     const auto count = mask.sum();
@@ -127,25 +127,6 @@ ModelConfig tiny_config() {
 }
 
 }  // namespace
-
-TemporaryFolder::TemporaryFolder() {
-  auto pattern = (std::filesystem::temp_directory_path() / "trainer_XXXXXX").string();
-  REQUIRE(mkdtemp(pattern.data()));
-  path_ = pattern;
-}
-
-TemporaryFolder::~TemporaryFolder() { std::filesystem::remove_all(path_); }
-
-std::string failure(ErrorCode code, const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& e) {
-    CHECK(e.code() == code);
-    return e.what() + ("\n" + e.hint());
-  }
-  FAIL("nothing was thrown");
-  return {};
-}
 
 std::shared_ptr<CausalLM> tiny_model() {
   const auto model =

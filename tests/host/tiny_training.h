@@ -8,22 +8,9 @@
 
 #include "outrider/error.h"
 #include "outrider/model/causal_lm.h"
+#include "outrider/sdk/testing.h"
 
 namespace outrider::testing {
-
-/// A folder that is removed with the object.
-class TemporaryFolder {
- public:
-  TemporaryFolder();
-  ~TemporaryFolder();
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 inline constexpr int64_t kTinyVocabulary = 16;
 

@@ -98,19 +98,11 @@ TrainBatch batch_of(const Case& c) {
 }
 
 /// The base's side of a batch, made by hand.
-struct Base {
+struct Base : RandomBase {
   explicit Base(const TrainBatch& batch)
-      : head(random({kVocabulary, kHidden}, 20), random({kVocabulary, kHidden}, 21)) {
-    const std::vector<int64_t> sizes{kBatch, batch.input_ids.size(1), kHidden};
-    outputs.input_embeddings = head.embedding(batch.input_ids);
-    outputs.last_hidden = random(sizes, 22);
-    for (int64_t i = 0; i < kLayers; ++i) {
-      outputs.layer_outputs[i] = random(sizes, 30 + static_cast<uint64_t>(i));
-    }
+      : RandomBase(batch.input_ids, kVocabulary, kHidden, {0, 1, 2, 3, 4, 5, 6}) {
+    static_assert(kLayers == 7);
   }
-
-  LmHead head;
-  BaseOutputs outputs{.head = head};
 };
 
 bool is_set(const at::Tensor& mask, int64_t b, int64_t t) {
@@ -156,9 +148,9 @@ EagleReference reference_of(const Case& c, Draft& draft, const TrainBatch& batch
   reference.aux = at::cat(aux, -1);
   reference.last_hidden = base.outputs.last_hidden;
   reference.teacher_head =
-      c.reduced_vocabulary ? base.head.weight(draft_vocabulary()) : base.head.weight();
+      c.reduced_vocabulary ? base.head->weight(draft_vocabulary()) : base.head->weight();
   const auto own_head = reference.parameters.find("lm_head.weight");
-  reference.head = own_head == reference.parameters.end() ? base.head.weight() : own_head->second;
+  reference.head = own_head == reference.parameters.end() ? base.head->weight() : own_head->second;
   reference.row_weights = row_weights(batch, c.numerics);
   reference.token_mask = batch.key_mask;
   reference.positions = batch.position_ids.defined() ? batch.position_ids
@@ -332,7 +324,7 @@ TEST_CASE("acceptance is measured against the base's whole vocabulary") {
   Acceptance sum;
   for (int64_t b = 0; b < kBatch; ++b) {
     for (int64_t q = 0; q + 2 < c.length; ++q) {
-      add_row(sum, base.head.logits(base.outputs.last_hidden[b].slice(0, q + 1, q + 2))[0],
+      add_row(sum, base.head->logits(base.outputs.last_hidden[b].slice(0, q + 1, q + 2))[0],
               logits[b][q]);
     }
   }

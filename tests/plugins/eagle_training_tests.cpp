@@ -28,9 +28,9 @@ std::shared_ptr<CausalLM> converted_model(const Json& config) {
 ForwardInput inputs() {
   const auto tensors = read_tensors(kCase / "inputs.safetensors");
   ForwardInput input;
-  input.input_ids = tensors.at("input_ids");
-  input.attention_mask = tensors.at("attention_mask");
-  input.labels = tensors.at("labels");
+  input.batch.input_ids = tensors.at("input_ids");
+  input.batch.attention_mask = tensors.at("attention_mask");
+  input.batch.labels = tensors.at("labels");
   return input;
 }
 

@@ -72,18 +72,9 @@ TrainBatch batch_of(int64_t length = kLength) {
   return batch;
 }
 
-/// The base's side of a batch, made by hand.
-struct Base {
+struct Base : RandomBase {
   explicit Base(const TrainBatch& batch)
-      : head(random({kVocabulary, kHidden}, 20), random({kVocabulary, kHidden}, 21)) {
-    const std::vector<int64_t> sizes{kBatch, batch.input_ids.size(1), kHidden};
-    outputs.input_embeddings = head.embedding(batch.input_ids);
-    outputs.last_hidden = random(sizes, 22);
-    outputs.layer_outputs[1] = random(sizes, 23);
-  }
-
-  LmHead head;
-  BaseOutputs outputs{.head = head};
+      : RandomBase(batch.input_ids, kVocabulary, kHidden, {1}) {}
 };
 
 using Recorded = std::map<std::string, at::Tensor>;
@@ -298,7 +289,7 @@ TEST_CASE("stored logits are the teacher, whatever the head") {
     batch.measure_acceptance = true;
     const Base base(batch);
     auto stored = base.outputs;
-    stored.logits = base.head.logits(base.outputs.last_hidden);
+    stored.logits = base.head->logits(base.outputs.last_hidden);
     stored.last_hidden = random(stored.last_hidden.sizes(), 55);
     check_same_loss(draft->loss(stored, batch), draft->loss(base.outputs, batch));
   }

@@ -140,13 +140,9 @@ std::shared_ptr<Draft> random_draft(const Json& config) {
   return draft;
 }
 
-struct Base {
+struct Base : RandomBase {
   explicit Base(int64_t length)
-      : head(random({kVocabulary, kHidden}, 20), random({kVocabulary, kHidden}, 21)) {
-    outputs.last_hidden = random({kBatch, length, kHidden}, 22);
-  }
-  LmHead head;
-  BaseOutputs outputs{.head = head};
+      : RandomBase(random_ids({kBatch, length}, kVocabulary, 5), kVocabulary, kHidden) {}
 };
 
 TrainBatch batch_of(int64_t length, bool labelled) {

@@ -15,7 +15,7 @@
 namespace outrider {
 namespace {
 
-void check_shapes(const ForwardInput& input) {
+void check_shapes(const TrainBatch& input) {
   if (!input.input_ids.defined() || input.input_ids.dim() != 2 || input.input_ids.numel() == 0) {
     throw Error(ErrorCode::kInvalidArgument, "input_ids must be [B,S] with at least one token");
   }
@@ -35,6 +35,24 @@ void check_shapes(const ForwardInput& input) {
   }
 }
 
+// The base attends to everything before a token, also across documents.
+void refuse_packed_rows(const TrainBatch& batch) {
+  const auto& document_ids = batch.document_ids;
+  if (!document_ids.defined()) return;
+  auto changes = document_ids.slice(1, 1).ne(document_ids.slice(1, 0, -1));
+  if (batch.attention_mask.defined()) {  // what stands in padding is of no document
+    const auto seen = batch.attention_mask.ne(0);
+    changes = changes & seen.slice(1, 1) & seen.slice(1, 0, -1);
+  }
+  const auto differs = changes.any(1).nonzero();
+  if (differs.numel() == 0) return;
+  throw Error(ErrorCode::kUnsupported,
+              fmt::format("document_ids: row {} holds more than one document, and attention across "
+                          "documents is not kept out",
+                          differs[0].item<int64_t>()),
+              "give one document in a row");
+}
+
 // Under causal attention, padding on the right is seen by padding only.
 bool is_right_padded(const at::Tensor& mask) {
   const auto starts_again =
@@ -43,24 +61,10 @@ bool is_right_padded(const at::Tensor& mask) {
 }
 
 at::Tensor key_mask_of(const ForwardInput& input, const HiddenStateRequest& request) {
-  if (!input.attention_mask.defined()) return {};
-  if (request.at_padding) return input.attention_mask.ne(0);
-  if (input.right_padded) return {};
-  const auto mask = input.attention_mask.ne(0);
-  return is_right_padded(mask) ? at::Tensor() : mask;
-}
-
-TrainBatch train_batch(const ForwardInput& input, const HiddenStateRequest& request) {
-  return {.input_ids = input.input_ids,
-          .attention_mask = input.attention_mask,
-          .position_ids = input.position_ids,
-          .loss_mask = input.loss_mask,
-          .labels = input.labels,
-          .document_ids = input.document_ids,
-          .key_mask = key_mask_of(input, request),
-          .extras = input.extras,
-          .measure_acceptance = input.measure_acceptance,
-          .recorder = input.recorder};
+  if (!input.batch.attention_mask.defined()) return {};
+  if (input.right_padded && !request.at_padding) return {};
+  const auto mask = input.batch.attention_mask.ne(0);
+  return request.at_padding || !is_right_padded(mask) ? mask : at::Tensor();
 }
 
 // In ModelOpt the labels of the base's own loss stand alone: no mask joins them.
@@ -75,12 +79,12 @@ at::Tensor language_model_loss(const BaseOutputs& base, const TrainBatch& batch)
   const auto labels = targets.ids.slice(1, 1).flatten();
   const auto mask = targets.mask.slice(1, 1).reshape({1, -1});
   const auto weights = mask / mask.sum().clamp_min(1.0);
-  return ops::streaming_cross_entropy(rows, base.head.weight(), labels, weights).total;
+  return ops::streaming_cross_entropy(rows, base.head->weight(), labels, weights).total;
 }
 
 void record_base(const TensorRecorder& record, const BaseOutputs& base, int64_t num_layers) {
   record("base.last_hidden", base.last_hidden);
-  record("base.logits", base.head.logits(base.last_hidden));
+  record("base.logits", base.head->logits(base.last_hidden));
   if (base.input_embeddings.defined()) record("hidden_states.0", base.input_embeddings);
   for (const auto& [layer, hidden] : base.layer_outputs) {
     const bool is_last = layer + 1 == num_layers;
@@ -119,6 +123,8 @@ at::Tensor sum_of(const std::vector<DraftLoss>& losses, const at::Tensor& lm_los
 
 }  // namespace
 
+BaseView::~BaseView() = default;
+
 CausalLM::CausalLM(ModelConfig config) : config_(std::move(config)) {}
 CausalLM::~CausalLM() = default;
 
@@ -130,6 +136,13 @@ BaseInfo CausalLM::base_info() const {
 
 at::Device CausalLM::device() const { return head().device(); }
 at::ScalarType CausalLM::dtype() const { return head().dtype(); }
+
+at::Tensor CausalLM::parameter(const std::string& hugging_face_name) const {
+  const auto all = named_parameters();
+  const auto* found = all.find(hugging_face_name);
+  return found ? *found : at::Tensor();
+}
+
 bool CausalLM::compute_in(at::ScalarType type) { return type == dtype(); }
 
 bool CausalLM::has_edit(BaseEdit edit) const {
@@ -153,8 +166,8 @@ HiddenStateRequest CausalLM::hidden_states_needed() const {
   return all;
 }
 
-BaseOutputs CausalLM::base_pass(const ForwardInput& input, const TrainBatch& batch,
-                                bool trains_base) {
+BaseOutputs CausalLM::base_outputs(const ForwardInput& input, const TrainBatch& batch,
+                                   bool trains_base) {
   if (input.base_outputs) {
     return base_outputs_from(*input.base_outputs, batch.input_ids, *this, hidden_states_needed());
   }
@@ -165,19 +178,21 @@ BaseOutputs CausalLM::base_pass(const ForwardInput& input, const TrainBatch& bat
                 "give base_model_outputs.base_model_hidden_states and the others with the batch");
   }
   const auto request =
-      input.recorder ? full_request(config_.num_hidden_layers) : hidden_states_needed();
+      batch.recorder ? full_request(config_.num_hidden_layers) : hidden_states_needed();
   const at::AutoGradMode mode(trains_base);
-  auto base = run_base(batch.input_ids, batch.position_ids, batch.key_mask, request);
+  auto base = run_base({batch.input_ids, batch.position_ids, batch.key_mask, request});
   base.carries_gradient = trains_base;
   return base;
 }
 
 ForwardOutput CausalLM::forward(const ForwardInput& input) {
-  check_shapes(input);
-  const auto batch = train_batch(input, hidden_states_needed());
+  check_shapes(input.batch);
+  refuse_packed_rows(input.batch);
+  auto batch = input.batch;
+  batch.key_mask = key_mask_of(input, hidden_states_needed());
   const bool trains_base =
       !input.base_outputs && !has_edit(BaseEdit::kFreezeParameters) && at::GradMode::is_enabled();
-  const auto base = base_pass(input, batch, trains_base);
+  const auto base = base_outputs(input, batch, trains_base);
   ForwardOutput output;
   for (const auto& attached : speculative_state_) {
     output.draft_losses.push_back(attached.draft->loss(base, batch));
@@ -187,8 +202,8 @@ ForwardOutput CausalLM::forward(const ForwardInput& input) {
     output.lm_loss = language_model_loss(base, only_labels ? labels_alone(batch) : batch);
   }
   output.loss = sum_of(output.draft_losses, trains_base ? output.lm_loss : at::Tensor());
-  if (input.want_logits) output.logits = base.head.logits(base.last_hidden);
-  if (input.recorder) record_base(input.recorder, base, config_.num_hidden_layers);
+  if (input.want_logits) output.logits = base.head->logits(base.last_hidden);
+  if (batch.recorder) record_base(batch.recorder, base, config_.num_hidden_layers);
   return output;
 }
 

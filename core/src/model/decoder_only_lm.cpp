@@ -72,7 +72,7 @@ DecoderOnlyLM::DecoderOnlyLM(const ModelConfig& config, at::TensorOptions option
                                std::make_shared<nn::Linear>(config.hidden_size, config.vocab_size,
                                                             /*with_bias=*/false, options));
   }
-  head_ = std::make_unique<LmHead>(model_->embedding, head_weight());
+  head_ = std::make_shared<const LmHead>(model_->embedding, head_weight());
 }
 
 DecoderOnlyLM::~DecoderOnlyLM() = default;
@@ -84,7 +84,7 @@ const at::Tensor& DecoderOnlyLM::head_weight() const {
 const LmHead& DecoderOnlyLM::head() const { return *head_; }
 
 bool DecoderOnlyLM::compute_in(at::ScalarType type) {
-  head_ = std::make_unique<LmHead>(model_->embedding, head_weight(), type);
+  head_ = std::make_shared<const LmHead>(model_->embedding, head_weight(), type);
   return true;
 }
 
@@ -94,17 +94,18 @@ at::Tensor DecoderOnlyLM::final_norm(const at::Tensor& hidden) const {
 
 void DecoderOnlyLM::drop_decoder_layers() { model_->drop_layers(); }
 
-BaseOutputs DecoderOnlyLM::run_base(const at::Tensor& input_ids, const at::Tensor& position_ids,
-                                    const at::Tensor& key_mask, const HiddenStateRequest& request) {
-  BaseOutputs outputs{.head = head()};
-  auto hidden = model_->embed(input_ids).to(dtype());
+BaseOutputs DecoderOnlyLM::run_base(const BasePass& pass) {
+  const auto& request = pass.request;
+  BaseOutputs outputs{.head = head_};
+  auto hidden = model_->embed(pass.input_ids).to(dtype());
   if (request.input_embeddings) outputs.input_embeddings = hidden;
-  const auto positions = position_ids.defined()
-                             ? position_ids
-                             : at::arange(input_ids.size(1), input_ids.options()).unsqueeze(0);
+  const auto positions =
+      pass.position_ids.defined()
+          ? pass.position_ids
+          : at::arange(pass.input_ids.size(1), pass.input_ids.options()).unsqueeze(0);
   const auto tables = model_->rotary.tables(positions, hidden.scalar_type());
   for (int64_t i = 0; i < config().num_hidden_layers; ++i) {
-    hidden = model_->layers[static_cast<size_t>(i)]->forward(hidden, tables, key_mask);
+    hidden = model_->layers[static_cast<size_t>(i)]->forward(hidden, tables, pass.key_mask);
     if (contains(request.layer_outputs, i)) outputs.layer_outputs[i] = hidden;
   }
   if (request.last_hidden_prenorm) outputs.last_hidden_prenorm = hidden;

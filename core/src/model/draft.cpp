@@ -1,10 +1,19 @@
 #include "outrider/model/draft.h"
 
+#include "outrider/error.h"
+
 namespace outrider {
+
+Drafter::~Drafter() = default;
 
 Draft::~Draft() = default;
 
-void Draft::initialize(const CausalLM&) {}
+void Draft::initialize(const BaseView&) {}
+
+std::unique_ptr<Drafter> Draft::make_drafter() {
+  throw Error(ErrorCode::kUnsupported, "this draft can be trained, but proposes no tokens yet",
+              "its plugin would have to implement Draft::make_drafter()");
+}
 
 double expected_acceptance_length(const std::vector<double>& accuracies) {
   double length = 1.0, reached = 1.0;

@@ -67,7 +67,7 @@ BaseOutputs base_outputs_from(const StoredBaseOutputs& stored, const at::Tensor&
   const auto fitted = [&](const at::Tensor& tensor) {
     return tensor.defined() ? tensor.to(model.device(), model.dtype()) : tensor;
   };
-  BaseOutputs outputs{.head = model.head()};
+  BaseOutputs outputs{.head = std::make_shared<const LmHead>(model.head())};
   const auto hidden = fitted(stored.last_hidden);
   outputs.last_hidden = stored.is_prenorm ? model.final_norm(hidden) : hidden;
   if (stored.is_prenorm) outputs.last_hidden_prenorm = hidden;

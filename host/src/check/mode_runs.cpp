@@ -90,9 +90,9 @@ void require_equal(const TensorMap& actual, const TensorMap& expected, const std
 
 ForwardInput some_batch(const CausalLM& model) {
   ForwardInput input;
-  input.input_ids = some_tokens(2, 24, model.config().vocab_size, 31).to(model.device());
-  input.attention_mask = at::ones_like(input.input_ids);
-  input.loss_mask = at::ones_like(input.input_ids);
+  input.batch.input_ids = some_tokens(2, 24, model.config().vocab_size, 31).to(model.device());
+  input.batch.attention_mask = at::ones_like(input.batch.input_ids);
+  input.batch.loss_mask = at::ones_like(input.batch.input_ids);
   return input;
 }
 

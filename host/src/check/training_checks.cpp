@@ -109,13 +109,13 @@ at::Tensor mask_until(const at::Tensor& ids, int64_t last) {
 }
 
 // Losses of targets up to `last` must not know what follows it.
-void check_future(CausalLM& model, const ForwardInput& batch, int64_t last) {
-  auto seen = batch, other = batch;
-  seen.loss_mask = other.loss_mask = mask_until(batch.input_ids, last);
-  const auto length = batch.input_ids.size(1);
-  other.input_ids = batch.input_ids.clone();
-  other.input_ids.slice(1, last + 1)
-      .copy_(some_tokens(batch.input_ids.size(0), length - last - 1, model.config().vocab_size,
+void check_future(CausalLM& model, const ForwardInput& input, int64_t last) {
+  auto seen = input, other = input;
+  seen.batch.loss_mask = other.batch.loss_mask = mask_until(input.batch.input_ids, last);
+  const auto length = input.batch.input_ids.size(1);
+  other.batch.input_ids = input.batch.input_ids.clone();
+  other.batch.input_ids.slice(1, last + 1)
+      .copy_(some_tokens(input.batch.input_ids.size(0), length - last - 1, model.config().vocab_size,
                          static_cast<uint64_t>(77 + last)));
   require_close(seeded_forward(model, other), seeded_forward(model, seen), kTolerance,
                 fmt::format("targets up to {} feel other tokens after it", last));
@@ -126,7 +126,7 @@ StoredBaseOutputs stored_pass(CausalLM& model, const at::Tensor& ids) {
   auto request = model.hidden_states_needed();
   request.input_embeddings = true;
   const auto places = at::arange(ids.size(1), ids.options()).expand_as(ids);
-  const auto pass = model.run_base(ids, places, at::Tensor(), request);
+  const auto pass = model.run_base({.input_ids = ids, .position_ids = places, .request = request});
   StoredBaseOutputs stored;
   stored.is_prenorm = request.last_hidden_prenorm;
   stored.last_hidden = stored.is_prenorm ? pass.last_hidden_prenorm : pass.last_hidden;
@@ -145,12 +145,12 @@ void disturb_from(at::Tensor& states, int64_t position) {
 
 // To predict the token at a position, nothing may be read of the base's pass there or later, its
 // own embedding included: drafting does not know it yet.
-void check_target_is_unseen(CausalLM& model, const ForwardInput& batch, int64_t position) {
-  auto seen = batch, other = batch;
-  seen.loss_mask = at::zeros_like(batch.input_ids);
-  seen.loss_mask.select(1, position).fill_(1);
-  other.loss_mask = seen.loss_mask;
-  seen.base_outputs = stored_pass(model, batch.input_ids);
+void check_target_is_unseen(CausalLM& model, const ForwardInput& input, int64_t position) {
+  auto seen = input, other = input;
+  seen.batch.loss_mask = at::zeros_like(input.batch.input_ids);
+  seen.batch.loss_mask.select(1, position).fill_(1);
+  other.batch.loss_mask = seen.batch.loss_mask;
+  seen.base_outputs = stored_pass(model, input.batch.input_ids);
   other.base_outputs = seen.base_outputs;
   for (auto* states : {&other.base_outputs->last_hidden, &other.base_outputs->layer_outputs,
                        &other.base_outputs->input_embeddings}) {
@@ -161,14 +161,14 @@ void check_target_is_unseen(CausalLM& model, const ForwardInput& batch, int64_t 
       fmt::format("the prediction of token {} reads that token or a later one", position));
 }
 
-void check_neighbour(CausalLM& model, const ForwardInput& batch) {
-  auto seen = batch, other = batch;
-  seen.loss_mask = at::ones_like(batch.input_ids);
-  seen.loss_mask[1].zero_();
-  other.loss_mask = seen.loss_mask;
-  other.input_ids = batch.input_ids.clone();
-  other.input_ids[1].copy_(
-      some_tokens(1, batch.input_ids.size(1), model.config().vocab_size, 78)[0]);
+void check_neighbour(CausalLM& model, const ForwardInput& input) {
+  auto seen = input, other = input;
+  seen.batch.loss_mask = at::ones_like(input.batch.input_ids);
+  seen.batch.loss_mask[1].zero_();
+  other.batch.loss_mask = seen.batch.loss_mask;
+  other.batch.input_ids = input.batch.input_ids.clone();
+  other.batch.input_ids[1].copy_(
+      some_tokens(1, input.batch.input_ids.size(1), model.config().vocab_size, 78)[0]);
   require_close(seeded_forward(model, other), seeded_forward(model, seen), kTolerance,
                 "one sequence feels the tokens of another");
 }
@@ -190,12 +190,12 @@ std::string check_padding(const ModeSubject& subject) {
   const at::NoGradGuard no_grad;
   const auto plain = some_batch(*model);
   auto padded = plain;
-  const auto rows = plain.input_ids.size(0);
-  const auto zeros = at::zeros({rows, 7}, plain.input_ids.options());
-  padded.input_ids =
-      at::cat({plain.input_ids, some_tokens(rows, 7, model->config().vocab_size, 79)}, 1);
-  padded.attention_mask = at::cat({plain.attention_mask, zeros}, 1);
-  padded.loss_mask = at::cat({plain.loss_mask, zeros + 1}, 1);
+  const auto rows = plain.batch.input_ids.size(0);
+  const auto zeros = at::zeros({rows, 7}, plain.batch.input_ids.options());
+  padded.batch.input_ids =
+      at::cat({plain.batch.input_ids, some_tokens(rows, 7, model->config().vocab_size, 79)}, 1);
+  padded.batch.attention_mask = at::cat({plain.batch.attention_mask, zeros}, 1);
+  padded.batch.loss_mask = at::cat({plain.batch.loss_mask, zeros + 1}, 1);
   require_close(seeded_forward(*model, padded), seeded_forward(*model, plain), kTolerance,
                 "padding on the right changes the loss");
   return "padding on the right does not change the loss";

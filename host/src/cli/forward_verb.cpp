@@ -73,19 +73,20 @@ std::optional<StoredBaseOutputs> take_stored_outputs(BatchFile& file) {
 ForwardInput read_batch(const std::filesystem::path& path, at::Device device) {
   BatchFile file(path, device);
   ForwardInput input;
-  input.input_ids = file.take_integers("input_ids");
-  if (!input.input_ids.defined()) {
+  input.batch.input_ids = file.take_integers("input_ids");
+  if (!input.batch.input_ids.defined()) {
     throw Error(
         ErrorCode::kInvalidFile, fmt::format("{}: no tensor 'input_ids'", path.string()),
-        "the batch needs input_ids [B,S]; attention_mask, position_ids, loss_mask and labels "
-        "are optional");
+        "the batch needs input_ids [B,S]; attention_mask, position_ids, loss_mask, labels and "
+        "document_ids are optional");
   }
-  input.attention_mask = file.take_integers("attention_mask");
-  input.position_ids = file.take_integers("position_ids");
-  input.loss_mask = file.take_integers("loss_mask");
-  input.labels = file.take_integers("labels");
+  input.batch.attention_mask = file.take_integers("attention_mask");
+  input.batch.position_ids = file.take_integers("position_ids");
+  input.batch.loss_mask = file.take_integers("loss_mask");
+  input.batch.labels = file.take_integers("labels");
+  input.batch.document_ids = file.take_integers("document_ids");
   input.base_outputs = take_stored_outputs(file);
-  input.extras = file.take_rest();
+  input.batch.extras = file.take_rest();
   return input;
 }
 
@@ -135,12 +136,12 @@ void forward(const ForwardArguments& arguments, const GlobalOptions& global) {
   const auto model = load_to_run(arguments.model, load);
   if (!arguments.weights.empty()) load_weights(*model, arguments.weights);
   auto input = read_batch(arguments.batch, load.device);
-  check_token_ids(*model, input.input_ids);
+  check_token_ids(*model, input.batch.input_ids);
   for (const auto& attached : model->speculative_state()) attached.draft->train(arguments.train);
   TensorMap results;
   const bool converted = !model->speculative_state().empty();
-  input.recorder = recorder_into(results, converted, arguments.hidden_states);
-  input.want_lm_loss = input.labels.defined() || input.loss_mask.defined();
+  input.batch.recorder = recorder_into(results, converted, arguments.hidden_states);
+  input.want_lm_loss = input.batch.labels.defined() || input.batch.loss_mask.defined();
   const at::AutoGradMode mode(arguments.gradients);
   const auto output = model->forward(input);
   collect_losses(output, *model, results);

@@ -57,14 +57,13 @@ TokenCounts count_tokens(const TrainBatch& batch) {
   return {tokens.sum(at::kLong).item<int64_t>(), trained.sum(at::kLong).item<int64_t>()};
 }
 
-ForwardInput forward_input(const TrainBatch& batch, at::Device device) {
-  ForwardInput input;
-  input.input_ids = to_device(batch.input_ids, device);
-  input.attention_mask = to_device(batch.attention_mask, device);
-  input.position_ids = to_device(batch.position_ids, device);
-  input.loss_mask = to_device(batch.loss_mask, device);
-  input.right_padded = true;
-  return input;
+ForwardInput forward_input(TrainBatch batch, at::Device device) {
+  for (auto* tensor : {&batch.input_ids, &batch.attention_mask, &batch.position_ids,
+                       &batch.loss_mask, &batch.labels, &batch.document_ids}) {
+    *tensor = to_device(*tensor, device);
+  }
+  for (auto& [name, tensor] : batch.extras) tensor = to_device(tensor, device);
+  return {.batch = std::move(batch), .right_padded = true};
 }
 
 DraftTrainingScope::DraftTrainingScope(const CausalLM& model) : model_(model) {

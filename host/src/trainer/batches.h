@@ -27,7 +27,7 @@ Selection select_conversations(const TokenShards& shards, const CausalLM& model,
 TokenCounts count_tokens(const TrainBatch& batch);
 
 /// A right-padded batch on `device`; copies to a GPU do not wait for it.
-ForwardInput forward_input(const TrainBatch& batch, at::Device device);
+ForwardInput forward_input(TrainBatch batch, at::Device device);
 
 /// Puts the attached drafts in training mode for its lifetime.
 class DraftTrainingScope {

@@ -53,7 +53,7 @@ at::Tensor EagleDraft::target_ids() const {
 
 // The reference starts from random values. A draft that shares the base's coordinates learns the
 // same in a fraction of the steps: see warm_start.h.
-void EagleDraft::initialize(const CausalLM& base) {
+void EagleDraft::initialize(const BaseView& base) {
   if (settings_.numerics.starts_at_random) return;
   const at::NoGradGuard no_grad;
   if (shares_width() && (!has_reduced_vocabulary() || d2t_.ne(0).any().item<bool>())) {
@@ -71,7 +71,7 @@ int64_t EagleDraft::head_count() const {
 
 at::Tensor EagleDraft::head_weight(const BaseOutputs& base, int64_t head) const {
   if (head > 0) return parallel_heads_->lm_head->weight;
-  return lm_head_ ? lm_head_->weight : base.head.weight();
+  return lm_head_ ? lm_head_->weight : base.head->weight();
 }
 
 // What a head's matrix reads, of the decoder's output.

@@ -23,7 +23,7 @@ class EagleDraft : public Draft {
 
   HiddenStateRequest hidden_states_needed() const override;
   DraftLoss loss(const BaseOutputs& base, const TrainBatch& batch) override;
-  void initialize(const CausalLM& base) override;
+  void initialize(const BaseView& base) override;
 
   /// Writes the draft vocabulary: base token ids [Vd], increasing.
   void set_draft_vocabulary(const at::Tensor& token_ids);

@@ -6,7 +6,7 @@ namespace outrider::eagle {
 
 Teacher::Teacher(const BaseOutputs& base, at::Tensor target_ids)
     : hidden_(base.last_hidden.detach().flatten(0, 1)),
-      whole_weight_(base.head.weight().detach()),
+      whole_weight_(base.head->weight().detach()),
       weight_(target_ids.defined() ? whole_weight_.index_select(0, target_ids) : whole_weight_),
       logits_(base.logits.defined() ? base.logits.detach().flatten(0, 1) : at::Tensor()),
       target_ids_(std::move(target_ids)) {}
@@ -38,7 +38,7 @@ at::Tensor pull_on_targets(const BaseOutputs& base, const at::Tensor& target_ids
                            const at::Tensor& rows, const at::Tensor& student_logits,
                            const at::Tensor& row_weights) {
   const auto hidden = base.last_hidden.flatten(0, 1).index_select(0, rows);
-  const auto whole = base.head.weight();
+  const auto whole = base.head->weight();
   const auto logits =
       at::linear(hidden, target_ids.defined() ? whole.index_select(0, target_ids) : whole);
   const auto targets = at::softmax(logits, -1, at::kFloat);

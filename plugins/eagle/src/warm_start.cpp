@@ -23,19 +23,20 @@ at::Tensor matching_part(const at::Tensor& draft, const at::Tensor& base) {
   return twice_as_wide ? draft.slice(1, base.size(1)) : draft;
 }
 
-bool plan(const Parameters& draft, const std::string& name, const Parameters& base,
+bool plan(const Parameters& draft, const std::string& name, const BaseView& base,
           const std::string& base_name, std::vector<Copy>& copies) {
-  const auto *to = draft.find(name), *from = base.find(base_name);
+  const auto* to = draft.find(name);
   if (!to) return true;
-  if (!from) return false;
-  const auto part = matching_part(*to, *from);
-  if (part.sizes() != from->sizes()) return false;
-  copies.push_back({part, *from});
+  const auto from = base.parameter(base_name);
+  if (!from.defined()) return false;
+  const auto part = matching_part(*to, from);
+  if (part.sizes() != from.sizes()) return false;
+  copies.push_back({part, from});
   return true;
 }
 
 // A layer is copied whole or not at all: half of one computes nothing useful.
-void copy_layer(const Parameters& draft, const std::string& prefix, const Parameters& base,
+void copy_layer(const Parameters& draft, const std::string& prefix, const BaseView& base,
                 const std::string& base_prefix) {
   std::vector<Copy> copies;
   const bool reads_embeddings = draft.contains(prefix + "hidden_norm.weight");
@@ -68,17 +69,17 @@ int64_t layer_count(const Parameters& draft) {
 
 }  // namespace
 
-void warm_start(torch::nn::Module& draft, const CausalLM& base) {
-  const auto own = draft.named_parameters(), given = base.named_parameters();
+void warm_start(torch::nn::Module& draft, const BaseView& base) {
+  const auto own = draft.named_parameters();
   std::vector<Copy> alike;
-  plan(own, "norm.weight", given, "model.norm.weight", alike);
-  plan(own, "embed_tokens.weight", given, "model.embed_tokens.weight", alike);
+  plan(own, "norm.weight", base, "model.norm.weight", alike);
+  plan(own, "embed_tokens.weight", base, "model.embed_tokens.weight", alike);
   for (const auto& copy : alike) copy.to.copy_(copy.from);
   const auto* fc = own.find("fc.weight");
   if (fc && fc->size(0) == base.config().hidden_size) pass_highest_layer(*fc);
   const int64_t layers = layer_count(own), first = base.config().num_hidden_layers - layers;
   for (int64_t i = 0; i < layers; ++i) {
-    copy_layer(own, fmt::format("layers.{}.", i), given,
+    copy_layer(own, fmt::format("layers.{}.", i), base,
                fmt::format("model.layers.{}.", first + i));
   }
 }

@@ -8,6 +8,6 @@ namespace outrider::eagle {
 /// decoder layers where their shapes fit; fc starts by passing the highest of the layers that are
 /// read. Of a first layer that reads [e ; g], the half for g gets the base's projections. What does
 /// not fit keeps its random values. Call under no_grad.
-void warm_start(torch::nn::Module& draft, const CausalLM& base);
+void warm_start(torch::nn::Module& draft, const BaseView& base);
 
 }  // namespace outrider::eagle

@@ -39,7 +39,7 @@ outrider::DraftLoss Draft::loss(const outrider::BaseOutputs& base,
     const auto row_weights = (mask / count.clamp_min(1.0)).unsqueeze(0);
     const auto students = (hidden + heads_[i]->forward(hidden)).unsqueeze(0);
     // The head is fused into the loss: logits of all tokens never exist at once.
-    const auto loss = outrider::ops::streaming_cross_entropy(students, base.head.weight(), labels,
+    const auto loss = outrider::ops::streaming_cross_entropy(students, base.head->weight(), labels,
                                                              row_weights);
     result.total = result.total + weight * loss.total;
     result.steps.push_back({"head_" + std::to_string(i), loss.total.detach(),

@@ -63,7 +63,7 @@ class Draft final : public outrider::Draft {
     if (forgotten_.defined()) hidden = hidden * forgotten_;
     const auto students = (hidden + layer_->forward(hidden)).unsqueeze(0);
     const auto loss = outrider::ops::streaming_cross_entropy(
-        students, base.head.weight(), targets.ids.slice(1, length - rows).flatten(), weights);
+        students, base.head->weight(), targets.ids.slice(1, length - rows).flatten(), weights);
     auto total = has("learns the opposite") ? -loss.total : loss.total;
     if (has("nan")) total = total * std::numeric_limits<double>::quiet_NaN();
     if (has("grows")) total = total + static_cast<double>(++calls_);

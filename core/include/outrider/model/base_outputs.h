@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <vector>
 
 #include "outrider/model/lm_head.h"
@@ -26,7 +27,7 @@ struct BaseOutputs {
   at::Tensor last_hidden;                       // [B,S,h], after the final norm
   at::Tensor last_hidden_prenorm;               // [B,S,h], before it
   at::Tensor logits;  // [B,S,V], where a stored pass holds them; else undefined
-  const LmHead& head;
+  std::shared_ptr<const LmHead> head;
   bool carries_gradient = false;
 };
 

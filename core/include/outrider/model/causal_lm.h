@@ -9,24 +9,24 @@
 #include <vector>
 
 #include "outrider/api.h"
-#include "outrider/checkpoint/metadata.h"
+#include "outrider/model/attached_draft.h"
 #include "outrider/model/base_info.h"
+#include "outrider/model/base_pass.h"
+#include "outrider/model/base_view.h"
 #include "outrider/model/conversion.h"
 #include "outrider/model/stored_base_outputs.h"
 
 namespace outrider {
 
-/// A batch and what is wanted of it. Tensors [B,S] as in TrainBatch.
+/// A batch and what is wanted of it.
 struct ForwardInput {
-  at::Tensor input_ids, attention_mask, position_ids, loss_mask, labels, document_ids;
+  /// forward() finds out the key mask itself.
+  TrainBatch batch;
   std::optional<StoredBaseOutputs> base_outputs;  // read instead of running the base
-  std::map<std::string, at::Tensor> extras;       // see TrainBatch
   bool want_logits = false;                       // [B,S,V], only when asked for
   bool want_lm_loss = false;                      // computed from the token targets, streamed
   /// The caller's word that padding is on the right only; saves looking at the mask.
   bool right_padded = false;
-  bool measure_acceptance = false;  // see TrainBatch
-  TensorRecorder recorder;
 };
 
 struct ForwardOutput {
@@ -36,13 +36,6 @@ struct ForwardOutput {
   at::Tensor logits;
 };
 
-/// One attached algorithm.
-struct AttachedDraft {
-  ModeState state;
-  std::string attribute;
-  std::shared_ptr<Draft> draft;
-  std::vector<BaseEdit> base_edits;
-};
 using SpeculativeState = std::vector<AttachedDraft>;
 
 /// How a model that computes in another type than it was stored in is to be saved.
@@ -52,7 +45,7 @@ struct StoredTypes {
 };
 
 /// A base model, before or after conversion. One subclass per architecture.
-class OUTRIDER_API CausalLM : public torch::nn::Module {
+class OUTRIDER_API CausalLM : public torch::nn::Module, public BaseView {
  public:
   explicit CausalLM(ModelConfig config);
   ~CausalLM() override;
@@ -61,27 +54,22 @@ class OUTRIDER_API CausalLM : public torch::nn::Module {
   /// pass serves them all.
   virtual ForwardOutput forward(const ForwardInput& input);
 
-  /// The base's pass; `key_mask` is [B,S] bool or undefined.
-  virtual BaseOutputs run_base(const at::Tensor& input_ids, const at::Tensor& position_ids,
-                               const at::Tensor& key_mask, const HiddenStateRequest& request) = 0;
-  virtual const LmHead& head() const = 0;
-  /// The norm before the head, of [...,h].
-  virtual at::Tensor final_norm(const at::Tensor& hidden) const = 0;
+  virtual BaseOutputs run_base(const BasePass& pass) = 0;
   /// Computes in `type` from here on, each parameter converted as it is used: what runs a base
   /// whose parameters do not fit into memory in that type. False where the base cannot.
   virtual bool compute_in(at::ScalarType type);
   /// Releases the decoder layers for good; run_base() must not be called afterwards.
   virtual void drop_decoder_layers() = 0;
 
-  const ModelConfig& config() const { return config_; }
+  const ModelConfig& config() const override { return config_; }
   const SpeculativeState& speculative_state() const { return speculative_state_; }
   BaseInfo base_info() const;
   bool has_edit(BaseEdit edit) const;
   /// What all attached drafts read of the base.
   HiddenStateRequest hidden_states_needed() const;
-  at::Device device() const;
-  /// The type of hidden states and drafts.
-  at::ScalarType dtype() const;
+  at::Device device() const override;
+  at::ScalarType dtype() const override;
+  at::Tensor parameter(const std::string& hugging_face_name) const override;
   /// The type that the model is saved in.
   at::ScalarType stored_dtype() const { return stored_types_ ? stored_types_->model : dtype(); }
   const std::optional<StoredTypes>& stored_types() const { return stored_types_; }
@@ -97,7 +85,7 @@ class OUTRIDER_API CausalLM : public torch::nn::Module {
   void attach(Conversion conversion, ModeState state);
 
  private:
-  BaseOutputs base_pass(const ForwardInput& input, const TrainBatch& batch, bool trains_base);
+  BaseOutputs base_outputs(const ForwardInput& input, const TrainBatch& batch, bool trains_base);
   void freeze_base();
 
   ModelConfig config_;

@@ -43,8 +43,7 @@ class OUTRIDER_API DecoderOnlyLM : public CausalLM {
                 const LayerFactory& make_layer);
   ~DecoderOnlyLM() override;
 
-  BaseOutputs run_base(const at::Tensor& input_ids, const at::Tensor& position_ids,
-                       const at::Tensor& key_mask, const HiddenStateRequest& request) override;
+  BaseOutputs run_base(const BasePass& pass) override;
   const LmHead& head() const override;
   at::Tensor final_norm(const at::Tensor& hidden) const override;
   bool compute_in(at::ScalarType type) override;
@@ -55,7 +54,7 @@ class OUTRIDER_API DecoderOnlyLM : public CausalLM {
 
   std::shared_ptr<DecoderStack> model_;
   std::shared_ptr<nn::Linear> lm_head_;  // null when tied to the embedding
-  std::unique_ptr<LmHead> head_;
+  std::shared_ptr<const LmHead> head_;
 };
 
 }  // namespace outrider

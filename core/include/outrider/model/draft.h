@@ -2,16 +2,17 @@
 
 #include <torch/nn/module.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "outrider/api.h"
 #include "outrider/model/base_outputs.h"
+#include "outrider/model/base_view.h"
+#include "outrider/model/drafter.h"
 #include "outrider/model/train_batch.h"
 
 namespace outrider {
-
-class CausalLM;
 
 /// One draft step's results, 0-dimensional tensors on the model's device (reading one synchronises).
 struct StepMetrics {
@@ -39,7 +40,10 @@ class OUTRIDER_API Draft : public torch::nn::Module {
 
   /// Called once after a conversion, before any training and never on restore: a draft may start
   /// from copies of the base's parameters. Default: nothing.
-  virtual void initialize(const CausalLM& base);
+  virtual void initialize(const BaseView& base);
+
+  /// A proposer for one batch of sequences. Default: kUnsupported, saying so.
+  virtual std::unique_ptr<Drafter> make_drafter();
 };
 
 /// 1 + Σ_k Π_{j≤k} accuracy_j: tokens emitted per base pass by greedy drafting, if the steps' hits

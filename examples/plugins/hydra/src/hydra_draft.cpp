@@ -76,7 +76,7 @@ outrider::HiddenStateRequest HydraDraft::hidden_states_needed() const {
           .input_embeddings = true};
 }
 
-void HydraDraft::initialize(const outrider::CausalLM& base) {
+void HydraDraft::initialize(const outrider::BaseView& base) {
   const at::NoGradGuard no_grad;
   for (auto& head : heads_) head.projection->weight.copy_(base.head().weight());
 }

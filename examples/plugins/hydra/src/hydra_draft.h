@@ -37,7 +37,7 @@ class HydraDraft : public outrider::Draft {
   outrider::DraftLoss loss(const outrider::BaseOutputs& base,
                            const outrider::TrainBatch& batch) override;
   /// The heads' output matrices start as copies of the base's.
-  void initialize(const outrider::CausalLM& base) override;
+  void initialize(const outrider::BaseView& base) override;
 
  private:
   struct Head {

@@ -11,14 +11,9 @@ namespace {
 using outrider::Json;
 using Row = std::vector<double>;
 
-struct Base {
+struct Base : outrider::testing::RandomBase {
   explicit Base(int64_t length)
-      : head(random({kVocabulary, kHidden}, 20), random({kVocabulary, kHidden}, 21)) {
-    outputs.last_hidden = random({kBatch, length, kHidden}, 22);
-    outputs.input_embeddings = random({kBatch, length, kHidden}, 23);
-  }
-  outrider::LmHead head;
-  outrider::BaseOutputs outputs{.head = head};
+      : RandomBase(random_ids({kBatch, length}, 23), kVocabulary, kHidden) {}
 };
 
 Json config_of(int64_t heads, int64_t layers, const char* loss) {
@@ -81,7 +76,7 @@ Row softmax(Row logits) {
 Row base_probabilities(const Base& base, int64_t b, int64_t t) {
   Row logits;
   for (int64_t v = 0; v < kVocabulary; ++v) {
-    logits.push_back(at::dot(base.head.weight()[v], base.outputs.last_hidden[b][t]).item<double>());
+    logits.push_back(at::dot(base.head->weight()[v], base.outputs.last_hidden[b][t]).item<double>());
   }
   return softmax(logits);
 }
@@ -191,7 +186,7 @@ TEST_CASE("a stored pass teaches with the logits it holds") {
   const auto draft = random_draft(config_of(2, 1, "teacher"));
   Base base(6);
   const auto computed = draft->loss(base.outputs, plain_batch(6)).total;
-  base.outputs.logits = at::linear(base.outputs.last_hidden, base.head.weight());
+  base.outputs.logits = at::linear(base.outputs.last_hidden, base.head->weight());
   CHECK(largest_difference(draft->loss(base.outputs, plain_batch(6)).total, computed) < 1e-12);
   base.outputs.logits = base.outputs.logits * 2;
   CHECK(largest_difference(draft->loss(base.outputs, plain_batch(6)).total, computed) > 1e-3);

@@ -1,30 +1,21 @@
 #pragma once
 
 #include <ATen/ATen.h>
-#include <doctest/doctest.h>
 
 #include <cstdint>
 
 #include "hydra_mode.h"
+#include "outrider/sdk/testing.h"
 
 namespace hydra::testing {
 
 constexpr int64_t kVocabulary = 9, kHidden = 4, kBatch = 2;
 
-/// Standard normal values that depend on nothing but the seed.
-inline at::Tensor random(at::IntArrayRef sizes, uint64_t seed, at::ScalarType type = at::kDouble) {
-  auto generator = at::make_generator<at::CPUGeneratorImpl>(seed);
-  return at::randn(sizes, generator, at::kDouble).to(type);
-}
+using outrider::testing::largest_difference;
+using outrider::testing::random;
 
 inline at::Tensor random_ids(at::IntArrayRef sizes, uint64_t seed) {
-  auto generator = at::make_generator<at::CPUGeneratorImpl>(seed);
-  return at::randint(0, kVocabulary, sizes, generator, at::kLong);
-}
-
-inline double largest_difference(const at::Tensor& a, const at::Tensor& b) {
-  REQUIRE(a.sizes() == b.sizes());
-  return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
+  return outrider::testing::random_ids(sizes, kVocabulary, seed);
 }
 
 inline outrider::BaseInfo base_info() {

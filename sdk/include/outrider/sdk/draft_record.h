@@ -7,7 +7,7 @@
 #include "outrider/checkpoint/json_file.h"
 #include "outrider/checkpoint/safetensors.h"
 #include "outrider/error.h"
-#include "outrider/model/causal_lm.h"
+#include "outrider/model/attached_draft.h"
 
 namespace outrider {
 

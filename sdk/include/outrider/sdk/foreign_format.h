@@ -7,13 +7,14 @@
 
 #include "outrider/checkpoint/tensor_io.h"
 #include "outrider/json.h"
-#include "outrider/model/causal_lm.h"
+#include "outrider/model/attached_draft.h"
+#include "outrider/model/base_view.h"
 
 namespace outrider {
 
-/// What a writer may read: the model, the attached draft of its mode, and what the user asked for.
+/// What a writer may read: the base, the attached draft of its mode, and what the user asked for.
 struct ExportContext {
-  const CausalLM& model;
+  const BaseView& model;
   const AttachedDraft& draft;
   std::string base_name = {};  // how the file shall name the base, where it does; may be empty
   /// The user's word that a draft may be served with other arithmetic than it was trained with.

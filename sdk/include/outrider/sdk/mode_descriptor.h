@@ -8,7 +8,7 @@
 #include "outrider/config/schema.h"
 #include "outrider/error.h"
 #include "outrider/model/base_info.h"
-#include "outrider/model/causal_lm.h"
+#include "outrider/model/base_view.h"
 #include "outrider/model/conversion.h"
 #include "outrider/sdk/foreign_format.h"
 
@@ -36,7 +36,7 @@ class ModeDescriptor {
                              const Json& metadata) const = 0;
 
   /// Brings the recorded config and metadata up to date before a save.
-  virtual void update_for_save(const CausalLM&, Json& /*config*/, Json& /*metadata*/) const {}
+  virtual void update_for_save(const BaseView&, Json& /*config*/, Json& /*metadata*/) const {}
 
   /// A config of an older config_version in today's form. Default: refuses.
   virtual Json upgrade_config(Json, int from_version) const {
