@@ -59,6 +59,11 @@ def longest_match(text, pattern):
     return at, at + longest
 
 
+def _ignored_calls(i):
+    return Problem(f"the chat template ignores the tool calls of message {i + 1}",
+                   "--chat-template FILE names a template that renders tool calls")
+
+
 class AnswerFinder:
     """Finds the answers that are trained on in `text`, which `template` made of all the messages.
 
@@ -97,8 +102,9 @@ class AnswerFinder:
         history, prompt = asked[:shared], asked[shared:]
         floor, begin, missing = self._beginning(i, marked, before, history, prompt)
         if self.text.endswith(behind) and end <= begin:
-            what = "ignores the tool calls" if "tool_calls" in self._messages[i] else "renders nothing"
-            raise Problem(f"the chat template {what} of message {i + 1}")
+            if "tool_calls" in self._messages[i]:
+                raise _ignored_calls(i)
+            raise Problem(f"the chat template renders nothing of message {i + 1}")
         self._check_surroundings(i, before[:begin], behind, begin, end)
         stop = end + len(self._end_of_turn(i, prompt, behind))
         answer = Answer(floor, begin, end, stop, i)
@@ -119,7 +125,7 @@ class AnswerFinder:
         raise Problem(f"the chat template renders what is around message {i + 1} differently "
                       "with every answer, so the answer cannot be located")
 
-    # ---- Answers as they are served -----------------------------------------------------------------
+    # ---- Answers as they are served -------------------------------------------------------------
 
     def _served(self, answer, asked, missing, has_same_history):
         """The answer behind all of its generation prompt, of which the template rendered less.
@@ -132,7 +138,8 @@ class AnswerFinder:
             said = as_generated(self._messages[i], rendered, missing)
             if said is not None:
                 return self._complete(self._put_behind(asked, said, answer))
-        self.notes.add((Note.PROMPT_CUT if is_last and opened_tag(missing) else Note.NOT_AS_SERVED, i))
+        is_cut = is_last and opened_tag(missing)
+        self.notes.add((Note.PROMPT_CUT if is_cut else Note.NOT_AS_SERVED, i))
         return self._complete(answer)
 
     def _put_behind(self, asked, said, answer):
@@ -178,8 +185,9 @@ class AnswerFinder:
     def _around_marker(self, i, rendered):
         count = rendered.count(self._marker)
         if count != 1:
-            what = f"repeats the text of message {i + 1}" if count else f"leaves out message {i + 1}"
-            raise Problem(f"the chat template {what}, so the answer cannot be located")
+            what = "repeats the text of" if count else "leaves out"
+            raise Problem(f"the chat template {what} message {i + 1}, so the answer cannot be "
+                          "located")
         return rendered.split(self._marker)
 
     def _around_calls(self, i):
@@ -191,7 +199,7 @@ class AnswerFinder:
         marked = {**self._messages[i], "tool_calls": calls}
         rendered = self._with({i: marked})
         if self._marker not in rendered:
-            raise Problem(f"the chat template ignores the tool calls of message {i + 1}")
+            raise _ignored_calls(i)
         before, behind = (
             rendered.split(self._marker)[0], rendered.rsplit(self._marker)[-1])
         return marked, before, behind[self._end_of_calls(i, marked):]
@@ -256,7 +264,7 @@ class AnswerFinder:
             self._template.end_of_turn(self._alone(i)[1]) != text)
         return "" if opens else text
 
-    # ---- Helpers ----------------------------------------------------------------------------------
+    # ---- Helpers --------------------------------------------------------------------------------
 
     def _check_text(self, i, rendered):
         """The answer itself must be in what is taken for it, its reasoning aside."""
@@ -268,7 +276,7 @@ class AnswerFinder:
             raise Problem(f"the chat template changes or leaves out text of message {i + 1}")
         for call in calls:
             if call["function"]["name"] not in rendered:
-                raise Problem(f"the chat template ignores the tool calls of message {i + 1}")
+                raise _ignored_calls(i)
 
     def _alone(self, i):
         """What is before and behind a plain answer as message i and last message."""

@@ -106,7 +106,7 @@ class _RecordReader:
         check_encodable(json.dumps(variables, ensure_ascii=False), "chat_template_kwargs")
         return variables
 
-    # ---- Messages ---------------------------------------------------------------------------------
+    # ---- Messages -------------------------------------------------------------------------------
 
     def _messages(self):
         """[(message, whether it is trained on)] of the form that the record has."""

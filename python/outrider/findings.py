@@ -82,8 +82,8 @@ class Findings:
         if self._skip_invalid and 2 * invalid > lines:
             raise ToolError(
                 Code.INVALID_DATA,
-                f"{source.path}: {invalid} of {lines} conversations are invalid, which is no matter "
-                "of leaving some out:\n" + self._listing("invalid", "problems"),
+                f"{source.path}: {invalid} of {lines} conversations are invalid, which is no "
+                "matter of leaving some out:\n" + self._listing("invalid", "problems"),
                 "; ".join([*self._counts["hints"], "correct the file; docs/data.md lists the "
                            "accepted forms"]))
 

@@ -85,7 +85,9 @@ class MessageReader:
         if key not in item:
             raise Problem(f"{where}: has no '{key}'; accepted are {', '.join(names)}")
         role = item[key]
-        found = _ROLES.get(role.strip().lower().replace("-", "_")) if isinstance(role, str) else None
+        found = None
+        if isinstance(role, str):
+            found = _ROLES.get(role.strip().lower().replace("-", "_"))
         if found is None:
             shown = printable(json.dumps(role, ensure_ascii=False), 40)
             raise Problem(f"{where}.{key}: {shown} is none of {', '.join(names)}")

@@ -25,10 +25,10 @@ _SENTENCES = {
     Note.REASONING_DROPPED: "the reasoning of {} is left out, as --reasoning drop says",
     Note.NOT_AS_SERVED: "the generation prompt before {} that {} trained on is not rendered as in "
                         "serving; --turns each renders every answer as when it was asked for",
-    Note.REASONING_PUT_BACK: "the chat template leaves out the reasoning of {}; it is put back behind "
-                             "the generation prompt, which opens it",
-    Note.PROMPT_CUT: "the generation prompt opens reasoning that {} {} not hold; it is not rendered "
-                     "in full",
+    Note.REASONING_PUT_BACK: "the chat template leaves out the reasoning of {}; it is put back "
+                             "behind the generation prompt, which opens it",
+    Note.PROMPT_CUT: "the generation prompt opens reasoning that {} {} not hold; it is not "
+                     "rendered in full",
     Note.TEXT_ADDED: "the chat template puts text into {} that the conversations do not hold, and "
                      "it is trained on; if serving puts it there, give the template's switch, as "
                      "in --template-arg enable_thinking=false",
@@ -48,7 +48,8 @@ def sentence(note, count):
 def changed_messages(messages, trained, text):
     """{(Note, number)} of the messages whose text is not in the rendered one."""
     return {(Note.MESSAGE_CHANGED, i) for i, message in enumerate(messages)
-            if i not in trained and not _is_rendered(message["content"], text)}
+            if i not in trained and not (_is_rendered(message["content"], text) and all(
+                call["function"]["name"] in text for call in message.get("tool_calls", ())))}
 
 
 def _is_rendered(content, text):

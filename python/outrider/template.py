@@ -103,7 +103,7 @@ class Template:
         found = self._special.search(text)
         return found.start() if found else -1
 
-    # ---- What the template is given ---------------------------------------------------------------
+    # ---- What the template is given -------------------------------------------------------------
 
     def _parsed_names(self, origin):
         """(names that the template uses, those of them that it does not declare)."""
@@ -186,8 +186,8 @@ class Template:
             hidden_text = self._text_or_none(formed, hidden_context)
             if hidden_text is not None and literals.show(hidden_text) == text:
                 return formed, hidden_context, hidden_text, literals
-        raise Problem(f"the chat template treats {printable(sorted(names)[0])} in a text in its own "
-                      "way, so it cannot be told whose token it is")
+        raise Problem(f"the chat template treats {printable(min(names))} in a text in its own way, "
+                      "so it cannot be told whose token it is")
 
     def _text_or_none(self, messages, context):
         try:
@@ -210,7 +210,7 @@ class Template:
         return {"documents": None, **self._own, **self._arguments, **context.variables,
                 "messages": messages, "tools": context.tools or None, "add_generation_prompt": ask}
 
-    # ---- Templates that mark answers --------------------------------------------------------------
+    # ---- Templates that mark answers ------------------------------------------------------------
 
     def _marked_answers(self, messages, context, trained):
         text, spans = self._render_spans(messages, context)

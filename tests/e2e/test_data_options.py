@@ -1,4 +1,4 @@
-"""Options that decide how conversations are rendered: what they do, and that shards tell of them."""
+"""Options that decide how conversations are rendered: what they do, and that shards tell it."""
 
 import hashlib
 import json
@@ -45,6 +45,8 @@ def test_shards_tell_how_they_were_rendered(outrider, folder_of, jsonl, tokenize
     assert found["template_args"] == {"thinks": False}
     assert found["noted"] == {"unread_keys": {"id": 1, "source": 1}}
     assert "note: keys that are not read: id (1), source (1)\n" in done.stderr
+    inspected = outrider("data", "inspect", tmp_path / "out")
+    assert "\nnoted: unread key id (1), unread key source (1)\n" in inspected.stdout
     samples = conversations(tmp_path / "out")
     assert found["conversations"] == len(samples) == 4
     tokenizer.chat_template, before = SWITCH, tokenizer.chat_template
@@ -82,7 +84,8 @@ def test_a_way_out_is_named_where_reasoning_is_lost(outrider, folder_of, jsonl):
     assert "hint: --turns each renders every answer as it is served" in text
 
 
-def test_an_interrupted_run_goes_on_with_the_same_options_only(outrider, folder_of, jsonl, tmp_path):
+def test_an_interrupted_run_goes_on_with_the_same_options_only(
+        outrider, folder_of, jsonl, tmp_path):
     folder, out = folder_of(SWITCH), tmp_path / "out"
     command = ["data", "prepare", jsonl(TURNS), "--model", folder, "--out", out]
     outrider(*command)

@@ -75,9 +75,11 @@ Json shown_of_shards(const InspectOptions& options) {
 
 Json inspect_shards(const InspectOptions& options) {
   const auto& folder = options.conversations.files.front();
-  const auto shapes = conversation_shapes(TokenShards::open(folder));
+  const auto shards = TokenShards::open(folder);
+  const auto shapes = conversation_shapes(shards);
   refuse_whole_masks(folder, shapes);
   auto report = mask_report(shapes);
+  report["noted"] = shards.description().value("noted", Json::object());
   report["shown"] = shown_of_shards(options);
   return report;
 }
@@ -178,6 +180,19 @@ void print_shown(const Json& shown) {
   }
 }
 
+/// Of shards: the notes on conversations were made while they were read.
+void print_noted(const Json& noted) {
+  std::vector<std::string> counts;
+  for (const auto& [name, count] : noted.items()) {
+    if (count.is_number()) counts.push_back(fmt::format("{} ({})", printable(name), count.dump()));
+  }
+  const auto keys = noted.value("unread_keys", Json::object());
+  for (const auto& [key, count] : keys.items()) {
+    counts.push_back(fmt::format("unread key {} ({})", printable(key), count.dump()));
+  }
+  if (!counts.empty()) fmt::print("\nnoted: {}\n", fmt::join(counts, ", "));
+}
+
 void inspect(const InspectOptions& options, bool json) {
   const auto& model = options.conversations.model;
   if (!model.empty()) require_tokenizer_folder(model);
@@ -185,6 +200,7 @@ void inspect(const InspectOptions& options, bool json) {
   if (json) return print_json(report);
   print_figures(report);
   print_histogram(report["histogram"]);
+  if (is_shards(options)) print_noted(report["noted"]);
   print_shown(report["shown"]);
 }
 
