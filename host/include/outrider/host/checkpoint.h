@@ -62,7 +62,8 @@ struct SaveOptions {
 
 /// Writes a Hugging Face folder that plain transformers can load the base from, atomically. Weights
 /// above max_shard_size are split into several files with an index. Where ModelOpt would compute
-/// the same, modelopt_state.pth is there as well and ModelOpt restores the draft too.
+/// the same, modelopt_state.pth is there as well and ModelOpt restores the draft too. Throws
+/// kWriteFailed, before anything is written, where the disk has no room.
 OUTRIDER_API void save_pretrained(const CausalLM& model, const std::filesystem::path& folder,
                                   const SaveOptions& options);
 
