@@ -38,7 +38,7 @@ std::vector<std::pair<std::string, at::Tensor>> stages(const BaseOutputs& base, 
     all.emplace_back(fmt::format("decoder layer {} (of 0 to {})", layer, layers - 1), hidden);
   }
   all.emplace_back("its final norm", base.last_hidden);
-  all.emplace_back("its output head", base.head.logits(base.last_hidden));
+  all.emplace_back("its output head", base.head->logits(base.last_hidden));
   return all;
 }
 
@@ -85,8 +85,9 @@ std::optional<BaseFault> first_base_fault(CausalLM& model, const TokenShards& to
                                           int64_t conversation, int64_t max_length) {
   const at::NoGradGuard no_grad;
   const auto input = forward_input(tokens.batch({conversation}, max_length), model.device());
-  const auto base =
-      model.run_base(input.input_ids, input.position_ids, at::Tensor(), everything_of(model));
+  const auto base = model.run_base({.input_ids = input.batch.input_ids,
+                                    .position_ids = input.batch.position_ids,
+                                    .request = everything_of(model)});
   for (const auto& [place, values] : stages(base, model.config().num_hidden_layers)) {
     if (const auto row = first_bad_row(values)) return BaseFault{place, conversation, *row};
   }
