@@ -207,8 +207,8 @@ class Suite {
       send("");
       if (tasks_[i].is_request()) {
         const auto refusal = refusal_of(tasks_[i].mode, options_);
-        if (refusal) return send(as_line(*refusal));
-        continue;
+        if (refusal) send(as_line(*refusal));
+        return;  // what the mode left behind in this process must not hide from the checks
       }
       for (const auto& result : run_task(tasks_[i], plugin_, options_)) send(as_line(result));
     }
@@ -236,7 +236,7 @@ class Suite {
     loads_ = begun > 0;
     if (is_complete || (loaded && loaded->status == CheckStatus::kFailed)) return tasks_.size();
     const auto* task = loads_ ? &tasks_[first + begun - 1] : nullptr;
-    // A mode that crashes does so again in the checks that find it.
+    // A request has its child to itself; a mode that crashes does so again in a check.
     if (!task || !task->is_request()) report_crash(task, end, report);
     return first + begun;
   }

@@ -7,51 +7,10 @@
 #include <utility>
 #include <vector>
 
+#include "outrider/config/field_type_of.h"
 #include "outrider/config/schema.h"
 
 namespace outrider {
-namespace detail {
-
-template <class T>
-struct Member {
-  using Value = T;
-  static constexpr bool kNullable = false;
-};
-template <class T>
-struct Member<std::optional<T>> {
-  using Value = T;
-  static constexpr bool kNullable = true;
-};
-
-template <class T>
-constexpr bool kNeverTrue = false;
-
-template <class T>
-constexpr FieldType type_of(const T*) {
-  static_assert(kNeverTrue<T>,
-                "a config field is a bool, int64_t (for every integer), double (for every other "
-                "number), std::string, Json (an object), std::vector of those, or std::optional of "
-                "each");
-  return FieldType::kObject;
-}
-constexpr FieldType type_of(const bool*) { return FieldType::kBool; }
-constexpr FieldType type_of(const int64_t*) { return FieldType::kInt; }
-constexpr FieldType type_of(const double*) { return FieldType::kFloat; }
-constexpr FieldType type_of(const std::string*) { return FieldType::kString; }
-constexpr FieldType type_of(const Json*) { return FieldType::kObject; }
-template <class T>
-constexpr FieldType type_of(const std::vector<T>*) {
-  return FieldType::kList;
-}
-
-constexpr std::optional<FieldType> element_of(const void*) { return std::nullopt; }
-template <class T>
-constexpr std::optional<FieldType> element_of(const std::vector<T>*) {
-  return type_of(static_cast<const T*>(nullptr));
-}
-constexpr std::optional<FieldType> element_of(const std::vector<Json>*) { return std::nullopt; }
-
-}  // namespace detail
 
 /// Bounds (of a number, inclusive) and choices; null, where it is allowed, is outside of them.
 template <class T>
