@@ -147,7 +147,7 @@ TEST_CASE("tensors of a wrong shape are refused by name") {
   for (const auto& [name, member] : members) {
     ForwardInput input;
     input.batch.input_ids = ids();
-    input.*member = short_one;
+    input.batch.*member = short_one;
     CHECK_CONTAINS(failure(ErrorCode::kInvalidArgument, [&] { model->forward(input); }),
                    std::string(name) + " is [2,4], expected the shape of input_ids [2,5]");
   }
@@ -417,6 +417,31 @@ TEST_CASE("a base that computes in float32 with bfloat16 parameters is the widen
       CHECK((parameter.scalar_type() == at::kBFloat16));
     }
   }
+}
+
+TEST_CASE("a row with more than one document is refused, padding aside") {
+  const auto model = tiny_llama();
+  ForwardInput input;
+  input.batch.input_ids = ids();
+  input.batch.document_ids = at::tensor({0, 0, 0, 0, 0, 4, 4, 4, 5, 5}, at::kLong).view({2, 5});
+  CHECK_CONTAINS(failure(ErrorCode::kUnsupported, [&] { model->forward(input); }),
+                 "document_ids: row 1 holds more than one document");
+  input.batch.attention_mask = at::tensor({1, 1, 1, 1, 1, 1, 1, 1, 0, 0}, at::kLong).view({2, 5});
+  model->forward(input);
+}
+
+TEST_CASE("a base as others see it: parameters by their Hugging Face names") {
+  const auto model = tiny_llama();
+  const BaseView& view = *model;
+  CHECK(view.parameter("model.norm.weight").sizes() == at::IntArrayRef({kHidden}));
+  CHECK(view.parameter("lm_head.weight").is_same(model->named_parameters()["lm_head.weight"]));
+  CHECK_FALSE(view.parameter("model.norm.bias").defined());
+}
+
+TEST_CASE("a draft without a drafter says so") {
+  TinyDraft draft({});
+  CHECK_CONTAINS(failure(ErrorCode::kUnsupported, [&] { draft.make_drafter(); }),
+                 "proposes no tokens yet");
 }
 
 TEST_CASE("a model is saved in its own type unless it says otherwise") {

@@ -51,7 +51,7 @@ Conversion convert_tiny(Tiny& tiny) {
 }
 
 at::Tensor tiny_loss(const Conversion& conversion) {
-  const LmHead head(at::ones({8, 3}), at::ones({8, 3}));
+  const auto head = std::make_shared<const LmHead>(at::ones({8, 3}), at::ones({8, 3}));
   const BaseOutputs outputs{.input_embeddings = {},
                             .layer_outputs = {},
                             .last_hidden = at::full({1, 2, 3}, 0.5),

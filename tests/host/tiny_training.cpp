@@ -128,6 +128,17 @@ ModelConfig tiny_config() {
 
 }  // namespace
 
+std::string failure(ErrorCode code, const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& e) {
+    CHECK(e.code() == code);
+    return e.what() + ("\n" + e.hint());
+  }
+  FAIL("nothing was thrown");
+  return {};
+}
+
 std::shared_ptr<CausalLM> tiny_model() {
   const auto model =
       std::make_shared<LlamaForCausalLM>(tiny_config(), at::TensorOptions(at::kFloat));
