@@ -21,10 +21,10 @@ def sha256(path):
 
 
 def other_bytes(path, out):
-    """The same plugin with a byte of its symbols' names changed, which nothing reads."""
+    """The same plugin with another word for the compiler in its .comment, which nothing reads."""
     content = path.read_bytes()
-    assert content.count(b"tiny_plugin.cpp") > 0
-    out.write_bytes(content.replace(b"tiny_plugin.cpp", b"tidy_plugin.cpp"))
+    assert content.count(b"\0GCC: (") > 0
+    out.write_bytes(content.replace(b"\0GCC: (", b"\0gcc: ("))
     return out
 
 

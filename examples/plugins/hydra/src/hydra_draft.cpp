@@ -30,7 +30,7 @@ ops::TeacherTargets teacher_targets(const outrider::BaseOutputs& base, const at:
             {}};
   }
   return {base.last_hidden.detach().flatten(0, 1).index_select(0, rows),
-          [&head = base.head](const at::Tensor& chunk) { return head.logits(chunk); },
+          [head = base.head](const at::Tensor& chunk) { return head->logits(chunk); },
           {}};
 }
 
