@@ -51,7 +51,7 @@ rm -r $out/timed
 budget=$((speed * seconds / steps))  # tokens of one step
 batch=$(at_least 1 "$(at_most 4 $((budget / tokens_each)))")
 length=$(at_least 64 "$(at_most 256 $((budget * 256 / tokens_each)))")
-held_out=$(at_least 10 $((3 * speed * evaluation_seconds / tokens_each)))  # a third of a step's work each
+held_out=$(at_least 10 $((speed * evaluation_seconds / tokens_each)))
 echo "$speed tokens/s: batches of $batch, conversations cut at $length tokens, at most $held_out held out"
 head -n "$held_out" $examples/smollm2_self_validation.jsonl >$out/held-out.jsonl
 run $outrider data prepare $out/held-out.jsonl --model "$model" --out $out/held-out
