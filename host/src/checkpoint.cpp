@@ -288,17 +288,6 @@ TensorMap tensors_to_save(const CausalLM& model, TensorMap tensors) {
   return tensors;
 }
 
-// The types of stored tensors that the model has in another.
-std::map<std::string, at::ScalarType> types_of_widened(const CausalLM& model,
-                                                       const StoredTensors& stored) {
-  std::map<std::string, at::ScalarType> types;
-  for (const auto& [name, tensor] : checkpoint_tensors(model)) {
-    const auto type = stored.at(name).load().scalar_type();
-    if (type != tensor.scalar_type()) types[name] = type;
-  }
-  return types;
-}
-
 struct Precision {
   at::ScalarType stored, computing;
   bool is_widened() const { return stored != computing; }
@@ -331,6 +320,27 @@ std::shared_ptr<CausalLM> create_base(const ModelConfig& config, const StoredTen
   return registry.create(config, options.dtype(precision.computing));
 }
 
+// The types that tensors would have without widening, where they differ: a base has the model's,
+// whatever its files have; a draft may have some of its own.
+std::map<std::string, at::ScalarType> types_of_widened(const CausalLM& model,
+                                                       const StoredTensors& stored,
+                                                       at::ScalarType model_type) {
+  std::map<std::string, at::ScalarType> types;
+  for (const auto& [name, tensor] : checkpoint_tensors(model)) {
+    auto type = stored.at(name).load().scalar_type();
+    if (at::isFloatingType(type) && !belongs_to_a_draft(model, name)) type = model_type;
+    if (type != tensor.scalar_type()) types[name] = type;
+  }
+  return types;
+}
+
+// The values are those of the narrower type too: a base may lie there in more precision.
+void round_widened(const CausalLM& model, const StoredTypes& types) {
+  const at::NoGradGuard no_grad;
+  const auto tensors = checkpoint_tensors(model);
+  for (const auto& [name, type] : types.tensors) tensors.at(name).copy_(tensors.at(name).to(type));
+}
+
 }  // namespace
 
 std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOptions& options) {
@@ -353,7 +363,8 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOpti
   if (offline) model->to(options.device);
   load_strictly(*model, checkpoint_tensors(*model), stored, folder, hint_for_misfits(stored));
   if (precision.is_widened()) {
-    model->set_stored_types({precision.stored, types_of_widened(*model, stored)});
+    model->set_stored_types({precision.stored, types_of_widened(*model, stored, precision.stored)});
+    round_widened(*model, *model->stored_types());
   }
   return model;
 }

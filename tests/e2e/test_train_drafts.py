@@ -70,8 +70,10 @@ def test_the_unconverted_base_serves_as_well(drafts, whole, outrider, forward, b
     assert (tmp_path / "file").stat().st_size > size(drafts / "final") * 10
 
 
+@pytest.mark.parametrize("bfloat16", ["fast", "slow"])
 def test_the_base_serves_as_it_was_before_its_type_changed(train, convert, forward, tiny, batch,
-                                                           tmp_path):
+                                                           tmp_path, monkeypatch, bfloat16):
+    monkeypatch.setenv("OUTRIDER_CPU_BFLOAT16", bfloat16)
     model = convert(tiny(), "--mode", "medusa", "--set", "medusa_num_heads=1", "--dtype", "bfloat16")
     train(model, tmp_path / "run", "--max-steps", 1, "--save", "draft")
     a = forward(tmp_path / "run/final", batch)
