@@ -28,6 +28,14 @@ def other_bytes(path, out):
     return out
 
 
+def other_build(folder):
+    """Other bytes of the tiny plugin, in a new folder that the gate for files trusts."""
+    folder.mkdir(mode=0o755)
+    file = other_bytes(TINY, folder / "tiny.outrider.so")
+    file.chmod(0o644)
+    return file
+
+
 @pytest.fixture
 def home(tmp_path):
     """Where the store goes: nobody else can write to it, whatever the umask."""
@@ -206,9 +214,7 @@ def test_a_lock_that_cannot_be_read_is_an_error_of_files(run, home):
 
 def test_a_second_file_of_the_same_version_elsewhere_is_warned_of(run, tmp_path):
     folder = tmp_path / "elsewhere"
-    folder.mkdir(mode=0o755)
-    other = other_bytes(TINY, folder / "tiny.outrider.so")
-    other.chmod(0o644)
+    other = other_build(folder)
     run("plugin", "lock", folder)
     done = run("--plugin-dir", folder, "plugin", "add", TINY)
     assert "warning: plugin tiny 0.1.0" in done.stderr and str(other) in done.stderr
@@ -218,9 +224,7 @@ def test_a_second_file_of_the_same_version_elsewhere_is_warned_of(run, tmp_path)
 
 def test_what_is_built_runs_before_what_is_installed_and_a_checkpoint_gets_its_own(run, tmp_path):
     build = tmp_path / "build"
-    build.mkdir(mode=0o755)
-    built = other_bytes(TINY, build / "tiny.outrider.so")
-    built.chmod(0o644)
+    built = other_build(build)
     run("plugin", "add", TINY)
     author = ("--plugin-dir", build, "--allow-unlocked-plugins")
 
