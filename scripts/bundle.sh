@@ -62,7 +62,7 @@ add_plugins() {
 
 add_texts() {
   local file
-  install -D -m 644 -t "$bundle/lib/outrider/python/outrider" "$root"/python/outrider/*.py
+  (cd "$root/python" && find outrider -name "*.py" -exec install -D -m 644 {} "$bundle/lib/outrider/python/{}" \;)
   for file in README.md LICENSE; do
     if [[ -f $root/$file ]]; then install -D -m 644 -t "$bundle/share/outrider" "$root/$file"; fi
   done

@@ -1,1 +1,1 @@
-"""Outrider's text tools: tokenizers and chat templates through Hugging Face's libraries."""
+"""Outrider's Python side: `outrider.text` reads conversations and renders chat templates."""

@@ -1,5 +1,5 @@
-// Compiled by find_package(OutriderSDK) with a project's compiler and flags; each failed assertion is
-// what the user reads.
+// Compiled by find_package(OutriderSDK) with a project's compiler and flags; each failed assertion
+// is what the user reads.
 #include "outrider/sdk/build_stamp.h"
 
 using namespace outrider;

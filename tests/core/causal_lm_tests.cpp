@@ -185,7 +185,8 @@ TEST_CASE("the language model's loss equals a loop over its logits") {
   input.want_logits = input.want_lm_loss = true;
   const auto output = model->forward(input);
   REQUIRE(output.logits.sizes() == at::IntArrayRef({2, 5, kVocabulary}));
-  const double expected = lm_loss_by_loops(output.logits, input.batch.input_ids, input.batch.loss_mask);
+  const double expected =
+      lm_loss_by_loops(output.logits, input.batch.input_ids, input.batch.loss_mask);
   CHECK(output.lm_loss.item<double>() == doctest::Approx(expected));
   CHECK(output.loss.item<double>() == doctest::Approx(expected));
   CHECK(output.loss.requires_grad());
@@ -362,7 +363,9 @@ TEST_CASE("a recorder sees every intermediate result under transformers' numberi
   ForwardInput input;
   input.batch.input_ids = ids();
   input.want_logits = true;
-  input.batch.recorder = [&](const std::string& name, const at::Tensor& tensor) { seen[name] = tensor; };
+  input.batch.recorder = [&](const std::string& name, const at::Tensor& tensor) {
+    seen[name] = tensor;
+  };
   const auto logits = model->forward(input).logits;
   for (const char* name : {"base.last_hidden", "base.logits", "hidden_states.0", "hidden_states.1",
                            "hidden_states.2", "hidden_states.3", "hidden_states.last_prenorm"}) {
@@ -373,7 +376,8 @@ TEST_CASE("a recorder sees every intermediate result under transformers' numberi
   CHECK_CLOSE(seen["base.logits"], logits, 0.0);
   CHECK_CLOSE(seen["hidden_states.3"], seen["base.last_hidden"], 0.0);
   const auto embedding = model->named_parameters()["model.embed_tokens.weight"];
-  CHECK_CLOSE(seen["hidden_states.0"][1][2], embedding[input.batch.input_ids[1][2].item<int64_t>()], 0.0);
+  CHECK_CLOSE(seen["hidden_states.0"][1][2], embedding[input.batch.input_ids[1][2].item<int64_t>()],
+              0.0);
 }
 
 TEST_CASE("base info says what the model is") {

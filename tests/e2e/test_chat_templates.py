@@ -11,9 +11,9 @@ import chat_templates as templates
 import pytest
 from transformers import AddedToken
 
-from outrider.chat import Chat, ChatOptions, load_tokenizer
-from outrider.conversations import Problem, parse
-from outrider.tool import ToolError
+from outrider.text.chat import Chat, ChatOptions, load_tokenizer
+from outrider.text.conversations import Problem, parse
+from outrider.text.tool import ToolError
 
 TOOL = {"type": "function", "function": {
     "name": "weather", "description": "", "parameters": {"type": "object", "properties": {}}}}
@@ -64,7 +64,7 @@ def chat_of(tokenizer, tmp_path_factory):
             with_template = copy.copy(loaded)
             with_template.chat_template = template
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("outrider.chat.load_tokenizer", lambda folder: with_template)
+                patch.setattr("outrider.text.chat.load_tokenizer", lambda folder: with_template)
                 made[key] = Chat(folder, date(2024, 7, 26), ChatOptions(**options))
         return made[key]
 

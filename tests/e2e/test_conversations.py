@@ -5,7 +5,7 @@ import json
 import pytest
 from conversation_data import chat, conversations
 
-from outrider.conversations import LINE_LIMIT, Dialect, Problem, parse
+from outrider.text.conversations import LINE_LIMIT, Dialect, Problem, parse
 
 USER = {"role": "user", "content": "Hi"}
 ANSWER = {"role": "assistant", "content": "Hello"}

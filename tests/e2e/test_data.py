@@ -121,7 +121,7 @@ def test_missing_inputs_are_named(outrider, model, jsonl, tmp_path):
     assert "no usable tokenizer" in text
     text = outrider("data", "prepare", chats, "--model", model, "--out", out, status=6,
                     OUTRIDER_PYTHON="/no/python").stderr
-    assert "'/no/python -m outrider.prepare' ended with status 127" in text
+    assert "'/no/python -m outrider.text.prepare' ended with status 127" in text
     assert "OUTRIDER_PYTHON" in text
 
 

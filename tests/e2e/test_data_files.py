@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from conversation_data import chat, conversations
 
-from outrider import json_array
-from outrider.conversations import parse
-from outrider.json_array import ArrayElements
-from outrider.sources import Source
-from outrider.tool import ToolError
+from outrider.text import json_array
+from outrider.text.conversations import parse
+from outrider.text.json_array import ArrayElements
+from outrider.text.sources import Source
+from outrider.text.tool import ToolError
 
 RECORDS = [chat("Hi", 'Say "]", "}" and \\'), chat("1+1?", "2", "2+2?", "{[4,"),
            {"conversations": [{"from": "human", "value": "日本?"}, {"from": "gpt", "value": "🎉\n"}]},

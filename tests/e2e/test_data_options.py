@@ -8,9 +8,9 @@ import chat_templates as templates
 import pytest
 from conversation_data import chat, conversations, trained_runs
 
-from outrider.chat import Chat, ChatOptions
-from outrider.pipeline import template_arguments
-from outrider.tool import ToolError
+from outrider.text.chat import Chat, ChatOptions
+from outrider.text.pipeline import template_arguments
+from outrider.text.tool import ToolError
 
 # A prompt that closes an empty block of reasoning, unless the switch says otherwise.
 SWITCH = templates.QWEN3 + (

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
 import pytest
-from outrider import show
+from outrider.text import show
 from runs import metrics
 from safetensors.torch import load_file
 from tokenizers import Tokenizer

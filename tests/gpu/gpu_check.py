@@ -44,7 +44,7 @@ def base_tensors():
 
 def make_shards(folder, vocab):
     """Texts of few distinct tokens: what follows what can be learnt in some steps."""
-    from outrider.shard_writer import ShardWriter
+    from outrider.text.shard_writer import ShardWriter
 
     folder.mkdir(parents=True)
     writer = ShardWriter(folder, shard_tokens=1 << 21)

@@ -4,7 +4,7 @@
 #include <optional>
 #include <string>
 
-#include "cpu_arithmetic.h"
+#include "machine/cpu_arithmetic.h"
 #include "tiny_training.h"
 
 namespace outrider::cpu_arithmetic_tests {

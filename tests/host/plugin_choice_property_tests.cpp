@@ -7,6 +7,7 @@
 #include <set>
 
 #include "outrider/host/plugin_lock.h"
+#include "outrider/host/sha256.h"
 #include "plugin_fixtures.h"
 #include "small_plugin.h"
 

@@ -2,6 +2,7 @@
 
 #include "outrider/host/plugin_loader.h"
 #include "outrider/host/plugin_lock.h"
+#include "outrider/host/sha256.h"
 #include "plugin_fixtures.h"
 
 namespace outrider {

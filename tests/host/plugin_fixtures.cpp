@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "outrider/host/plugin_lock.h"
+#include "outrider/host/sha256.h"
 
 namespace outrider::testing {
 namespace {

@@ -1,8 +1,9 @@
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 
-#include "outrider/checkpoint/json_file.h"
+#include "outrider/files/json_file.h"
 #include "outrider/host/plugin_lock.h"
+#include "outrider/host/sha256.h"
 #include "outrider/text.h"
 #include "plugin_fixtures.h"
 

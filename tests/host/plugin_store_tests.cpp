@@ -8,6 +8,7 @@
 #include "outrider/host/plugin_loader.h"
 #include "outrider/host/plugin_store.h"
 #include "outrider/host/plugin_verification.h"
+#include "outrider/host/sha256.h"
 #include "plugin_fixtures.h"
 
 namespace outrider {

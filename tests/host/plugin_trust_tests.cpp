@@ -4,6 +4,7 @@
 
 #include "outrider/host/plugin_file.h"
 #include "outrider/host/plugin_lock.h"
+#include "outrider/host/sha256.h"
 #include "plugin_fixtures.h"
 
 namespace outrider {

@@ -8,10 +8,11 @@
 #include <string>
 #include <utility>
 
-#include "outrider/checkpoint/json_file.h"
 #include "outrider/checkpoint/tensor_io.h"
+#include "outrider/files/json_file.h"
 #include "outrider/host/plugin_loader.h"
 #include "outrider/host/plugin_lock.h"
+#include "outrider/host/sha256.h"
 #include "outrider/model/llama.h"
 #include "outrider/sdk/simple_mode.h"
 

@@ -4,9 +4,10 @@
 
 #include <functional>
 
-#include "outrider/checkpoint/json_file.h"
 #include "outrider/error.h"
+#include "outrider/files/json_file.h"
 #include "outrider/host/plugin_lock.h"
+#include "outrider/host/sha256.h"
 #include "outrider/host/token_shards.h"
 
 namespace outrider {

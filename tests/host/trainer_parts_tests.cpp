@@ -9,11 +9,12 @@
 #include <set>
 #include <sstream>
 
-#include "allocation_budget.h"
-#include "outrider/checkpoint/json_file.h"
+#include "convert/allocation_budget.h"
+#include "data/batch_order.h"
+#include "machine/disk_room.h"
+#include "machine/memory.h"
+#include "outrider/files/json_file.h"
 #include "tiny_training.h"
-#include "trainer/batch_order.h"
-#include "trainer/disk_room.h"
 #include "trainer/finite_watch.h"
 #include "trainer/metrics_log.h"
 #include "trainer/patient_write.h"

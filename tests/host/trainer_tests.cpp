@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "outrider/checkpoint/json_file.h"
+#include "outrider/files/json_file.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/evaluator.h"
 #include "outrider/host/token_shards.h"

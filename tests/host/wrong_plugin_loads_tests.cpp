@@ -3,6 +3,7 @@
 
 #include "outrider/host/plugin_file.h"
 #include "outrider/host/plugin_lock.h"
+#include "outrider/host/sha256.h"
 #include "wrong_plugins.h"
 
 namespace outrider::wrong_load_tests {

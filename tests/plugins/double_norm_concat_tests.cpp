@@ -4,8 +4,8 @@
 #include <tuple>
 #include <vector>
 
-#include "double_norm_concat.h"
 #include "gradcheck.h"
+#include "kernels/double_norm_concat.h"
 #include "outrider/ops/operator_library.h"
 
 namespace outrider::testing {

@@ -4,10 +4,10 @@
 #include <string>
 #include <vector>
 
+#include "config/numerics.h"
 #include "eagle_mode.h"
 #include "eagle_reference.h"
 #include "gradcheck.h"
-#include "numerics.h"
 #include "outrider/model/llama.h"
 
 namespace outrider::testing::draft_tests {

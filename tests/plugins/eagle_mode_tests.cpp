@@ -3,9 +3,9 @@
 #include <string>
 #include <vector>
 
-#include "architecture.h"
+#include "config/architecture.h"
+#include "config/eagle_schema.h"
 #include "eagle_mode.h"
-#include "eagle_schema.h"
 #include "tensor_checks.h"
 
 namespace outrider::testing::mode_tests {

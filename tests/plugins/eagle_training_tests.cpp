@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "eagle_mode.h"
-#include "outrider/checkpoint/json_file.h"
 #include "outrider/checkpoint/tensor_io.h"
+#include "outrider/files/json_file.h"
 #include "outrider/host/checkpoint.h"
 #include "tensor_checks.h"
 #include "trainer/optimizer.h"

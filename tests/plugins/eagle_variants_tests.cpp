@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "eagle_draft.h"
+#include "draft/eagle_draft.h"
 #include "eagle_mode.h"
 #include "gradcheck.h"
 #include "outrider/model/llama.h"
@@ -73,8 +73,7 @@ TrainBatch batch_of(int64_t length = kLength) {
 }
 
 struct Base : RandomBase {
-  explicit Base(const TrainBatch& batch)
-      : RandomBase(batch.input_ids, kVocabulary, kHidden, {1}) {}
+  explicit Base(const TrainBatch& batch) : RandomBase(batch.input_ids, kVocabulary, kHidden, {1}) {}
 };
 
 using Recorded = std::map<std::string, at::Tensor>;

@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "gradcheck.h"
+#include "kernels/residual_block.h"
 #include "medusa_mode.h"
 #include "outrider/ops/operator_library.h"
-#include "residual_block.h"
 
 namespace outrider::testing {
 namespace {

@@ -8,8 +8,8 @@
 #include <string_view>
 #include <utility>
 
-#include "outrider/checkpoint/json_file.h"
 #include "outrider/error.h"
+#include "outrider/files/json_file.h"
 #include "outrider/text.h"
 #include "outrider/version.h"
 

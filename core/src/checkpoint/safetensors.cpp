@@ -10,11 +10,11 @@
 #include <string_view>
 #include <utility>
 
-#include "byte_cursor.h"
-#include "mapped_file.h"
-#include "outrider/checkpoint/atomic_file.h"
-#include "outrider/checkpoint/json_file.h"
+#include "checkpoint/torch/byte_cursor.h"
+#include "files/mapped_file.h"
 #include "outrider/error.h"
+#include "outrider/files/atomic_file.h"
+#include "outrider/files/json_file.h"
 #include "outrider/text.h"
 
 namespace outrider {

@@ -5,9 +5,9 @@
 #include <string_view>
 #include <utility>
 
-#include "outrider/checkpoint/json_file.h"
 #include "outrider/checkpoint/safetensors.h"
 #include "outrider/error.h"
+#include "outrider/files/json_file.h"
 #include "outrider/text.h"
 
 namespace outrider {

@@ -5,10 +5,10 @@
 
 #include <array>
 
+#include "checkpoint/torch/torch_state_dict.h"
 #include "outrider/checkpoint/torch_tensors.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
-#include "torch_state_dict.h"
 
 namespace outrider {
 namespace {

@@ -17,9 +17,9 @@ struct RowResults {
 
 RowStatistics row_statistics(const at::Tensor& logits);
 
-/// Soft targets. student, teacher: contiguous logits [R,V] of the same dtype and device; teacher_rows:
-/// row_statistics(teacher); overlap_log_sum_exp [R]: normaliser of p in the overlap (the teacher's own,
-/// or that of a larger vocabulary); weights [R] accumulation type.
+/// Soft targets. student, teacher: contiguous logits [R,V] of the same dtype and device;
+/// teacher_rows: row_statistics(teacher); overlap_log_sum_exp [R]: normaliser of p in the overlap
+/// (the teacher's own, or that of a larger vocabulary); weights [R] accumulation type.
 ///   loss = Σ p (lse_q - student), correct = argmax equal, overlap = Σ min(p', q)
 /// With `write_gradient`, student becomes weights · (q - p) in its own dtype.
 RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& teacher,

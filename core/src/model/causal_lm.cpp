@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <set>
 
-#include "model/stored_outputs.h"
+#include "model/stored_base_outputs.h"
 #include "outrider/error.h"
 #include "outrider/ops/streaming_cross_entropy.h"
 #include "outrider/text.h"

@@ -2,11 +2,11 @@
 
 #include <fmt/format.h>
 
-#include "model/config_reader.h"
+#include "config/config_reader.h"
 #include "model/unknown_architecture.h"
-#include "outrider/checkpoint/json_file.h"
 #include "outrider/checkpoint/tensor_io.h"
 #include "outrider/error.h"
+#include "outrider/files/json_file.h"
 #include "outrider/model/base_model_registry.h"
 #include "outrider/text.h"
 

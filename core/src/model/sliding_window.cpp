@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "model/config_reader.h"
+#include "config/config_reader.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
 

@@ -40,7 +40,8 @@ bool is_decimal(char c) { return c >= '0' && c <= '9'; }
 // Not the first or the last one, by which variants are told apart (Phi3V).
 bool lacks_one_letter(const std::string& shorter, const std::string& longer) {
   for (size_t i = 1; i + 1 < longer.size() && longer.size() == shorter.size() + 1; ++i) {
-    if (!is_decimal(longer[i]) && shorter == longer.substr(0, i) + longer.substr(i + 1)) return true;
+    if (!is_decimal(longer[i]) && shorter == longer.substr(0, i) + longer.substr(i + 1))
+      return true;
   }
   return false;
 }

@@ -1,10 +1,10 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
-#include "allocation_budget.h"
 #include "check/check.h"
 #include "check/mode_runs.h"
 #include "check/process_state.h"
+#include "convert/allocation_budget.h"
 #include "outrider/text.h"
 
 namespace outrider::check {

@@ -11,6 +11,7 @@
 #include <filesystem>
 
 #include "outrider/host/plugin_lock.h"
+#include "outrider/host/sha256.h"
 
 namespace outrider::check {
 namespace {

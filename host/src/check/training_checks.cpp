@@ -115,8 +115,8 @@ void check_future(CausalLM& model, const ForwardInput& input, int64_t last) {
   const auto length = input.batch.input_ids.size(1);
   other.batch.input_ids = input.batch.input_ids.clone();
   other.batch.input_ids.slice(1, last + 1)
-      .copy_(some_tokens(input.batch.input_ids.size(0), length - last - 1, model.config().vocab_size,
-                         static_cast<uint64_t>(77 + last)));
+      .copy_(some_tokens(input.batch.input_ids.size(0), length - last - 1,
+                         model.config().vocab_size, static_cast<uint64_t>(77 + last)));
   require_close(seeded_forward(model, other), seeded_forward(model, seen), kTolerance,
                 fmt::format("targets up to {} feel other tokens after it", last));
 }

@@ -5,8 +5,8 @@
 
 #include "cli/app.h"
 #include "cli/config_options.h"
-#include "outrider/checkpoint/json_file.h"
 #include "outrider/error.h"
+#include "outrider/files/json_file.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/convert.h"
 #include "outrider/host/draft_vocabulary.h"

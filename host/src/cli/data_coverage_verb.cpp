@@ -5,10 +5,10 @@
 #include <memory>
 #include <set>
 
+#include "checkpoint/model_folder.h"
 #include "cli/coverage_report.h"
 #include "cli/data_verbs.h"
 #include "cli/python_tool.h"
-#include "model_folder.h"
 #include "outrider/text.h"
 
 namespace outrider::cli {
@@ -28,8 +28,8 @@ Json token_texts(const Json& result, const std::string& model) {
     for (const auto& token : coverage["uncovered"]) ids.insert(token["id"].get<int64_t>());
   }
   if (model.empty() || ids.empty()) return nullptr;
-  return run_python_tool("outrider.show", {"--model", model, "--tokens",
-                                           fmt::format("{}", fmt::join(ids, ","))})["tokens"];
+  return run_python_tool("outrider.text.show", {"--model", model, "--tokens",
+                                                fmt::format("{}", fmt::join(ids, ","))})["tokens"];
 }
 
 void add_texts(Json& result, const Json& texts) {

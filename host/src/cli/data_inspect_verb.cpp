@@ -6,10 +6,10 @@
 #include <cstdlib>
 #include <memory>
 
+#include "checkpoint/model_folder.h"
 #include "cli/conversation_options.h"
 #include "cli/data_verbs.h"
 #include "cli/python_tool.h"
-#include "model_folder.h"
 #include "outrider/error.h"
 #include "outrider/host/mask_report.h"
 #include "outrider/text.h"
@@ -68,7 +68,7 @@ void refuse_whole_masks(const std::string& folder, const std::vector<Conversatio
 Json shown_of_shards(const InspectOptions& options) {
   if (options.conversations.model.empty()) return Json::array();
   return run_python_tool(
-      "outrider.show",
+      "outrider.text.show",
       {"--model", options.conversations.model, "--shards", options.conversations.files.front(),
        "--show", std::to_string(options.show), "--from", std::to_string(options.from)})["shown"];
 }
@@ -86,7 +86,7 @@ Json inspect_shards(const InspectOptions& options) {
 
 Json inspect_conversations(const InspectOptions& options) {
   const auto answer = run_python_tool(
-      "outrider.inspect",
+      "outrider.text.inspect",
       tool_arguments(options.conversations, {"--show", std::to_string(options.show), "--from",
                                              std::to_string(options.from)}));
   std::vector<ConversationShape> shapes;

@@ -2,10 +2,10 @@
 
 #include <memory>
 
+#include "checkpoint/model_folder.h"
 #include "cli/conversation_options.h"
 #include "cli/data_verbs.h"
 #include "cli/python_tool.h"
-#include "model_folder.h"
 
 namespace outrider::cli {
 namespace {
@@ -23,7 +23,7 @@ void prepare(const PrepareOptions& options, bool json) {
                                 std::to_string(options.shard_tokens)};
   if (options.resume) more.emplace_back("--resume");
   const auto result =
-      run_python_tool("outrider.prepare", tool_arguments(options.conversations, more));
+      run_python_tool("outrider.text.prepare", tool_arguments(options.conversations, more));
   if (json) return print_json(result);
   const auto count = [&](const char* key) { return result.at(key).get<int64_t>(); };
   fmt::print(

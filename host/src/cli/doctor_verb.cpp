@@ -8,7 +8,7 @@
 #include <cstdlib>
 
 #include "cli/app.h"
-#include "cpu_arithmetic.h"
+#include "machine/cpu_arithmetic.h"
 #include "outrider/error.h"
 #include "outrider/host/plugin_loader.h"
 #include "outrider/sdk/stamp.h"

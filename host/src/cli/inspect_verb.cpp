@@ -3,8 +3,9 @@
 
 #include <memory>
 
+#include "checkpoint/model_folder.h"
+#include "checkpoint/settled_config.h"
 #include "cli/app.h"
-#include "model_folder.h"
 #include "outrider/checkpoint/metadata.h"
 #include "outrider/checkpoint/safetensors.h"
 #include "outrider/checkpoint/tensor_io.h"
@@ -14,7 +15,6 @@
 #include "outrider/host/plugin_loader.h"
 #include "outrider/model/model_config.h"
 #include "outrider/text.h"
-#include "settled_config.h"
 
 namespace outrider::cli {
 namespace fs = std::filesystem;

@@ -7,8 +7,8 @@
 #include <memory>
 
 #include "cli/config_options.h"
-#include "outrider/checkpoint/json_file.h"
 #include "outrider/error.h"
+#include "outrider/files/json_file.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/convert.h"
 #include "outrider/model/base_model_registry.h"

@@ -4,10 +4,10 @@
 #include <fstream>
 #include <memory>
 
+#include "checkpoint/model_folder.h"
 #include "cli/app.h"
-#include "model_folder.h"
-#include "outrider/checkpoint/json_file.h"
 #include "outrider/error.h"
+#include "outrider/files/json_file.h"
 #include "outrider/host/plugin_check.h"
 #include "outrider/host/plugin_template.h"
 #include "outrider/text.h"

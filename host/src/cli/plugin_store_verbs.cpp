@@ -10,6 +10,7 @@
 #include "outrider/error.h"
 #include "outrider/host/plugin_store.h"
 #include "outrider/host/plugin_verification.h"
+#include "outrider/host/sha256.h"
 #include "outrider/text.h"
 #include "plugins/plugin_choice.h"
 

@@ -3,15 +3,15 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
+#include <system_error>
+#include <utility>
 
+#include "machine/child_process.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
 
@@ -20,7 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The tools answer with one line of JSON on stdout, see python/outrider/tool.py.
+// The tools answer with one line of JSON on stdout, see python/outrider/text/tool.py.
 constexpr size_t kAnswerLimit = 64u << 20;
 constexpr const char* kPythonHint =
     "scripts/setup.sh installs what the text tools need; OUTRIDER_PYTHON names an interpreter";
@@ -72,12 +72,6 @@ class IgnoreInterrupts {
   struct sigaction previous_ = {};
 };
 
-[[noreturn]] void fail_to_start(const std::string& program) {
-  throw Error(ErrorCode::kToolMissing,
-              fmt::format("cannot run '{}': {}", printable(program), std::strerror(errno)),
-              kPythonHint);
-}
-
 std::string read_to_end(int descriptor) {
   std::string text;
   char buffer[1 << 14];
@@ -88,34 +82,29 @@ std::string read_to_end(int descriptor) {
   }
 }
 
-int wait_for(pid_t child) {
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  return status;
-}
-
-/// Runs a program without a shell; its stdout and wait status.
-std::pair<std::string, int> run_program(std::vector<std::string> arguments, ToolNotes notes) {
+int become(std::vector<std::string>& arguments, int output, ToolNotes notes) {
   auto environment = tool_environment();
   const auto argv = null_terminated(arguments), envp = null_terminated(environment);
-  int output[2];
-  if (pipe2(output, O_CLOEXEC) != 0) fail_to_start(arguments.front());
+  signal(SIGINT, SIG_DFL);
+  dup2(output, STDOUT_FILENO);
+  if (notes == ToolNotes::kHidden) dup2(open("/dev/null", O_WRONLY | O_CLOEXEC), STDERR_FILENO);
+  execvpe(argv.front(), argv.data(), envp.data());
+  return 127;
+}
+
+/// Runs a program without a shell; its stdout and how it ended.
+std::pair<std::string, ChildEnd> run_program(std::vector<std::string> arguments, ToolNotes notes) {
   const IgnoreInterrupts guard;
-  const auto child = fork();
-  if (child == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
-    signal(SIGINT, SIG_DFL);
-    dup2(output[1], STDOUT_FILENO);
-    if (notes == ToolNotes::kHidden) dup2(open("/dev/null", O_WRONLY | O_CLOEXEC), STDERR_FILENO);
-    execvpe(argv.front(), argv.data(), envp.data());
-    _exit(127);
+  try {
+    ChildProcess child([&](int output) { return become(arguments, output, notes); }, SIGTERM);
+    auto text = read_to_end(child.output());
+    return {std::move(text), child.wait()};
+  } catch (const std::system_error& error) {
+    throw Error(
+        ErrorCode::kToolMissing,
+        fmt::format("cannot run '{}': {}", printable(arguments.front()), error.code().message()),
+        kPythonHint);
   }
-  close(output[1]);
-  auto text = child > 0 ? read_to_end(output[0]) : std::string();
-  close(output[0]);
-  if (child < 0) fail_to_start(arguments.front());
-  return {std::move(text), wait_for(child)};
 }
 
 ErrorCode code_of(const Json& error) {
@@ -123,9 +112,9 @@ ErrorCode code_of(const Json& error) {
   return error_code_name(code) == "Unknown" ? ErrorCode::kInternal : code;
 }
 
-std::string describe(int status) {
-  return WIFSIGNALED(status) ? fmt::format("was ended by signal {}", WTERMSIG(status))
-                             : fmt::format("ended with status {}", WEXITSTATUS(status));
+std::string describe(const ChildEnd& end) {
+  return fmt::format("{} {}", end.by_signal ? "was ended by signal" : "ended with status",
+                     end.status);
 }
 
 }  // namespace
@@ -134,13 +123,13 @@ Json run_python_tool(const std::string& module, const std::vector<std::string>& 
                      ToolNotes notes) {
   std::vector<std::string> command{interpreter(), "-m", module};
   command.insert(command.end(), arguments.begin(), arguments.end());
-  const auto [text, status] = run_program(command, notes);
+  const auto [text, end] = run_program(command, notes);
   const auto answer = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (answer.is_object() && answer.contains("result")) return answer["result"];
   if (!answer.is_object() || !answer.contains("error")) {
     throw Error(ErrorCode::kToolMissing,
                 fmt::format("'{} -m {}' {} without an answer", printable(command.front()), module,
-                            describe(status)),
+                            describe(end)),
                 kPythonHint);
   }
   const auto& error = answer["error"];

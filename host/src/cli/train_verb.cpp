@@ -171,7 +171,7 @@ TokenText token_text_of(const fs::path& model) {
         if (!has_tokenizer(model)) return std::nullopt;
         try {
           const auto answer = run_python_tool(
-              "outrider.show",
+              "outrider.text.show",
               {"--model", fs::absolute(model).string(), "--stretches", Json(conversations).dump()},
               ToolNotes::kHidden);
           return answer.at("texts").get<std::vector<std::vector<std::string>>>();

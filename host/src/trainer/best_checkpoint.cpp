@@ -5,9 +5,9 @@
 #include <cmath>
 #include <utility>
 
-#include "outrider/checkpoint/atomic_file.h"
-#include "outrider/checkpoint/json_file.h"
 #include "outrider/error.h"
+#include "outrider/files/atomic_file.h"
+#include "outrider/files/json_file.h"
 #include "outrider/text.h"
 
 namespace outrider {

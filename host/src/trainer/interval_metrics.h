@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "data/batches.h"
 #include "outrider/json.h"
-#include "trainer/batches.h"
 #include "trainer/draft_meter.h"
 
 namespace outrider {

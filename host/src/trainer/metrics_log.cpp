@@ -6,8 +6,8 @@
 #include <string>
 #include <system_error>
 
-#include "outrider/checkpoint/atomic_file.h"
 #include "outrider/error.h"
+#include "outrider/files/atomic_file.h"
 #include "outrider/text.h"
 
 namespace outrider {

@@ -11,8 +11,8 @@
 #include <system_error>
 #include <utility>
 
-#include "outrider/checkpoint/json_file.h"
 #include "outrider/error.h"
+#include "outrider/files/json_file.h"
 #include "outrider/text.h"
 #include "trainer/metrics_log.h"
 #include "trainer/training_state.h"

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <ostream>
 
-#include "outrider/checkpoint/atomic_file.h"
+#include "outrider/files/atomic_file.h"
 #include "trainer/metrics_log.h"
 
 namespace outrider {

@@ -3,11 +3,11 @@
 #include <filesystem>
 #include <string>
 
+#include "data/batches.h"
 #include "outrider/host/token_shards.h"
 #include "outrider/host/trainer.h"
 #include "outrider/json.h"
 #include "report/page.h"
-#include "trainer/batches.h"
 
 namespace outrider {
 

@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "machine/disk_room.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
 #include "trainer/best_checkpoint.h"
-#include "trainer/disk_room.h"
 #include "trainer/training_state.h"
 
 namespace outrider {

@@ -11,10 +11,10 @@
 #include <string>
 #include <utility>
 
+#include "data/batches.h"
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/text.h"
-#include "trainer/batches.h"
 #include "trainer/run_record.h"
 #include "trainer/train_options.h"
 

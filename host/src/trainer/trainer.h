@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "data/batch_order.h"
+#include "data/batches.h"
 #include "outrider/host/base_reference.h"
 #include "outrider/host/trainer.h"
 #include "outrider/host/training_data.h"
-#include "trainer/batch_order.h"
-#include "trainer/batches.h"
 #include "trainer/best_checkpoint.h"
 #include "trainer/finite_watch.h"
 #include "trainer/interrupt.h"

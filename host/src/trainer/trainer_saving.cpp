@@ -6,11 +6,11 @@
 #include <ratio>
 #include <utility>
 
-#include "outrider/checkpoint/atomic_file.h"
+#include "machine/disk_room.h"
 #include "outrider/error.h"
+#include "outrider/files/atomic_file.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/text.h"
-#include "trainer/disk_room.h"
 #include "trainer/patient_write.h"
 #include "trainer/random_state.h"
 #include "trainer/run_setup.h"

@@ -9,13 +9,14 @@
 #include <string>
 #include <utility>
 
-#include "outrider/checkpoint/json_file.h"
+#include "data/plain_file_name.h"
 #include "outrider/checkpoint/metadata.h"
 #include "outrider/checkpoint/safetensors.h"
 #include "outrider/error.h"
+#include "outrider/files/json_file.h"
 #include "outrider/host/plugin_lock.h"
+#include "outrider/host/sha256.h"
 #include "outrider/text.h"
-#include "plain_file_name.h"
 
 namespace outrider {
 namespace {

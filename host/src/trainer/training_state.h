@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
+#include "data/batch_order.h"
 #include "outrider/api.h"
 #include "outrider/checkpoint/tensor_io.h"
 #include "outrider/json.h"
-#include "trainer/batch_order.h"
 
 namespace outrider {
 

@@ -2,17 +2,17 @@
 
 #include <fmt/format.h>
 
-#include "architecture.h"
-#include "eagle_draft.h"
-#include "eagle_format.h"
-#include "eagle_schema.h"
-#include "hf_format.h"
-#include "modelopt_record.h"
+#include "config/architecture.h"
+#include "config/config_rules.h"
+#include "config/eagle_schema.h"
+#include "draft/eagle_draft.h"
+#include "formats/eagle_format.h"
+#include "formats/hf_format.h"
+#include "formats/modelopt_record.h"
+#include "formats/sglang_format.h"
+#include "formats/vllm_format.h"
 #include "outrider/error.h"
 #include "outrider/model/draft_model_registry.h"
-#include "sglang_format.h"
-#include "support.h"
-#include "vllm_format.h"
 
 namespace outrider::eagle {
 namespace {

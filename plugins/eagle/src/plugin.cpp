@@ -1,7 +1,7 @@
 #include "outrider/sdk/plugin.h"
 
-#include "double_norm_concat.h"
 #include "eagle_mode.h"
+#include "kernels/double_norm_concat.h"
 
 OUTRIDER_PLUGIN(registrar) {
   outrider::eagle::register_double_norm_concat();

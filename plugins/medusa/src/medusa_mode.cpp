@@ -1,6 +1,6 @@
 #include "medusa_mode.h"
 
-#include "medusa_format.h"
+#include "formats/medusa_format.h"
 #include "outrider/config/struct_schema.h"
 
 namespace outrider::medusa {

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "medusa_draft.h"
+#include "draft/medusa_draft.h"
 #include "outrider/sdk/simple_mode.h"
 
 namespace outrider::medusa {

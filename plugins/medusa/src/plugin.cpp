@@ -1,7 +1,7 @@
 #include "outrider/sdk/plugin.h"
 
+#include "kernels/residual_block.h"
 #include "medusa_mode.h"
-#include "residual_block.h"
 
 OUTRIDER_PLUGIN(registrar) {
   outrider::medusa::register_residual_block();

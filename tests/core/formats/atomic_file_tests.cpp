@@ -4,7 +4,7 @@
 #include <csignal>
 #include <ostream>
 
-#include "outrider/checkpoint/atomic_file.h"
+#include "outrider/files/atomic_file.h"
 #include "support.h"
 
 namespace outrider {

@@ -1,7 +1,7 @@
-#include "outrider/checkpoint/git_lfs.h"
-#include "outrider/checkpoint/json_file.h"
 #include "outrider/checkpoint/safetensors.h"
 #include "outrider/checkpoint/torch_file.h"
+#include "outrider/files/git_lfs.h"
+#include "outrider/files/json_file.h"
 #include "support.h"
 
 namespace outrider {

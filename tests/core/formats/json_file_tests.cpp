@@ -2,7 +2,7 @@
 
 #include <limits>
 
-#include "outrider/checkpoint/json_file.h"
+#include "outrider/files/json_file.h"
 #include "support.h"
 
 namespace outrider::json_file_tests {

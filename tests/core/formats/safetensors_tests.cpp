@@ -1,8 +1,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "outrider/checkpoint/json_file.h"
 #include "outrider/checkpoint/safetensors.h"
+#include "outrider/files/json_file.h"
 #include "support.h"
 
 namespace outrider {

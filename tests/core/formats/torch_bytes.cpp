@@ -4,7 +4,7 @@
 #include <cstring>
 #include <span>
 
-#include "checkpoint/crc32.h"
+#include "checkpoint/torch/crc32.h"
 
 namespace outrider::test {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <random>
 
-#include "checkpoint/crc32.h"
+#include "checkpoint/torch/crc32.h"
 #include "fuzz/mutation.h"
 #include "outrider/checkpoint/torch_file.h"
 #include "support.h"

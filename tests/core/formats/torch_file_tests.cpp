@@ -5,10 +5,10 @@
 #include <span>
 #include <sstream>
 
-#include "checkpoint/torch_state_dict.h"
-#include "checkpoint/zip_writer.h"
-#include "outrider/checkpoint/json_file.h"
+#include "checkpoint/torch/torch_state_dict.h"
+#include "checkpoint/torch/zip_writer.h"
 #include "outrider/checkpoint/torch_file.h"
+#include "outrider/files/json_file.h"
 #include "support.h"
 #include "torch_bytes.h"
 

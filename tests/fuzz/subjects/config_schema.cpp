@@ -1,6 +1,6 @@
-#include "outrider/checkpoint/json_file.h"
 #include "outrider/config/schema.h"
 #include "outrider/error.h"
+#include "outrider/files/json_file.h"
 #include "subject.h"
 
 namespace outrider::fuzz {

@@ -1,6 +1,6 @@
 #include "outrider/checkpoint/metadata.h"
 
-#include "outrider/checkpoint/json_file.h"
+#include "outrider/files/json_file.h"
 #include "subject.h"
 
 namespace outrider::fuzz {

@@ -1,4 +1,4 @@
-#include "checkpoint/pickle_reader.h"
+#include "checkpoint/torch/pickle_reader.h"
 #include "subject.h"
 #include "torch_bytes.h"
 

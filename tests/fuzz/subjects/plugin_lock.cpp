@@ -1,5 +1,6 @@
 #include "outrider/host/plugin_lock.h"
 
+#include "outrider/host/sha256.h"
 #include "scratch_file.h"
 #include "subject.h"
 

@@ -9,7 +9,8 @@
 
 namespace outrider {
 
-/// What convert and restore may know of a base; it also describes a base that is no native CausalLM.
+/// What convert and restore may know of a base; it also describes a base that is no native
+/// CausalLM.
 struct BaseInfo {
   const ModelConfig& config;
   std::string architecture;

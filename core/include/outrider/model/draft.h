@@ -14,7 +14,8 @@
 
 namespace outrider {
 
-/// One draft step's results, 0-dimensional tensors on the model's device (reading one synchronises).
+/// One draft step's results, 0-dimensional tensors on the model's device (reading one
+/// synchronises).
 struct StepMetrics {
   std::string name;     // "parallel_0_step_2", "head_1"
   at::Tensor loss;      // mean over the trained positions, without the step's weight

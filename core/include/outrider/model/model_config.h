@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "outrider/api.h"
+#include "outrider/config/rope_config.h"
 #include "outrider/json.h"
-#include "outrider/model/rope_config.h"
 
 namespace outrider {
 

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "outrider/api.h"
-#include "outrider/model/rope_config.h"
+#include "outrider/config/rope_config.h"
 
 namespace outrider::nn {
 

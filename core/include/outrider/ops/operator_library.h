@@ -19,8 +19,8 @@ struct OperatorSpec {
   std::string name;  // qualified: "outrider_eagle::double_norm_concat"
   /// Inputs of several shapes for a dtype, on the CPU; the checker moves them.
   std::function<std::vector<OperatorInputs>(at::ScalarType)> sample_inputs;
-  double rtol = 1e-4, atol = 1e-5;            // CUDA against CPU in float32
-  double low_precision_tolerance = 2e-2;      // the same in bfloat16, both
+  double rtol = 1e-4, atol = 1e-5;        // CUDA against CPU in float32
+  double low_precision_tolerance = 2e-2;  // the same in bfloat16, both
 };
 
 /// A dispatcher namespace for registration inside a plugin's entry function. Libraries live as long

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "hydra_draft.h"
-#include "outrider/checkpoint/json_file.h"
 #include "outrider/checkpoint/torch_tensors.h"
 #include "outrider/error.h"
+#include "outrider/files/json_file.h"
 #include "outrider/text.h"
 
 namespace hydra {

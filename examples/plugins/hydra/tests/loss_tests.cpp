@@ -76,7 +76,8 @@ Row softmax(Row logits) {
 Row base_probabilities(const Base& base, int64_t b, int64_t t) {
   Row logits;
   for (int64_t v = 0; v < kVocabulary; ++v) {
-    logits.push_back(at::dot(base.head->weight()[v], base.outputs.last_hidden[b][t]).item<double>());
+    logits.push_back(
+        at::dot(base.head->weight()[v], base.outputs.last_hidden[b][t]).item<double>());
   }
   return softmax(logits);
 }

@@ -27,10 +27,4 @@ struct OUTRIDER_API PluginLock {
   static PluginLock of_folder(const std::filesystem::path& folder);
 };
 
-/// SHA-256 of a file's bytes or of a text, in lower-case hexadecimal.
-OUTRIDER_API std::string sha256_of_file(const std::filesystem::path& path);
-OUTRIDER_API std::string sha256_of(std::string_view bytes);
-/// Whether a text has that form.
-OUTRIDER_API bool is_sha256(std::string_view text);
-
 }  // namespace outrider

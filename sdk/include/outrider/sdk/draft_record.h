@@ -4,9 +4,9 @@
 #include <optional>
 #include <string>
 
-#include "outrider/checkpoint/json_file.h"
 #include "outrider/checkpoint/safetensors.h"
 #include "outrider/error.h"
+#include "outrider/files/json_file.h"
 #include "outrider/model/attached_draft.h"
 
 namespace outrider {

@@ -9,8 +9,8 @@
 
 namespace outrider::eagle {
 
-/// The config of mode "eagle": ModelOpt's EagleConfig, field by field. docs/modes/eagle.md says what
-/// conversion does with each.
+/// The config of mode "eagle": ModelOpt's EagleConfig, field by field. docs/modes/eagle.md says
+/// what conversion does with each.
 struct EagleConfig {
   bool eagle_offline = false;
   bool eagle_hidden_state_distillation = false;
@@ -90,8 +90,8 @@ inline Json eagle1_architecture() {
   return architecture;
 }
 
-/// A preset as the reference's constants are: a mode dictionary {"algorithm": …, "config": …}. Built
-/// when it is asked for, so that this header brings no start-up code.
+/// A preset as the reference's constants are: a mode dictionary {"algorithm": …, "config": …}.
+/// Built when it is asked for, so that this header brings no start-up code.
 struct PresetConstant {
   Json (*config)();
   operator Json() const { return {{"algorithm", "eagle"}, {"config", config()}}; }
@@ -101,8 +101,9 @@ inline constexpr PresetConstant EAGLE1_DEFAULT_CFG{[] {
   return Json{{"eagle_architecture_config", eagle1_architecture()},
               {"eagle_export_rope_scaling", Json::object()}};
 }};
-inline constexpr PresetConstant EAGLE3_DEFAULT_CFG{
-    [] { return Json{{"eagle_architecture_config", eagle3_architecture()}}; }};
+inline constexpr PresetConstant EAGLE3_DEFAULT_CFG{[] {
+  return Json{{"eagle_architecture_config", eagle3_architecture()}};
+}};
 inline constexpr PresetConstant EAGLE_MTP_DEFAULT_CFG{[] {
   return Json{{"eagle_reuse_base_decoder", true},
               {"eagle_architecture_config", eagle_mtp_architecture()}};

@@ -1,0 +1,241 @@
+#include "outrider/host/importer.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "checkpoint/model_folder.h"
+#include "checkpoint/tensor_mismatches.h"
+#include "convert/allocation_budget.h"
+#include "outrider/error.h"
+#include "outrider/host/convert.h"
+#include "outrider/host/plugin_loader.h"
+#include "outrider/text.h"
+
+namespace outrider {
+namespace fs = std::filesystem;
+namespace {
+
+struct Candidate {
+  std::string mode;
+  ForeignFormat format;
+};
+
+std::set<std::string> installed_modes() {
+  std::set<std::string> modes;
+  for (const auto& name : mode_registry().names()) modes.insert(name);
+  for (const auto& listing : plugin_loader().list()) {
+    if (listing.is_usable()) modes.insert(listing.info->modes.begin(), listing.info->modes.end());
+  }
+  return modes;
+}
+
+// A plugin that cannot be loaded must not keep the others from reading a folder.
+std::vector<Candidate> readers_of(const std::string& mode, const ImportOptions& options) {
+  std::vector<Candidate> readers;
+  try {
+    for (auto& format : plugin_loader().load_mode(mode).descriptor->formats()) {
+      if (format.read) readers.push_back({mode, std::move(format)});
+    }
+  } catch (const Error& error) {
+    if (!options.mode.empty()) throw;
+    if (options.on_note) {
+      options.on_note(
+          fmt::format("the formats of mode '{}' were left out: {}", mode, error.what()));
+    }
+  }
+  return readers;
+}
+
+std::vector<Candidate> all_readers(const ImportOptions& options) {
+  if (!options.mode.empty()) return readers_of(options.mode, options);
+  std::vector<Candidate> all;
+  for (const auto& mode : installed_modes()) {
+    for (auto& reader : readers_of(mode, options)) all.push_back(std::move(reader));
+  }
+  return all;
+}
+
+std::vector<std::string> names_of(const std::vector<Candidate>& readers) {
+  std::set<std::string> names;
+  for (const auto& reader : readers) names.insert(reader.format.name);
+  return {names.begin(), names.end()};
+}
+
+bool looks_like(const Candidate& reader, const fs::path& folder, const ImportOptions& options) {
+  try {
+    return reader.format.probe && reader.format.probe(folder);
+  } catch (const std::exception& error) {
+    // One plugin's defect must not keep the others from reading a folder.
+    if (options.on_note) {
+      options.on_note(fmt::format("format '{}' of mode '{}' was left out: {}", reader.format.name,
+                                  reader.mode, printable(error.what())));
+    }
+    return false;
+  }
+}
+
+std::vector<Candidate> matching(const std::vector<Candidate>& readers, const fs::path& folder,
+                                const ImportOptions& options) {
+  std::vector<Candidate> found;
+  for (const auto& reader : readers) {
+    if (looks_like(reader, folder, options)) found.push_back(reader);
+  }
+  return found;
+}
+
+[[noreturn]] void refuse_choice(const std::vector<Candidate>& fitting, const fs::path& folder,
+                                const std::vector<Candidate>& readers) {
+  if (fitting.empty()) {
+    throw Error(
+        ErrorCode::kUnknownFormat,
+        fmt::format("{} looks like no format that can be imported", folder.string()),
+        fmt::format("known are: {}; name one with --format", join(names_of(readers), ", ")));
+  }
+  std::vector<std::string> choices;
+  for (const auto& one : fitting) {
+    choices.push_back(fmt::format("--mode {} --format {}", one.mode, one.format.name));
+  }
+  throw Error(ErrorCode::kUnknownFormat,
+              fmt::format("{} fits several formats:{}", folder.string(), indented(choices)),
+              "choose one of these");
+}
+
+Candidate choose(const fs::path& folder, const ImportOptions& options) {
+  const auto readers = all_readers(options);
+  auto fitting = readers;
+  if (!options.format.empty()) {
+    std::erase_if(fitting, [&](auto& one) { return one.format.name != options.format; });
+    if (fitting.empty()) {
+      throw Error(ErrorCode::kUnknownFormat,
+                  fmt::format("there is no format '{}' to import", printable(options.format)),
+                  suggestion(options.format, names_of(readers)));
+    }
+  }
+  if (options.format.empty() || fitting.size() > 1) fitting = matching(fitting, folder, options);
+  if (fitting.size() != 1) refuse_choice(fitting, folder, readers);
+  return fitting.front();
+}
+
+void check_folder(const fs::path& folder) {
+  require_folder(folder, "give the folder of an exported draft, the one with config.json");
+  require_no_git_lfs_pointers(folder);
+  if (!fs::exists(folder / "config.json")) {
+    throw Error(ErrorCode::kFileNotFound, fmt::format("{} has no config.json", folder.string()),
+                "give the folder of an exported draft");
+  }
+}
+
+// What the files say of their base, against the base that was given.
+void check_base(const ImportedDraft& draft, const ModelConfig& base, const fs::path& folder) {
+  const std::pair<const char*, int64_t> known[] = {
+      {"hidden_size", base.hidden_size},
+      {"vocab_size", base.vocab_size},
+      {"num_hidden_layers", base.num_hidden_layers},
+      {"max_position_embeddings", base.max_position_embeddings}};
+  std::vector<std::string> problems;
+  for (const auto& [key, value] : known) {
+    const auto found = draft.base.find(key);
+    if (found == draft.base.end() || *found == value) continue;
+    problems.push_back(fmt::format("{} is {} in the base, {} in the draft's files", key, value,
+                                   printable(found->dump())));
+  }
+  if (problems.empty()) return;
+  throw Error(ErrorCode::kIncompatibleCheckpoint,
+              fmt::format("{}: {}", folder.string(), join(problems, "; ")),
+              "give the base that the draft was trained for with --base");
+}
+
+// Bytes that the files hold: tensors of a pickle may share a storage, or repeat its elements.
+size_t total_bytes(const TensorMap& tensors) {
+  std::map<const char*, size_t> storages;  // by their end: views begin anywhere
+  for (const auto& [name, tensor] : tensors) {
+    const auto& storage = tensor.storage();
+    auto& size = storages[static_cast<const char*>(storage.data()) + storage.nbytes()];
+    size = std::max(size, storage.nbytes());
+  }
+  size_t total = 0;
+  for (const auto& [end, size] : storages) total += size;
+  return total;
+}
+
+void attach(CausalLM& base, const std::string& mode, const ImportedDraft& draft,
+            const ImportOptions& options) {
+  constexpr size_t kSlack = 64 << 20;
+  const AllocationBudget budget(
+      8 * total_bytes(draft.tensors) + kSlack,  // of another type, and with initial values
+      Error(ErrorCode::kTensorMismatch,
+            "the config describes a draft far larger than the tensors beside it",
+            "does the config.json belong to these tensors, and is the folder complete?"));
+  ConvertOptions convert;
+  convert.on_note = options.on_note;
+  convert.reference_numerics = options.reference_numerics;
+  const auto recorded = draft.metadata.value("reference_numerics", Json());
+  if (recorded.is_string() && !convert.reference_numerics) {
+    convert.reference_numerics = recorded.get<std::string>();
+  }
+  const ModeRequest request(std::vector<ModeRequest::Item>{{mode, draft.config}});
+  speculative::convert(base, request, convert);
+}
+
+bool equals_base(const at::Tensor& copy, const at::Tensor& original) {
+  if (copy.sizes() != original.sizes()) return false;
+  const auto ours = original.cpu();
+  return at::equal(copy.to(ours.scalar_type()), ours) ||
+         at::equal(copy, ours.to(copy.scalar_type()));
+}
+
+void check_base_copies(const CausalLM& base, const TensorMap& copies,
+                       TensorMismatches& mismatches) {
+  const auto& head = base.head();
+  for (const auto& [name, copy] : copies) {
+    const auto ids =
+        at::arange(head.vocab_size(), at::TensorOptions(at::kLong).device(base.device()));
+    const auto original = name == "embed_tokens.weight" ? head.embedding(ids) : head.weight();
+    if (!equals_base(copy, original)) {
+      mismatches.add("differs from the base's, which a draft here cannot replace", name);
+    }
+  }
+}
+
+void load_strictly(const CausalLM& base, const ImportedDraft& draft, const fs::path& folder) {
+  TensorMismatches mismatches;
+  for (const auto& problem : draft.problems) mismatches.add(problem);
+  const auto file_name = [&](const std::string& name) {
+    return draft.file_name ? draft.file_name(name) : name;
+  };
+  auto left = draft.tensors;
+  const auto& attached = *base.speculative_state().back().draft;
+  const auto load = [&](const std::string& name, const at::Tensor& target) {
+    const auto found = left.extract(name);
+    if (found.empty()) return mismatches.add("missing", file_name(name));
+    mismatches.copy(target, found.mapped(), file_name(name));
+  };
+  for (const auto& item : attached.named_parameters()) load(item.key(), item.value());
+  for (const auto& item : attached.named_buffers()) load(item.key(), item.value());
+  for (const auto& [name, tensor] : left) mismatches.add("unexpected", file_name(name));
+  check_base_copies(base, draft.base_copies, mismatches);
+  mismatches.finish(folder.string(), "docs/formats.md lists the tensors of each format");
+}
+
+}  // namespace
+
+ImportResult import_draft(CausalLM& base, const fs::path& folder, const ImportOptions& options) {
+  check_folder(folder);
+  const auto chosen = choose(folder, options);
+  auto draft = chosen.format.read(folder);
+  if (draft.metadata.is_null()) draft.metadata = Json::object();  // nothing to say
+  check_base(draft, base.config(), folder);
+  attach(base, chosen.mode, draft, options);
+  load_strictly(base, draft, folder);
+  if (draft.notes && options.on_note) {
+    const auto& metadata = base.speculative_state().back().state.metadata;
+    for (const auto& note : draft.notes(metadata)) options.on_note(note);
+  }
+  return {chosen.mode, chosen.format.name};
+}
+
+}  // namespace outrider

@@ -1,0 +1,55 @@
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "data/batches.h"
+#include "outrider/host/evaluator.h"
+#include "trainer/draft_meter.h"
+#include "trainer/random_state.h"
+
+namespace outrider {
+namespace {
+
+/// Longest first, so that little is padded and memory runs out at once or never.
+std::vector<std::vector<int64_t>> batches_by_length(const Selection& selection,
+                                                    int64_t batch_size) {
+  std::vector<int64_t> order(selection.conversations.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return selection.lengths[a] > selection.lengths[b];
+  });
+  std::vector<std::vector<int64_t>> batches;
+  for (size_t i = 0; i < order.size(); ++i) {
+    if (i % batch_size == 0) batches.emplace_back();
+    batches.back().push_back(selection.conversations[order[i]]);
+  }
+  return batches;
+}
+
+}  // namespace
+
+Json evaluate(CausalLM& model, const TrainingData& data, int64_t batch_size, int64_t max_length,
+              const EvaluationProgress& on_batch) {
+  require_drafts(model);
+  const auto selection = select_conversations(data.tokens(), model, max_length);
+  const at::NoGradGuard no_grad;
+  const DraftTrainingScope training_mode(model);
+  const RandomStateScope same_draws_every_time(model.device(), /*seed=*/0);
+  DraftMeter meter(mode_names(model));
+  const auto total = static_cast<int64_t>(selection.conversations.size());
+  int64_t done = 0, tokens = 0, trained_tokens = 0;
+  for (const auto& conversations : batches_by_length(selection, batch_size)) {
+    auto [input, counts] = data.batch(conversations, max_length);
+    trained_tokens += counts.trained;
+    input.batch.measure_acceptance = true;
+    meter.add(model.forward(input).draft_losses);
+    done += static_cast<int64_t>(conversations.size());
+    tokens += counts.tokens;
+    if (on_batch) on_batch(done, total, tokens);
+  }
+  return {{"conversations", total}, {"trained_tokens", trained_tokens}, {"drafts", meter.report()}};
+}
+
+}  // namespace outrider

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "config/draft_settings.h"
+#include "draft_input.h"
+#include "eagle_layer.h"
+#include "outrider/model/train_batch.h"
+#include "outrider/nn/rotary_embedding.h"
+
+namespace outrider::eagle {
+
+/// The decoder layers of a draft, and the passes of training-time test through them.
+class DraftDecoder {
+ public:
+  /// The parameters become the owner's.
+  DraftDecoder(torch::nn::Module& owner, const DraftSettings& settings, at::TensorOptions options);
+
+  HiddenStateRequest hidden_states_needed() const;
+
+  /// Outputs before the final norm, of step k [B,S-1-k,h] for the positions k … S-2. A step starts
+  /// from its predecessor's output, one position to the right.
+  std::vector<at::Tensor> run(const BaseOutputs& base, const TrainBatch& batch,
+                              int64_t steps) const;
+
+ private:
+  struct Pass {
+    const BaseOutputs& base;
+    const TrainBatch& batch;
+    nn::CosSin rotary;
+    at::Tensor embeddings;  // [B,S,h] of the tokens
+    int64_t length, steps;
+  };
+  at::Tensor embeddings(const BaseOutputs& base, const TrainBatch& batch) const;
+  StepContext lagged_context(const Pass& pass, int64_t step) const;
+  StepContext whole_context(const Pass& pass) const;
+  at::Tensor run_layers(const at::Tensor& hidden, const StepContext& context,
+                        std::vector<StepCache>& caches) const;
+  std::vector<at::Tensor> run_lagged(at::Tensor hidden, const Pass& pass) const;
+  std::vector<at::Tensor> run_mixed(at::Tensor hidden, const Pass& pass) const;
+  at::Tensor shifted_left(const at::Tensor& x) const;
+  at::Tensor shifted_right(const at::Tensor& x) const;
+
+  nn::RotaryEmbedding rotary_;
+  std::unique_ptr<DraftInput> input_;
+  std::vector<std::shared_ptr<EagleLayer>> layers_;
+  at::Tensor own_embeddings_;  // [V,h]; undefined where the base's are read
+  bool mixes_, masks_padding_keys_, wraps_;
+};
+
+/// Rows [B,n,…] of the positions from `first` on, among `length` positions; zeros elsewhere.
+at::Tensor at_positions(const at::Tensor& rows, int64_t first, int64_t length);
+
+}  // namespace outrider::eagle

@@ -1,0 +1,65 @@
+#include "eagle_layer.h"
+
+#include <ATen/ATen.h>
+
+#include "kernels/double_norm_concat.h"
+
+namespace outrider::eagle {
+namespace {
+
+void reset_parameters(torch::nn::Module& module) {
+  module.apply([](torch::nn::Module& child) {
+    if (auto* linear = child.as<nn::Linear>()) linear->reset_parameters();
+  });
+}
+
+}  // namespace
+
+EagleLayer::EagleLayer(const Architecture& a, bool reads_embeddings, bool norms_hidden_twice,
+                       at::TensorOptions options)
+    : norms_hidden_twice_(norms_hidden_twice),
+      adds_to_normed_(reads_embeddings && a.norm_before_residual),
+      eps_(a.rms_norm_eps) {
+  const int64_t h = a.draft_hidden_size;
+  const auto make_norm = [&] { return std::make_shared<nn::RmsNorm>(h, eps_, options); };
+  self_attn_ = register_module(
+      "self_attn", std::make_shared<nn::Attention>(
+                       nn::AttentionShape{reads_embeddings ? 2 * h : h, h, a.num_attention_heads,
+                                          a.num_key_value_heads, a.head_dim, a.attention_bias},
+                       options));
+  mlp_ = register_module(
+      "mlp", std::make_shared<nn::SwiGluMlp>(h, a.intermediate_size, a.mlp_bias, options));
+  input_layernorm_ = register_module("input_layernorm", make_norm());
+  post_attention_layernorm_ = register_module("post_attention_layernorm", make_norm());
+  if (reads_embeddings) hidden_norm_ = register_module("hidden_norm", make_norm());
+  reset_parameters(*this);
+}
+
+at::Tensor EagleLayer::attention_input(const at::Tensor& hidden,
+                                       const at::Tensor& embeddings) const {
+  if (!hidden_norm_) return input_layernorm_->forward(hidden);
+  return double_norm_concat(embeddings, hidden, input_layernorm_->weight, hidden_norm_->weight,
+                            eps_, norms_hidden_twice_);
+}
+
+at::Tensor EagleLayer::forward(const at::Tensor& hidden, const StepContext& context,
+                               StepCache& cache) const {
+  const int64_t size = hidden.size(1);
+  const auto input = attention_input(hidden, context.embeddings);
+  const auto qkv = self_attn_->project(input, context.rotary);
+  cache.steps.push_back({qkv.key, qkv.value});
+  std::vector<ops::DiagonalKeys> diagonals;
+  for (size_t i = 1; i < cache.steps.size(); ++i) {
+    diagonals.push_back(
+        {cache.steps[i].key.slice(2, 0, size), cache.steps[i].value.slice(2, 0, size)});
+  }
+  const auto& prefix = cache.steps.front();
+  const auto attended = ops::prefix_diagonal_attention(qkv.query, prefix.key.slice(2, 0, size),
+                                                       prefix.value.slice(2, 0, size), diagonals,
+                                                       context.key_mask, context.diagonal_masks);
+  const auto& carried = adds_to_normed_ ? input.slice(-1, hidden.size(-1)) : hidden;
+  const auto residual = carried + self_attn_->output(attended);
+  return residual + mlp_->forward(post_attention_layernorm_->forward(residual));
+}
+
+}  // namespace outrider::eagle

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <vector>
+
+#include "config/eagle_schema.h"
+#include "outrider/nn/decoder_layer.h"
+#include "outrider/ops/attention.h"
+
+namespace outrider::eagle {
+
+/// The part of a training-time-test pass that one draft layer shares between steps.
+struct StepCache {
+  std::vector<ops::DiagonalKeys> steps;  // keys and values of step i, whose first row is position i
+};
+
+/// What a step needs beside its rows. Step k works on the positions k … S-2: all of its tensors are
+/// prefixes of its predecessors', so that lags and diagonals are slices.
+struct StepContext {
+  at::Tensor embeddings;                   // [B,n,h], of the tokens after the positions
+  nn::CosSin rotary;                       // for these n positions
+  at::Tensor key_mask;                     // [B,n] bool or undefined
+  std::vector<at::Tensor> diagonal_masks;  // per earlier step and this one, [B,n] or undefined
+};
+
+/// One decoder layer of the draft. The first layer of EAGLE-3 attends to [norm(e) ; norm(g)] and
+/// has projections of 2h inputs, and with norm_before_residual adds its attention to norm(g); every
+/// other layer is Llama's.
+class EagleLayer : public torch::nn::Module {
+ public:
+  EagleLayer(const Architecture& architecture, bool reads_embeddings, bool norms_hidden_twice,
+             at::TensorOptions options);
+
+  /// hidden [B,n,h] → [B,n,h]; appends this step's keys to the cache.
+  at::Tensor forward(const at::Tensor& hidden, const StepContext& context, StepCache& cache) const;
+
+ private:
+  at::Tensor attention_input(const at::Tensor& hidden, const at::Tensor& embeddings) const;
+
+  bool norms_hidden_twice_, adds_to_normed_;
+  double eps_;
+  std::shared_ptr<nn::Attention> self_attn_;
+  std::shared_ptr<nn::SwiGluMlp> mlp_;
+  std::shared_ptr<nn::RmsNorm> input_layernorm_, hidden_norm_, post_attention_layernorm_;
+};
+
+}  // namespace outrider::eagle

@@ -1,0 +1,1 @@
+"""Outrider's text tools: tokenizers and chat templates through Hugging Face's libraries."""
