@@ -56,8 +56,8 @@ bundle: configure  ## Pack the build for other machines, in dist/
 	@$(VENV)/cmake --build build --parallel $(JOBS)
 	@scripts/bundle.sh
 
-format:  ## clang-format every C++ and CUDA file
-	@git ls-files --cached --others --exclude-standard '*.h' '*.inc' '*.cpp' '*.cu' | xargs clang-format -i
+format: setup  ## clang-format every C++ and CUDA file
+	@$(VENV)/python scripts/format.py
 
 clean:  ## Remove what the targets wrote
 	@rm -rf build build-asan build-fuzz demo dist

@@ -1,6 +1,8 @@
 """The dependency rule and the rules for public headers, read from the include lines."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,4 +61,79 @@ def test_kernels_know_nothing_of_torch():
     assert files
     wrong = [f"{p.relative_to(ROOT)} includes {name}" for p in files for name in includes(p)
              if re.match(r"(torch|ATen|c10)/", name)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_sources_are_formatted():
+    run = subprocess.run([sys.executable, ROOT / "scripts/format.py", "--check"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def room_of(path, folder):
+    """The first folder below `folder`; "" for what lies in it directly."""
+    parts = path.relative_to(folder).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+# Core's rooms from the ground up. What lies in none (error, text, version) is below all of them.
+CORE = ("files", "config", "checkpoint", "kernels", "ops", "nn", "model")
+
+
+def core_includes():
+    for folder in (ROOT / "core/include/outrider", ROOT / "core/src"):
+        for path in sources(folder.relative_to(ROOT)):
+            for name in includes(path):
+                target = name.removeprefix("outrider/").split("/")
+                if len(target) > 1 and (target[0] in CORE or name.startswith("outrider/")):
+                    yield path, room_of(path, folder), target[0]
+
+
+def test_core_is_a_ladder():
+    rank = {room: i for i, room in enumerate(("", *CORE))}
+    arrows = list(core_includes())
+    assert len(arrows) > 40
+    wrong = [f"{path.relative_to(ROOT)} ({room}) includes something of {target}" for path, room, target in arrows
+             if rank[target] > rank[room]]
+    assert not wrong, "\n".join(wrong)
+
+
+# Host's rooms, each with those that it may include. Public headers belong to the room of their source.
+HOST = {
+    "": set(),
+    "machine": set(),
+    "report": set(),
+    "plugins": {"", "machine"},
+    "convert": {"plugins", "machine"},
+    "checkpoint": {"", "machine", "plugins", "convert"},
+    "data": {"", "machine", "plugins", "convert", "checkpoint"},
+    "formats": {"machine", "plugins", "convert", "checkpoint"},
+    "trainer": {"", "machine", "plugins", "convert", "checkpoint", "data", "report"},
+    "check": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "trainer"},
+}
+HOST["cli"] = set(HOST)
+
+
+def host_rooms():
+    rooms = {}
+    for path in sources("host/src"):
+        relative = path.relative_to(ROOT / "host/src")
+        rooms[str(relative)] = room_of(path, ROOT / "host/src")
+        public = ROOT / "host/include/outrider/host" / f"{path.stem}.h"
+        if path.suffix == ".cpp" and public.exists():
+            rooms[f"outrider/host/{public.name}"] = rooms[str(relative)]
+    return rooms
+
+
+def test_host_rooms_see_only_those_below():
+    rooms = host_rooms()
+    public = [f"outrider/host/{p.name}" for p in sources("host/include")]
+    assert set(public) <= set(rooms), "public headers without a source of their name"
+    wrong = []
+    for path in sources("host/src") + sources("host/include"):
+        name = str(path.relative_to(ROOT / ("host/src" if path.is_relative_to(ROOT / "host/src") else "host/include")))
+        for included in includes(path):
+            beside = str(Path(name).parent / included)
+            target = rooms.get(included, rooms.get(beside))
+            if target is not None and target != rooms[name] and target not in HOST[rooms[name]]:
+                wrong.append(f"{name} ({rooms[name] or 'host'}) includes {included} ({target or 'host'})")
     assert not wrong, "\n".join(wrong)

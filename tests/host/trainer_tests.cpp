@@ -15,7 +15,7 @@
 
 #include "outrider/files/json_file.h"
 #include "outrider/host/checkpoint.h"
-#include "outrider/host/evaluator.h"
+#include "outrider/host/held_out.h"
 #include "outrider/host/token_shards.h"
 #include "outrider/host/trainer.h"
 #include "tiny_training.h"

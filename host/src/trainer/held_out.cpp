@@ -1,3 +1,5 @@
+#include "outrider/host/held_out.h"
+
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -5,7 +7,6 @@
 #include <utility>
 
 #include "data/batches.h"
-#include "outrider/host/evaluator.h"
 #include "trainer/draft_meter.h"
 #include "trainer/random_state.h"
 

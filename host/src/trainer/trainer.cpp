@@ -12,7 +12,7 @@
 
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
-#include "outrider/host/evaluator.h"
+#include "outrider/host/held_out.h"
 #include "outrider/text.h"
 #include "trainer/random_state.h"
 #include "trainer/resume_point.h"
