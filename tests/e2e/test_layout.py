@@ -137,3 +137,22 @@ def test_host_rooms_see_only_those_below():
             if target is not None and target != rooms[name] and target not in HOST[rooms[name]]:
                 wrong.append(f"{name} ({rooms[name] or 'host'}) includes {included} ({target or 'host'})")
     assert not wrong, "\n".join(wrong)
+
+
+ALGORITHM = re.compile(r"eagle|medusa", re.IGNORECASE)
+
+
+def names_of_algorithms(text):
+    """Where code, not prose, names one: comments and examples of commands may."""
+    text = re.sub(r"//[^\n]*", "", text)
+    text = re.sub(r'"\s*\n\s*"', "", text)
+    examples = re.compile(r'"[^"\n]*(?:outrider |--set )(?:\\.|[^"\\\n])*"')
+    return [line.strip() for line in examples.sub('""', text).splitlines() if ALGORITHM.search(line)]
+
+
+def test_only_plugins_know_their_algorithms():
+    assert names_of_algorithms('if (mode == "eagle") // eagle\n') == ['if (mode == "eagle")']
+    assert not names_of_algorithms('"convert first: "\n   "outrider convert BASE --mode eagle"')
+    found = [f"{path.relative_to(ROOT)}: {line}" for part in ("core", "sdk/include", "host") for path in sources(part)
+             for line in names_of_algorithms(path.read_text())]
+    assert not found, "\n".join(found)

@@ -67,8 +67,7 @@ at::Tensor key_mask_of(const ForwardInput& input, const HiddenStateRequest& requ
   return request.at_padding || !is_right_padded(mask) ? mask : at::Tensor();
 }
 
-// In ModelOpt the labels of the base's own loss stand alone: no mask joins them.
-TrainBatch labels_alone(TrainBatch batch) {
+TrainBatch without_masks(TrainBatch batch) {
   batch.attention_mask = batch.loss_mask = at::Tensor();
   return batch;
 }
@@ -108,11 +107,8 @@ bool contains(const std::vector<BaseEdit>& edits, BaseEdit edit) {
   return std::find(edits.begin(), edits.end(), edit) != edits.end();
 }
 
-bool follows_reference(const SpeculativeState& state) {
-  return std::any_of(state.begin(), state.end(), [](const auto& attached) {
-    const auto numerics = attached.state.metadata.find("reference_numerics");
-    return numerics != attached.state.metadata.end() && numerics->is_string();
-  });
+bool labels_stand_alone(const SpeculativeState& state) {
+  return std::ranges::any_of(state, &AttachedDraft::labels_stand_alone);
 }
 
 at::Tensor sum_of(const std::vector<DraftLoss>& losses, const at::Tensor& lm_loss) {
@@ -198,8 +194,8 @@ ForwardOutput CausalLM::forward(const ForwardInput& input) {
     output.draft_losses.push_back(attached.draft->loss(base, batch));
   }
   if (input.want_lm_loss) {
-    const bool only_labels = batch.labels.defined() && follows_reference(speculative_state_);
-    output.lm_loss = language_model_loss(base, only_labels ? labels_alone(batch) : batch);
+    const bool only_labels = batch.labels.defined() && labels_stand_alone(speculative_state_);
+    output.lm_loss = language_model_loss(base, only_labels ? without_masks(batch) : batch);
   }
   output.loss = sum_of(output.draft_losses, trains_base ? output.lm_loss : at::Tensor());
   if (input.want_logits) output.logits = base.head->logits(base.last_hidden);
@@ -237,7 +233,8 @@ void CausalLM::attach(Conversion conversion, ModeState state) {
   if (contains(edits, BaseEdit::kDropDecoderLayers) && !has_edit(BaseEdit::kDropDecoderLayers)) {
     drop_decoder_layers();
   }
-  speculative_state_.push_back({std::move(state), conversion.attribute, conversion.draft, edits});
+  speculative_state_.push_back({std::move(state), conversion.attribute, conversion.draft, edits,
+                                conversion.labels_stand_alone});
 }
 
 }  // namespace outrider

@@ -9,14 +9,14 @@
 #include <utility>
 #include <vector>
 
+#include "base_identity.h"
 #include "model_folder.h"
+#include "model_place.h"
 #include "outrider/checkpoint/metadata.h"
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
-#include "outrider/host/plugin_loader.h"
 #include "outrider/host/plugin_lock.h"
 #include "outrider/host/sha256.h"
-#include "outrider/model/base_model_registry.h"
 #include "outrider/text.h"
 #include "settled_config.h"
 
@@ -92,22 +92,23 @@ std::map<std::string, SafetensorsFolder::Entry> stored_base(const fs::path& fold
   const auto opened = SafetensorsFolder::open(folder);
   const auto settled = settled_config(config, opened.tensors(), {});
   const auto stored = with_tied_embedding(opened.tensors(), settled);
-  plugin_loader().load_base(config.architecture);
-  const auto shapes = BaseModelRegistry::instance().create(settled, at::kMeta);
+  const auto structure = base_structure(settled);
   std::map<std::string, SafetensorsFolder::Entry> weights;
-  for (const auto& [name, unused] : checkpoint_tensors(*shapes)) {
+  for (const auto& [name, unused] : checkpoint_tensors(*structure)) {
     const auto found = stored.find(name);
     if (found != stored.end()) weights.insert(*found);
   }
   return weights;
 }
 
-std::string stored_base_sha256(const fs::path& folder, const ModelConfig& config) {
+std::string stored_sha256(const std::map<std::string, SafetensorsFolder::Entry>& stored) {
   TensorMap weights;
-  for (const auto& [name, entry] : stored_base(folder, config)) {
-    weights[name] = tensor_over(entry.file, *entry.view);
-  }
+  for (const auto& [name, entry] : stored) weights[name] = tensor_over(entry.file, *entry.view);
   return base_weights_sha256(weights);
+}
+
+std::string stored_base_sha256(const fs::path& folder, const ModelConfig& config) {
+  return stored_sha256(stored_base(folder, config));
 }
 
 BaseReference refer_to_base(const fs::path& folder) {
@@ -120,15 +121,7 @@ BaseReference refer_to_base(const fs::path& folder) {
 
 std::optional<BaseReference> base_reference_of(const fs::path& folder) {
   if (!fs::exists(folder / CheckpointMetadata::kFileName)) return std::nullopt;
-  const auto base = CheckpointMetadata::read(folder).base_model;
-  if (!base.contains("reference")) return std::nullopt;
-  auto reference = BaseReference::from_json(base["reference"],
-                                            (folder / CheckpointMetadata::kFileName).string());
-  if (const auto original = base.find("weights_sha256");
-      original != base.end() && original->is_string()) {
-    reference.original_sha256 = original->get<std::string>();
-  }
-  return reference;
+  return recorded_reference(CheckpointMetadata::read(folder), folder);
 }
 
 }  // namespace outrider

@@ -4,37 +4,27 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
+#include <map>
 
-#include "companion_files.h"
+#include "base_identity.h"
 #include "convert/allocation_budget.h"
 #include "convert/random_scope.h"
 #include "machine/cpu_arithmetic.h"
-#include "machine/disk_room.h"
 #include "machine/memory.h"
 #include "model_folder.h"
-#include "modelopt_state.h"
+#include "model_tensors.h"
 #include "outrider/error.h"
-#include "outrider/files/atomic_file.h"
-#include "outrider/files/json_file.h"
 #include "outrider/host/plugin_loader.h"
-#include "outrider/host/plugin_lock.h"
-#include "outrider/host/sha256.h"
 #include "outrider/model/base_model_registry.h"
 #include "outrider/text.h"
-#include "outrider/version.h"
-#include "settled_config.h"
 #include "stored_model.h"
+#include "strict_load.h"
 #include "tensor_mismatches.h"
-#include "weight_files.h"
 
 namespace outrider {
 namespace fs = std::filesystem;
 namespace {
-
-// In outrider_state.json's base_model; see CausalLM::weights_sha256().
-constexpr const char* kWeightsKey = "weights_sha256";
-// There, too, where the folder holds drafts alone.
-constexpr const char* kReferenceKey = "reference";
 
 constexpr const char* kLmHead = "lm_head.weight";
 constexpr const char* kUntiedHint =
@@ -46,25 +36,6 @@ constexpr const char* kUntiedHint =
 bool may_be_ignored(const CausalLM& model, const std::string& name) {
   return (model.config().tie_word_embeddings && name == kLmHead) ||
          name.ends_with(".rotary_emb.inv_freq");
-}
-
-bool belongs_to_a_draft(const CausalLM& model, const std::string& name) {
-  return std::ranges::any_of(model.speculative_state(), [&](const AttachedDraft& attached) {
-    return name.starts_with(attached.attribute + ".");
-  });
-}
-
-// A converted folder without decoder layers, which only offline training makes.
-bool is_offline(const ModelConfig& config, const StoredTensors& stored,
-                const CheckpointMetadata& metadata) {
-  if (metadata.modes.empty()) return false;
-  const auto shapes = BaseModelRegistry::instance().create(config, at::kMeta);
-  const auto all = shapes->named_parameters();
-  shapes->drop_decoder_layers();
-  const auto kept = shapes->named_parameters();
-  return std::none_of(all.begin(), all.end(), [&](const auto& item) {
-    return !kept.contains(item.key()) && stored.contains(item.key());
-  });
 }
 
 // Where tensors do not fit a config.json; without a quantization_config in it, their names tell.
@@ -82,15 +53,36 @@ std::string hint_for_misfits(const StoredTensors& stored) {
   return "is the folder complete, and does its config.json belong to these tensors?";
 }
 
-// A config.json with wrong sizes must not take the machine's memory before its tensors are missed.
-void check_size(const ModelConfig& config, const StoredTensors& stored, bool offline,
-                const fs::path& folder) {
-  double described = 0, held = 0;
-  const auto shapes = BaseModelRegistry::instance().create(config, at::kMeta);
-  if (offline) shapes->drop_decoder_layers();
-  for (const auto& parameter : shapes->parameters()) {
-    described += static_cast<double>(parameter.numel());
+std::map<std::string, double> parameter_sizes(const CausalLM& model) {
+  std::map<std::string, double> sizes;
+  for (const auto& item : model.named_parameters()) {
+    sizes[item.key()] = static_cast<double>(item.value().numel());
   }
+  return sizes;
+}
+
+/// Which part of a base a folder holds.
+struct StoredPart {
+  bool is_offline;   // without decoder layers, as only a conversion for offline training has it
+  double described;  // elements that config.json describes for this part
+};
+
+/// Takes the decoder layers from `structure`.
+StoredPart stored_part(CausalLM& structure, const StoredTensors& stored, bool is_converted) {
+  const auto all = parameter_sizes(structure);
+  structure.drop_decoder_layers();
+  const auto kept = parameter_sizes(structure);
+  const bool has_layers = std::ranges::any_of(all, [&](const auto& item) {
+    return !kept.contains(item.first) && stored.contains(item.first);
+  });
+  StoredPart part{is_converted && !has_layers, 0};
+  for (const auto& [name, size] : part.is_offline ? kept : all) part.described += size;
+  return part;
+}
+
+// A config.json with wrong sizes must not take the machine's memory before its tensors are missed.
+void check_size(double described, const StoredTensors& stored, const fs::path& folder) {
+  double held = 0;
   for (const auto& [name, tensor] : stored) held += tensor.elements;
   if (described <= 2 * held) return;
   throw Error(ErrorCode::kTensorMismatch,
@@ -100,33 +92,18 @@ void check_size(const ModelConfig& config, const StoredTensors& stored, bool off
 }
 
 /// Fills `targets`, which are tensors of `model`.
-void load_strictly(const CausalLM& model, const TensorMap& targets, const StoredTensors& stored,
-                   const fs::path& origin, const std::string& hint) {
+void load_model(const CausalLM& model, const TensorMap& targets, const StoredTensors& stored,
+                const fs::path& origin, const std::string& hint) {
   TensorMismatches mismatches;
-  for (const auto& [name, target] : targets) {
-    const auto found = stored.find(name);
-    if (found == stored.end()) {
-      mismatches.add("missing", name);
-    } else {
-      mismatches.copy(target, found->second.load(), name);
-    }
-  }
-  for (const auto& [name, tensor] : stored) {
-    if (!targets.contains(name) && !may_be_ignored(model, name)) mismatches.add("unexpected", name);
-  }
+  load_strictly(
+      targets, stored, [&](const std::string& name) { return may_be_ignored(model, name); },
+      std::identity(), mismatches);
   const bool lacks_head = targets.contains(kLmHead) && !stored.contains(kLmHead);
   mismatches.finish(origin.string(), lacks_head ? kUntiedHint : hint);
 }
 
 PluginRequirement requirement_of(const PluginRef& plugin) {
   return {plugin.name, plugin.range, plugin.sha256};
-}
-
-// What a base and its drafts need beside the plugins of their modes.
-void load_required_plugins(const CheckpointMetadata& metadata) {
-  for (const auto& mode : metadata.modes) {
-    for (const auto& plugin : mode.requirements) plugin_loader().load(requirement_of(plugin));
-  }
 }
 
 // A draft whose recorded config is larger than its tensors is refused before it takes the memory.
@@ -192,104 +169,6 @@ void identify_base(CausalLM& base, const CheckpointMetadata& metadata, const Sto
   }
 }
 
-void check_base(const CausalLM& model, const Json& recorded, const fs::path& origin,
-                const std::string& hint) {
-  const auto& config = model.config();
-  const std::pair<const char*, Json> expected[] = {{"architecture", config.architecture},
-                                                   {"hidden_size", config.hidden_size},
-                                                   {"num_hidden_layers", config.num_hidden_layers},
-                                                   {"vocab_size", config.vocab_size}};
-  std::vector<std::string> problems;
-  if (const auto& hash = model.weights_sha256();
-      !hash.empty() && recorded.value(kWeightsKey, Json(hash)) != hash) {
-    problems.push_back("the base's weights are not those that were converted");
-  }
-  for (const auto& [key, value] : expected) {
-    if (recorded.contains(key) && recorded[key] != value) {
-      problems.push_back(fmt::format("{} is {} in the base's config.json, {} in the recorded state",
-                                     key, value.dump(), printable(recorded[key].dump())));
-    }
-  }
-  if (problems.empty()) return;
-  throw Error(ErrorCode::kIncompatibleCheckpoint,
-              fmt::format("{}: {}", origin.string(), join(problems, "; ")), hint);
-}
-
-Json base_identity(const CausalLM& model) {
-  const auto& config = model.config();
-  Json identity = {{"architecture", config.architecture},
-                   {"hidden_size", config.hidden_size},
-                   {"num_hidden_layers", config.num_hidden_layers},
-                   {"vocab_size", config.vocab_size},
-                   {"config_sha256", sha256_of(config.raw.dump())}};
-  const bool unchanged = model.has_edit(BaseEdit::kFreezeParameters);
-  if (unchanged && !model.weights_sha256().empty()) {
-    identity[kWeightsKey] = model.weights_sha256();
-  }
-  return identity;
-}
-
-/// Every parameter and buffer of the attached drafts, under checkpoint names.
-TensorMap draft_tensors(const CausalLM& model) {
-  auto tensors = checkpoint_tensors(model);
-  std::erase_if(tensors, [&](const auto& item) { return !belongs_to_a_draft(model, item.first); });
-  return tensors;
-}
-
-/// The tensors of a folder, and its config as they have it. Where it holds drafts only, with the
-/// tensors of its base, which is checked.
-StoredTensors with_base_tensors(ModelFiles& files, const fs::path& folder,
-                                const LoadOptions& options) {
-  for (const auto& note : files.tensors.notes()) {
-    if (options.on_note) options.on_note(note);
-  }
-  auto stored = files.tensors.tensors();
-  const auto reference = base_reference_of(folder);
-  if (!reference && !options.base.empty()) {
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("{} holds its base: no other can be named", in_quotes(folder.string())),
-                "leave --base out");
-  }
-  if (!reference) {
-    files.config = settled_config(std::move(files.config), stored, options.on_note);
-    return stored_tensors(with_tied_embedding(std::move(stored), files.config));
-  }
-  const auto base = reference->find(options.base);
-  reference->require_same(stored_base_sha256(base, files.config), base);
-  stored.merge(stored_base(base, files.config));
-  return stored_tensors(stored);
-}
-
-CheckpointMetadata metadata_of(const CausalLM& model) {
-  CheckpointMetadata metadata;
-  metadata.written_by = fmt::format("outrider {}", version());
-  metadata.base_model = base_identity(model);
-  for (const auto& attached : model.speculative_state()) {
-    auto state = attached.state;
-    mode_registry()
-        .get(state.mode)
-        .descriptor->update_for_save(model, state.config, state.metadata);
-    metadata.modes.push_back(std::move(state));
-  }
-  return metadata;
-}
-
-at::ScalarType type_in_files(const CausalLM& model, const std::string& name,
-                             const at::Tensor& tensor) {
-  if (!model.stored_types()) return tensor.scalar_type();
-  const auto& types = model.stored_types()->tensors;
-  const auto found = types.find(name);
-  return found == types.end() ? tensor.scalar_type() : found->second;
-}
-
-// What is saved is what was stored: values that were widened have the stored type's precision.
-TensorMap tensors_to_save(const CausalLM& model, TensorMap tensors) {
-  for (auto& [name, tensor] : tensors) {
-    tensor = tensor.detach().to(type_in_files(model, name, tensor));
-  }
-  return tensors;
-}
-
 struct Precision {
   at::ScalarType stored, computing;
   bool is_widened() const { return stored != computing; }
@@ -337,37 +216,36 @@ std::map<std::string, at::ScalarType> types_of_widened(const CausalLM& model,
 }
 
 // The values are those of the narrower type too: a base may lie there in more precision.
-void round_widened(const CausalLM& model, const StoredTypes& types) {
+void keep_stored_types(CausalLM& model, const StoredTensors& stored, at::ScalarType model_type) {
+  model.set_stored_types({model_type, types_of_widened(model, stored, model_type)});
   const at::NoGradGuard no_grad;
   const auto tensors = checkpoint_tensors(model);
-  for (const auto& [name, type] : types.tensors) tensors.at(name).copy_(tensors.at(name).to(type));
+  for (const auto& [name, type] : model.stored_types()->tensors) {
+    tensors.at(name).copy_(tensors.at(name).to(type));
+  }
 }
 
 }  // namespace
 
-std::shared_ptr<CausalLM> from_pretrained(const fs::path& folder, const LoadOptions& options) {
-  require_folder(folder, kModelFolderHint);
-  const auto metadata = read_metadata(folder, options.reference_numerics);
-  load_required_plugins(metadata);
-  auto files = read_model_files(folder, buildable_config);
-  const auto stored = with_base_tensors(files, folder, options);
-  const auto& config = files.config;
-  const bool offline = is_offline(config, stored, metadata);
-  check_size(config, stored, offline, folder);
-  const auto precision = precision_of(config, options);
+std::shared_ptr<CausalLM> from_pretrained(const fs::path& path, const LoadOptions& options) {
+  const auto folder =
+      ModelFolder::open(path, OpenFor::kBuilding, options.reference_numerics, options.on_note);
+  const auto& metadata = folder.metadata;
+  const auto stored = folder.stored_with_base(options.base);
+  const auto part = stored_part(*folder.structure, stored, !metadata.modes.empty());
+  check_size(part.described, stored, path);
+  const auto precision = precision_of(folder.config, options);
   // Layers that are about to be dropped take no memory on the host as long as nothing is written.
-  const auto model = create_base(config, stored, precision, offline ? at::kCPU : options.device);
+  const auto model =
+      create_base(folder.config, stored, precision, part.is_offline ? at::kCPU : options.device);
   model->eval();
   identify_base(*model, metadata, stored, options.hash_weights);
-  check_base(*model, metadata.base_model, folder,
+  check_base(*model, metadata.base_model, path,
              "config.json was replaced after the conversion: put the original back");
   for (const auto& state : metadata.modes) restore_mode(*model, state, stored);
-  if (offline) model->to(options.device);
-  load_strictly(*model, checkpoint_tensors(*model), stored, folder, hint_for_misfits(stored));
-  if (precision.is_widened()) {
-    model->set_stored_types({precision.stored, types_of_widened(*model, stored, precision.stored)});
-    round_widened(*model, *model->stored_types());
-  }
+  if (part.is_offline) model->to(options.device);
+  load_model(*model, checkpoint_tensors(*model), stored, path, hint_for_misfits(stored));
+  if (precision.is_widened()) keep_stored_types(*model, stored, precision.stored);
   return model;
 }
 
@@ -386,50 +264,6 @@ void load_weights(CausalLM& model, const fs::path& file) {
   mismatches.finish(file.string(), "`outrider inspect` lists the model's tensors");
 }
 
-TensorMap checkpoint_tensors(const CausalLM& model) {
-  TensorMap tensors;
-  for (const auto& item : model.named_parameters()) tensors[item.key()] = item.value();
-  for (const auto& item : model.named_buffers()) tensors[item.key()] = item.value();
-  return tensors;
-}
-
-void save_pretrained(const CausalLM& model, const fs::path& folder, const SaveOptions& options) {
-  AtomicDirectory directory(folder, options.replace);
-  require_free(folder, "the model", saved_bytes(model, options),
-               "free some space, or choose a folder on another disk");
-  const auto tensors = options.base ? draft_tensors(model) : checkpoint_tensors(model);
-  write_weights(directory.staging(), tensors_to_save(model, tensors), options.max_shard_size);
-  auto config = model.config().raw;
-  config.erase("torch_dtype");
-  config["dtype"] = dtype_name(model.stored_dtype());
-  write_json_file(directory.staging() / "config.json", config);
-  if (!model.speculative_state().empty()) {
-    auto metadata = metadata_of(model);
-    if (options.base) metadata.base_model[kReferenceKey] = options.base->to_json();
-    metadata.write(directory.staging());
-    if (!options.base) write_modelopt_state(directory.staging(), metadata);
-  }
-  copy_companions(options.source, directory.staging());
-  directory.commit();
-}
-
-uint64_t saved_bytes(const CausalLM& model, const SaveOptions& options) {
-  uint64_t bytes = companion_bytes(options.source);
-  for (const auto& [name, tensor] :
-       options.base ? draft_tensors(model) : checkpoint_tensors(model)) {
-    bytes += static_cast<uint64_t>(tensor.numel()) *
-             c10::elementSize(type_in_files(model, name, tensor));
-  }
-  return bytes;
-}
-
-void save(const CausalLM& model, const fs::path& file) {
-  const auto state = metadata_of(model).to_json();
-  CheckpointMetadata::from_json(state, file.string());  // what restore() would refuse
-  write_tensors(file, tensors_to_save(model, checkpoint_tensors(model)),
-                {{kStateKey, state.dump()}});
-}
-
 void restore(CausalLM& base, const fs::path& file_or_folder,
              const std::optional<std::string>& numerics) {
   if (!base.speculative_state().empty()) {
@@ -442,16 +276,14 @@ void restore(CausalLM& base, const fs::path& file_or_folder,
   const std::string hint = "restore onto the base model that was converted";
   check_base(base, stored.metadata.base_model, file_or_folder, hint);
   load_required_plugins(stored.metadata);
-  const auto& recorded = stored.metadata.base_model;
-  const bool drafts_only = recorded.contains(kReferenceKey);
-  if (drafts_only) {
-    BaseReference::from_json(recorded[kReferenceKey], file_or_folder.string())
-        .require_same(base_weights_sha256(checkpoint_tensors(base)), "the given base");
+  const auto reference = recorded_reference(stored.metadata, file_or_folder);
+  if (reference) {
+    reference->require_same(base_weights_sha256(checkpoint_tensors(base)), "the given base");
   }
   for (const auto& state : stored.metadata.modes) restore_mode(base, state, stored.tensors);
-  load_strictly(base, drafts_only ? draft_tensors(base) : checkpoint_tensors(base), stored.tensors,
-                file_or_folder, hint);
-  if (!drafts_only) identify_base(base, stored.metadata, stored.tensors, /*hash_if_unknown=*/false);
+  load_model(base, model_tensors(base, reference.has_value()), stored.tensors, file_or_folder,
+             hint);
+  if (!reference) identify_base(base, stored.metadata, stored.tensors, /*hash_if_unknown=*/false);
 }
 
 }  // namespace outrider

@@ -1,185 +1,25 @@
 #include "model_folder.h"
 
-#include <fmt/format.h>
+#include <ATen/ATen.h>
 
-#include <algorithm>
-#include <cstdlib>
 #include <set>
-#include <vector>
+#include <utility>
 
-#include "companion_files.h"
+#include "base_identity.h"
+#include "model_place.h"
+#include "modelopt_state.h"
 #include "outrider/error.h"
-#include "outrider/files/git_lfs.h"
+#include "outrider/files/json_file.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/plugin_loader.h"
 #include "outrider/model/base_model_registry.h"
 #include "outrider/text.h"
 #include "problem_list.h"
+#include "settled_config.h"
 
 namespace outrider {
 namespace fs = std::filesystem;
 namespace {
-
-constexpr const char* kConfigFile = "config.json";
-constexpr size_t kMostFoldersNamed = 3;
-
-bool is_folder(const fs::path& path) {
-  std::error_code error;
-  return fs::is_directory(path, error);
-}
-
-bool has_config_file(const fs::path& folder) {
-  std::error_code error;
-  return fs::exists(folder / kConfigFile, error);
-}
-
-/// Folders with a config.json at most three levels below, such as those of a training run or of the
-/// Hub's cache.
-std::vector<std::string> model_folders_below(const fs::path& folder) {
-  constexpr int kDeepest = 2, kMostEntries = 2000;
-  std::vector<std::string> found;
-  std::error_code error;
-  int seen = 0;
-  for (fs::recursive_directory_iterator it(folder, error), end;
-       !error && it != end && ++seen < kMostEntries; it.increment(error)) {
-    if (it.depth() >= kDeepest) it.disable_recursion_pending();
-    std::error_code ignored;
-    if (it->is_directory(ignored) && has_config_file(it->path())) {
-      found.push_back(it->path().string());
-    }
-  }
-  std::ranges::sort(found);
-  return found;
-}
-
-std::string named_folders(const std::vector<std::string>& folders) {
-  std::vector<std::string> quoted;
-  for (size_t i = 0; i < std::min(folders.size(), kMostFoldersNamed); ++i) {
-    quoted.push_back(in_quotes(folders[i]));
-  }
-  return join(quoted, ", ") + (folders.size() > kMostFoldersNamed ? ", …" : "");
-}
-
-std::string variable(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
-
-// ---- Names of the Hugging Face Hub --------------------------------------------------------------
-
-bool is_hub_word(const std::string& word) {
-  const auto is_fine = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
-           c == '_' || c == '.';
-  };
-  return !word.empty() && word.front() != '.' && word.front() != '-' &&
-         std::ranges::all_of(word, is_fine);
-}
-
-/// "org/name" of such a name or of a page's address; empty where it can be none.
-std::string hub_name(std::string given) {
-  for (const std::string prefix : {"https://", "http://", "hf://", "huggingface.co/", "hf.co/"}) {
-    if (given.starts_with(prefix)) given.erase(0, prefix.size());
-  }
-  if (const auto page = given.find("/tree/"); page != given.npos) given.resize(page);
-  if (given.ends_with('/')) given.pop_back();
-  const auto slash = given.find('/');
-  const bool fits = slash != given.npos && is_hub_word(given.substr(0, slash)) &&
-                    is_hub_word(given.substr(slash + 1));
-  return fits ? given : "";
-}
-
-fs::path hub_cache() {
-  if (const auto cache = variable("HF_HUB_CACHE"); !cache.empty()) return cache;
-  if (const auto home = variable("HF_HOME"); !home.empty()) return fs::path(home) / "hub";
-  const auto cache = variable("XDG_CACHE_HOME");
-  return (cache.empty() ? fs::path(variable("HOME")) / ".cache" : fs::path(cache)) /
-         "huggingface/hub";
-}
-
-std::string hub_hint(const std::string& given) {
-  const auto name = hub_name(given);
-  if (name.empty()) return "";
-  const auto slash = name.find('/');
-  const auto cached = model_folders_below(
-      hub_cache() / fmt::format("models--{}--{}", name.substr(0, slash), name.substr(slash + 1)));
-  if (!cached.empty()) {
-    return fmt::format("a model of this name is in the Hub's cache: give the folder {}",
-                       named_folders(cached));
-  }
-  return fmt::format(
-      "Outrider downloads nothing: if this is a name on the Hugging Face Hub, `hf download {} "
-      "--local-dir {}` fetches it, and that folder is what to give",
-      name, name.substr(slash + 1));
-}
-
-// ---- Folders that are not there -----------------------------------------------------------------
-
-std::string tilde_hint(const std::string& given) {
-  if (!given.starts_with('~')) return "";
-  std::string hint = "the shell leaves '~' as it is in quotes and behind '='";
-  const auto home = variable("HOME");
-  const auto meant = home + given.substr(1);
-  if (!home.empty() && given.starts_with("~/")) hint += ": give " + in_quotes(meant);
-  return hint;
-}
-
-std::string neighbour_hint(const fs::path& folder) {
-  const auto parent = folder.has_parent_path() ? folder.parent_path() : fs::path(".");
-  std::vector<std::string> names;
-  std::error_code error;
-  for (fs::directory_iterator it(parent, error), end; !error && it != end; it.increment(error)) {
-    if (is_folder(it->path())) names.push_back(it->path().filename().string());
-  }
-  const auto nearest = nearest_names(folder.filename().string(), names);
-  if (nearest.empty()) return "";
-  return fmt::format("did you mean {}?",
-                     in_quotes((folder.parent_path() / nearest.front()).string()));
-}
-
-std::string file_hint(const fs::path& file, const std::string& otherwise) {
-  const auto folder = file.has_parent_path() ? file.parent_path() : fs::path(".");
-  return has_config_file(folder) ? "give its folder, " + in_quotes(folder.string()) : otherwise;
-}
-
-std::string hint_for_missing(const fs::path& folder, const std::string& otherwise) {
-  const auto given = folder.string();
-  if (auto hint = tilde_hint(given); !hint.empty()) return hint;
-  if (auto hint = neighbour_hint(folder); !hint.empty()) return hint;
-  if (auto hint = hub_hint(given); !hint.empty()) return hint;
-  return otherwise;
-}
-
-// ---- Git LFS ------------------------------------------------------------------------------------
-
-bool holds_weights(const std::string& name) {
-  return name == "model.safetensors" ||
-         (name.starts_with("model-") && name.ends_with(".safetensors"));
-}
-
-/// The pointers that stand for what a model is read from. The same weights in other forms may be
-/// left on the server.
-std::set<std::string> pointers_that_matter(const fs::path& folder) {
-  auto names = git_lfs_pointers(folder);
-  std::error_code error;
-  const bool has_weights = fs::exists(folder / "model.safetensors", error) ||
-                           fs::exists(folder / "model.safetensors.index.json", error);
-  std::erase_if(names, [&](const std::string& name) {
-    return has_weights && !holds_weights(name) && !is_beside_weights(name);
-  });
-  return names;
-}
-
-bool refuse_pointers(const fs::path& folder, const std::set<std::string>& names) {
-  if (names.empty()) return true;
-  std::vector<std::string> quoted;
-  for (const auto& name : names) quoted.push_back(in_quotes(name));
-  throw Error(
-      ErrorCode::kInvalidFile,
-      fmt::format("{} holds {} Git LFS pointers in place of the files that they stand for:{}",
-                  in_quotes(folder.string()), names.size(), indented(quoted)),
-      kFetchFromGitLfs);
-}
 
 std::vector<std::string> architectures_of_plugins() {
   std::set<std::string> names;
@@ -189,64 +29,125 @@ std::vector<std::string> architectures_of_plugins() {
   return {names.begin(), names.end()};
 }
 
+ModelConfig config_of(const fs::path& folder, const CheckpointMetadata& metadata) {
+  require_config_file(folder);
+  const auto path = folder / "config.json";
+  auto config = read_json_file(path);
+  if (has_only_modelopt_state(folder)) config = without_modelopt_names(std::move(config), metadata);
+  try {
+    return ModelConfig::from_json(config, path.string());
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUnknownArchitecture) throw;
+    // Where a plugin knows the architecture, the config's own problems are what is wrong.
+    plugin_loader().load_base(config["architectures"][0].get<std::string>());
+    return ModelConfig::from_json(config, path.string());
+  }
+}
+
+/// A folder's config, and for building the base's structure.
+struct Described {
+  ModelConfig config;
+  std::shared_ptr<CausalLM> structure;
+};
+
+Described described(const fs::path& folder, const CheckpointMetadata& metadata, OpenFor purpose) {
+  auto config = config_of(folder, metadata);
+  auto structure = purpose == OpenFor::kBuilding ? base_structure(config) : nullptr;
+  return {std::move(config), std::move(structure)};
+}
+
+// The tensors may say of the config what it does not say itself.
+void settle(ModelFolder& folder, const std::function<void(const std::string&)>& on_note) {
+  const bool was_tied = folder.config.tie_word_embeddings;
+  folder.config = settled_config(std::move(folder.config), folder.tensors.tensors(), on_note);
+  if (folder.structure && was_tied != folder.config.tie_word_embeddings) {
+    folder.structure = base_structure(folder.config);
+  }
+}
+
 }  // namespace
 
-void require_folder(const fs::path& folder, const std::string& hint) {
-  if (is_folder(folder)) return;
-  std::error_code error;
-  const bool is_file = fs::exists(folder, error);
-  throw Error(
-      ErrorCode::kFileNotFound,
-      printable(folder.string(), 1000) + (is_file ? ": a file, not a folder" : ": no such folder"),
-      is_file ? file_hint(folder, hint) : hint_for_missing(folder, hint));
+CheckpointMetadata read_metadata(const fs::path& folder,
+                                 const std::optional<std::string>& numerics) {
+  if (has_only_modelopt_state(folder)) return read_modelopt_state(folder, numerics);
+  refuse_numerics(folder, numerics);
+  if (!fs::exists(folder / CheckpointMetadata::kFileName)) return {};
+  return CheckpointMetadata::read(folder);
 }
 
-void require_tokenizer_folder(const fs::path& folder) {
-  require_folder(folder,
-                 "the folder needs tokenizer.json, tokenizer_config.json and a chat template");
-  auto pointers = git_lfs_pointers(folder);
-  std::erase_if(pointers, [](const std::string& name) { return !is_beside_weights(name); });
-  refuse_pointers(folder, pointers);
+ModelConfig read_config(const fs::path& folder) {
+  require_folder(folder, kModelFolderHint);
+  const bool is_modelopts = has_only_modelopt_state(folder);
+  return config_of(folder, is_modelopts ? read_metadata(folder, {}) : CheckpointMetadata());
 }
 
-void require_no_git_lfs_pointers(const fs::path& folder) {
-  refuse_pointers(folder, pointers_that_matter(folder));
-}
-
-void require_config_file(const fs::path& folder) {
-  if (has_config_file(folder)) return;
-  const auto below = model_folders_below(folder);
-  throw Error(ErrorCode::kFileNotFound,
-              in_quotes((folder / kConfigFile).string()) + " does not exist",
-              below.empty() ? "" : "folders below it have one: " + named_folders(below));
-}
-
-ModelFiles read_model_files(const fs::path& folder, ModelConfig (*read)(const fs::path&)) {
-  ProblemList problems;
-  std::optional<ModelConfig> config;
-  std::optional<SafetensorsFolder> tensors;
-  const auto pointers = pointers_that_matter(folder);
-  problems.collect([&] { return refuse_pointers(folder, pointers); });
-  if (!pointers.contains(kConfigFile)) config = problems.collect([&] { return read(folder); });
-  if (pointers.empty()) {
-    tensors = problems.collect([&] { return SafetensorsFolder::open(folder); });
+void load_required_plugins(const CheckpointMetadata& metadata) {
+  for (const auto& mode : metadata.modes) {
+    for (const auto& plugin : mode.requirements) {
+      plugin_loader().load({plugin.name, plugin.range, plugin.sha256});
+    }
   }
-  problems.finish(in_quotes(folder.string()) + " cannot be used as a model");
-  return {*std::move(config), *std::move(tensors)};
 }
 
-ModelConfig buildable_config(const fs::path& folder) {
+std::shared_ptr<CausalLM> base_structure(const ModelConfig& config) {
   try {
-    auto config = read_config(folder);
     plugin_loader().load_base(config.architecture);
-    BaseModelRegistry::instance().create(config, at::kMeta);
-    return config;
+    return BaseModelRegistry::instance().create(
+        config, at::TensorOptions().device(at::kMeta).dtype(config.dtype));
   } catch (const Error& error) {
     const auto others = architectures_of_plugins();
     if (error.code() != ErrorCode::kUnknownArchitecture || others.empty()) throw;
     throw Error(error.code(), error.what(),
                 error.hint() + "; installed plugins bring " + join(others, ", "));
   }
+}
+
+ModelFolder ModelFolder::open(const fs::path& path, OpenFor purpose,
+                              const std::optional<std::string>& numerics,
+                              const std::function<void(const std::string&)>& on_note) {
+  require_folder(path, kModelFolderHint);
+  auto metadata = read_metadata(path, numerics);
+  if (purpose == OpenFor::kBuilding) load_required_plugins(metadata);
+  ProblemList problems;
+  std::optional<Described> base;
+  std::optional<SafetensorsFolder> tensors;
+  const auto pointers = pointers_that_matter(path);
+  problems.collect([&] {
+    refuse_pointers(path, pointers);
+    return true;
+  });
+  if (!pointers.contains("config.json")) {
+    base = problems.collect([&] { return described(path, metadata, purpose); });
+  }
+  if (pointers.empty()) tensors = problems.collect([&] { return SafetensorsFolder::open(path); });
+  problems.finish(in_quotes(path.string()) + " cannot be used as a model");
+  auto reference = recorded_reference(metadata, path);
+  ModelFolder folder{path,
+                     std::move(metadata),
+                     std::move(reference),
+                     std::move(base->config),
+                     *std::move(tensors),
+                     std::move(base->structure)};
+  for (const auto& note : folder.tensors.notes()) {
+    if (on_note) on_note(note);
+  }
+  if (!folder.reference) settle(folder, on_note);
+  return folder;
+}
+
+StoredTensors ModelFolder::stored_with_base(const fs::path& base) const {
+  if (!reference && !base.empty()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                in_quotes(path.string()) + " holds its base: no other can be named",
+                "leave --base out");
+  }
+  auto all = tensors.tensors();
+  if (!reference) return stored_tensors(with_tied_embedding(std::move(all), config));
+  const auto found = reference->find(base);
+  auto of_base = stored_base(found, config);
+  reference->require_same(stored_sha256(of_base), found);
+  all.merge(std::move(of_base));
+  return stored_tensors(all);
 }
 
 }  // namespace outrider

@@ -1,47 +1,51 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
 #include <string>
 
+#include "checkpoint/stored_model.h"
 #include "outrider/api.h"
+#include "outrider/checkpoint/metadata.h"
 #include "outrider/checkpoint/safetensors.h"
+#include "outrider/host/base_reference.h"
+#include "outrider/model/causal_lm.h"
 #include "outrider/model/model_config.h"
 
 namespace outrider {
 
-/// What to give where a model is wanted.
-constexpr const char* kModelFolderHint =
-    "give the folder of a Hugging Face model, the one with config.json";
+/// What a folder is opened for: to say what it holds, or to build its model, for which the plugins
+/// of its family and its modes are loaded.
+enum class OpenFor { kInspection, kBuilding };
 
-/// Throws kFileNotFound unless there is such a folder. The hint names what was probably meant: a
-/// folder beside it, one below "~", the folder of a file, a model of the Hugging Face Hub and the
-/// command that fetches it; else it is `hint`.
-OUTRIDER_API void require_folder(const std::filesystem::path& folder, const std::string& hint);
-
-/// The same for a folder with a tokenizer; beside that, nothing but weights may be a Git LFS
-/// pointer (kInvalidFile).
-OUTRIDER_API void require_tokenizer_folder(const std::filesystem::path& folder);
-
-/// Throws kInvalidFile where files that a model is read from are Git LFS pointers, naming all.
-void require_no_git_lfs_pointers(const std::filesystem::path& folder);
-
-/// Throws kFileNotFound unless the folder has a config.json. The hint names folders below it that
-/// have one.
-void require_config_file(const std::filesystem::path& folder);
-
-/// The config and the tensors of a model folder.
-struct ModelFiles {
-  ModelConfig config;
+/// A model folder, each of its files read once.
+struct ModelFolder {
+  std::filesystem::path path;
+  CheckpointMetadata metadata;             // nothing for a base model
+  std::optional<BaseReference> reference;  // of a folder that holds drafts only
+  ModelConfig config;                      // of a folder with its base: as the tensors have it
   SafetensorsFolder tensors;
+  std::shared_ptr<CausalLM> structure;  // of the base on "meta"; for building alone
+
+  /// Tells in one error everything that is wrong with config and tensors, files that are Git LFS
+  /// pointers first. Throws kUnknownArchitecture and kUnsupported for what cannot be built.
+  /// `numerics` and `on_note` as in LoadOptions.
+  OUTRIDER_API static ModelFolder open(const std::filesystem::path& path, OpenFor purpose,
+                                       const std::optional<std::string>& numerics,
+                                       const std::function<void(const std::string&)>& on_note);
+
+  /// All tensors of the model: with those of the base that it refers to, which is looked for in
+  /// `base` (may be empty) and checked.
+  StoredTensors stored_with_base(const std::filesystem::path& base) const;
 };
 
-/// Opens both and tells in one error everything that is wrong with either, files that are Git LFS
-/// pointers first. `read` is read_config() or buildable_config().
-OUTRIDER_API ModelFiles read_model_files(const std::filesystem::path& folder,
-                                         ModelConfig (*read)(const std::filesystem::path&));
+/// What a base and its drafts need beside the plugins of their modes.
+void load_required_plugins(const CheckpointMetadata& metadata);
 
-/// read_config() of a model that this process can build; the plugin of its family is loaded.
-/// Throws kUnknownArchitecture, or kUnsupported as the family does.
-ModelConfig buildable_config(const std::filesystem::path& folder);
+/// A base on "meta", without memory; the plugin of its family is loaded. Throws
+/// kUnknownArchitecture naming what installed plugins bring, or kUnsupported as the family does.
+OUTRIDER_API std::shared_ptr<CausalLM> base_structure(const ModelConfig& config);
 
 }  // namespace outrider

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -17,40 +16,25 @@ namespace outrider {
 namespace fs = std::filesystem;
 namespace {
 
-struct KnownMode {
-  const char* name;          // also the plugin's
-  const char* class_prefix;  // of the converted model's class, which config.json names
-  const char* config_key;    // that conversion adds to config.json, if it adds one
-  bool needs_numerics;       // Outrider's own arithmetic is not ModelOpt's
-};
-constexpr KnownMode kModes[] = {{"medusa", "Medusa", "medusa", false},
-                                {"eagle", "Eagle", nullptr, true}};
+// ModelOpt's states say no plugin: whichever provides the mode restores it.
+std::optional<ModelOptMapping> mapping_of(const std::string& mode) {
+  try {
+    return plugin_loader().load_mode(mode).descriptor->modelopt_mapping();
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUnknownMode) throw;
+    return std::nullopt;
+  }
+}
 
-// Fields of EagleConfig that 0.42 does not have. Where an old state lacks one, the release behaved
-// as the value here, which is not always the field's later default.
-struct LaterField {
-  const char* name;
-  Json (*before)();
-};
-constexpr Json (*kDefault)() = nullptr;
-constexpr LaterField kLaterFields[] = {{"eagle_ttt_steps", [] { return Json(4); }},
-                                       {"eagle_export_rope_scaling", [] { return Json::object(); }},
-                                       {"eagle_mix_hidden_states", kDefault},
-                                       {"eagle_use_torch_compile", kDefault},
-                                       {"eagle_enable_nvtx", kDefault},
-                                       {"eagle_base_lora", kDefault},
-                                       {"eagle_base_lora_rank", kDefault},
-                                       {"eagle_base_lora_alpha", kDefault},
-                                       {"eagle_base_lora_target_modules", kDefault},
-                                       {"eagle_base_lora_preservation_loss_weight", kDefault},
-                                       {"eagle_base_lora_warmup_steps", kDefault},
-                                       {"eagle_base_lora_start_layer", kDefault},
-                                       {"eagle_base_lora_logits_detach_prob", kDefault}};
-
-const KnownMode* known_mode(const std::string& name) {
-  const auto* found = std::find_if(std::begin(kModes), std::end(kModes),
-                                   [&](const auto& mode) { return mode.name == name; });
-  return found == std::end(kModes) ? nullptr : found;
+std::vector<std::string> mapped_modes() {
+  std::vector<std::string> mapped;
+  for (const auto& mode : plugin_loader().modes()) {
+    try {
+      if (mapping_of(mode)) mapped.push_back(mode);
+    } catch (const Error&) {  // a plugin that cannot be loaded maps nothing
+    }
+  }
+  return mapped;
 }
 
 // --- reading -----------------------------------------------------------------------------------
@@ -107,40 +91,40 @@ void check_numerics(const std::string& numerics) {
               "accepted are 0.47 and 0.42");
 }
 
+Error cannot_restore(const std::string& mode, const std::string& origin) {
+  const auto mapped = mapped_modes();
+  return Error(ErrorCode::kUnknownMode,
+               fmt::format("{}: ModelOpt's mode {} cannot be restored", in_quotes(origin),
+                           in_quotes(mode, 60)),
+               mapped.empty() ? "no installed plugin restores a mode of ModelOpt's"
+                              : "restored are the modes " + join(mapped, " and "));
+}
+
 ModeState mode_state(const Json& entry, const std::string& numerics, const std::string& origin) {
   if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string()) {
     throw invalid(origin, "an entry of 'modelopt_state_dict' is no pair of a name and its state");
   }
   const auto name = entry[0].get<std::string>();
-  if (known_mode(name) == nullptr) {
-    std::vector<std::string> names;
-    for (const auto& mode : kModes) names.emplace_back(mode.name);
-    throw Error(ErrorCode::kUnknownMode,
-                fmt::format("{}: ModelOpt's mode {} cannot be restored", in_quotes(origin),
-                            in_quotes(name, 60)),
-                "restored are the modes " + join(names, " and "));
-  }
+  const auto mapping = mapping_of(name);
+  if (!mapping) throw cannot_restore(name, origin);
   if (!member(entry[1], "metadata", &Json::is_object, origin).empty()) {
     throw invalid(origin, fmt::format("mode '{}' has metadata, which ModelOpt never writes", name));
   }
-  ModeState state{.mode = name, .plugin = {.name = name, .range = "*"}};
+  const auto& plugin = mode_registry().get(name).plugin.name;
+  ModeState state{.mode = name, .plugin = {.name = plugin, .range = "*"}};
   state.config = member(entry[1], "config", &Json::is_object, origin);
-  if (name == "eagle") {
-    for (const auto& field : kLaterFields) {
-      if (field.before) state.config.emplace(field.name, field.before());
-    }
-  }
+  if (mapping->read) state.config = mapping->read(std::move(state.config), numerics);
   state.metadata = {{"reference_numerics", numerics}};
   return state;
 }
 
 /// "EagleLlamaForCausalLM" → "LlamaForCausalLM".
-std::string without_prefixes(std::string class_name) {
+std::string without_prefixes(std::string class_name, const std::vector<ModelOptMapping>& mappings) {
   for (bool found = true; found;) {
     found = false;
-    for (const auto& mode : kModes) {
-      if (!class_name.starts_with(mode.class_prefix)) continue;
-      class_name.erase(0, std::string_view(mode.class_prefix).size());
+    for (const auto& mapping : mappings) {
+      if (mapping.class_prefix.empty() || !class_name.starts_with(mapping.class_prefix)) continue;
+      class_name.erase(0, mapping.class_prefix.size());
       found = true;
     }
   }
@@ -161,34 +145,24 @@ std::optional<Json> config_for_modelopt(const ModeState& state) {
   return config;
 }
 
-/// As 0.42 records it: it knows fewer fields, and takes the sizes from the base anew.
-Json config_for_042(Json config) {
-  for (const auto& field : kLaterFields) config.erase(field.name);
-  auto& architecture = config.at("eagle_architecture_config");
-  for (const char* key : {"hidden_size", "vocab_size", "max_position_embeddings"}) {
-    architecture.erase(key);
-  }
-  architecture.at("rope_scaling").erase("rope_theta");
-  return config;
-}
-
 /// What modelopt_state.pth says, or nothing.
 std::optional<Json> modelopt_state(const CheckpointMetadata& metadata) {
   if (metadata.modes.size() != 1) return std::nullopt;
   const auto& state = metadata.modes.front();
-  const auto* mode = known_mode(state.mode);
+  const auto& mode = mode_registry().get(state.mode);
+  const auto mapping = mode.descriptor->modelopt_mapping();
   const auto numerics = state.metadata.value("reference_numerics", Json());
-  if (mode == nullptr || state.plugin.name != mode->name || !state.requirements.empty() ||
-      (mode->needs_numerics && !numerics.is_string())) {
+  if (!mapping || state.plugin.name != mode.plugin.name || !state.requirements.empty() ||
+      (mapping->needs_reference_numerics && !numerics.is_string())) {
     return std::nullopt;
   }
+  const std::string release = numerics == "0.42" ? "0.42" : "0.47";
   auto config = config_for_modelopt(state);
   if (!config) return std::nullopt;
-  const bool is_old = numerics == "0.42";
-  if (is_old && mode->needs_numerics) config = config_for_042(std::move(*config));
+  if (mapping->write) config = mapping->write(*std::move(config), release);
   const Json entry = {{"config", std::move(*config)}, {"metadata", Json::object()}};
   return Json{{"modelopt_state_dict", Json::array({Json::array({state.mode, entry})})},
-              {"modelopt_version", is_old ? "0.42.0" : "0.47.0"}};
+              {"modelopt_version", release + ".0"}};
 }
 
 }  // namespace
@@ -226,17 +200,21 @@ void refuse_numerics(const fs::path& record, const std::optional<std::string>& n
               "leave it out: a converted model records how it computes");
 }
 
-Json without_modelopt_names(Json config) {
+Json without_modelopt_names(Json config, const CheckpointMetadata& metadata) {
   if (!config.is_object()) return config;
-  for (const auto& mode : kModes) {
-    if (mode.config_key) config.erase(mode.config_key);
+  std::vector<ModelOptMapping> mappings;
+  for (const auto& state : metadata.modes) {
+    if (auto mapping = mapping_of(state.mode)) mappings.push_back(*std::move(mapping));
+  }
+  for (const auto& mapping : mappings) {
+    if (!mapping.config_key.empty()) config.erase(mapping.config_key);
   }
   const auto classes = config.find("architectures");
   if (classes == config.end() || !classes->is_array() || classes->empty() ||
       !classes->front().is_string()) {
     return config;
   }
-  classes->front() = without_prefixes(classes->front().get<std::string>());
+  classes->front() = without_prefixes(classes->front().get<std::string>(), mappings);
   return config;
 }
 

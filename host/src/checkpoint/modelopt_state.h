@@ -14,9 +14,10 @@ namespace outrider {
 bool has_only_modelopt_state(const std::filesystem::path& folder);
 
 /// A state of ModelOpt's in Outrider's terms: modes without a plugin version, which any installed
-/// one restores. `numerics`, else the release that wrote it, decides "reference_numerics". Throws
-/// kInvalidFile for what is no such state, kUnknownMode, kInvalidArgument for unknown numerics, and
-/// kIncompatibleCheckpoint for a release newer than 0.47 without `numerics`.
+/// one that says how (ModelOptMapping) restores; it is loaded. `numerics`, else the release that
+/// wrote it, decides "reference_numerics". Throws kInvalidFile for what is no such state,
+/// kUnknownMode, kInvalidArgument for unknown numerics, and kIncompatibleCheckpoint for a release
+/// newer than 0.47 without `numerics`.
 CheckpointMetadata metadata_from_modelopt(const Json& state, const std::string& origin,
                                           const std::optional<std::string>& numerics);
 CheckpointMetadata read_modelopt_state(const std::filesystem::path& folder,
@@ -26,12 +27,12 @@ CheckpointMetadata read_modelopt_state(const std::filesystem::path& folder,
 void refuse_numerics(const std::filesystem::path& record,
                      const std::optional<std::string>& numerics);
 
-/// `config` (a config.json) as it was before ModelOpt converted the model.
-Json without_modelopt_names(Json config);
+/// `config` (a config.json) as it was before ModelOpt converted the model to these modes.
+Json without_modelopt_names(Json config, const CheckpointMetadata& metadata);
 
 /// Writes modelopt_state.pth where ModelOpt would compute the same from it, and otherwise nothing:
-/// one mode, Medusa or EAGLE under reference numerics, with ModelOpt's values of all extensions and
-/// no plugin but the mode's own.
+/// one mode that says how (ModelOptMapping), with ModelOpt's values of all extensions and no plugin
+/// but the mode's own.
 void write_modelopt_state(const std::filesystem::path& folder, const CheckpointMetadata& metadata);
 
 }  // namespace outrider

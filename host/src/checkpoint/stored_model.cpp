@@ -6,14 +6,12 @@
 #include <fstream>
 #include <set>
 
-#include "model_folder.h"
 #include "modelopt_state.h"
 #include "outrider/checkpoint/tensor_io.h"
 #include "outrider/checkpoint/torch_file.h"
 #include "outrider/error.h"
 #include "outrider/files/json_file.h"
 #include "outrider/host/checkpoint.h"
-#include "outrider/host/plugin_loader.h"
 #include "outrider/text.h"
 
 namespace outrider {
@@ -100,45 +98,30 @@ StoredTensors stored_tensors(const std::map<std::string, SafetensorsFolder::Entr
   return tensors;
 }
 
+StoredTensors stored_tensors(const TensorMap& tensors) {
+  StoredTensors stored;
+  std::set<const char*> counted;  // ends of storages: views begin anywhere
+  for (const auto& [name, tensor] : tensors) {
+    const auto& storage = tensor.storage();
+    const auto* end = static_cast<const char*>(storage.data()) + storage.nbytes();
+    stored[name] = {[tensor] { return tensor; }, counted.insert(end).second ? storage.nbytes() : 0,
+                    static_cast<double>(tensor.numel())};
+  }
+  return stored;
+}
+
 size_t total_bytes(const StoredTensors& tensors) {
   size_t total = 0;
   for (const auto& [name, tensor] : tensors) total += tensor.bytes;
   return total;
 }
 
-CheckpointMetadata read_metadata(const fs::path& folder,
-                                 const std::optional<std::string>& numerics) {
-  if (has_only_modelopt_state(folder)) return read_modelopt_state(folder, numerics);
-  refuse_numerics(folder, numerics);
-  if (!fs::exists(folder / CheckpointMetadata::kFileName)) return {};
-  return CheckpointMetadata::read(folder);
-}
-
-ModelConfig read_config(const fs::path& folder) {
-  require_folder(folder, kModelFolderHint);
-  require_config_file(folder);
-  const auto path = folder / "config.json";
-  auto config = read_json_file(path);
-  if (has_only_modelopt_state(folder)) config = without_modelopt_names(std::move(config));
-  try {
-    return ModelConfig::from_json(config, path.string());
-  } catch (const Error& error) {
-    if (error.code() != ErrorCode::kUnknownArchitecture) throw;
-    // Where a plugin knows the architecture, the config's own problems are what is wrong.
-    plugin_loader().load_base(config["architectures"][0].get<std::string>());
-    return ModelConfig::from_json(config, path.string());
-  }
-}
-
 StoredModel StoredModel::read(const fs::path& file_or_folder,
                               const std::optional<std::string>& numerics) {
   if (fs::is_directory(file_or_folder)) {
-    auto tensors = stored_tensors(SafetensorsFolder::open(file_or_folder).tensors());
-    if (has_only_modelopt_state(file_or_folder)) {
-      return {std::move(tensors), read_modelopt_state(file_or_folder, numerics)};
-    }
-    refuse_numerics(file_or_folder, numerics);
-    return {std::move(tensors), CheckpointMetadata::read(file_or_folder)};
+    auto metadata = read_metadata(file_or_folder, numerics);
+    if (metadata.modes.empty()) metadata = CheckpointMetadata::read(file_or_folder);
+    return {stored_tensors(SafetensorsFolder::open(file_or_folder).tensors()), std::move(metadata)};
   }
   if (is_torch_file(file_or_folder)) return read_mto_file(file_or_folder, numerics);
   refuse_numerics(file_or_folder, numerics);

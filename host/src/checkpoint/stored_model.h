@@ -11,6 +11,7 @@
 
 #include "outrider/checkpoint/metadata.h"
 #include "outrider/checkpoint/safetensors.h"
+#include "outrider/checkpoint/tensor_io.h"
 
 namespace outrider {
 
@@ -26,6 +27,8 @@ struct StoredTensor {
 using StoredTensors = std::map<std::string, StoredTensor>;
 
 StoredTensors stored_tensors(const std::map<std::string, SafetensorsFolder::Entry>& entries);
+/// Of tensors in memory, such as those of a pickle, which may share a storage or repeat elements.
+StoredTensors stored_tensors(const TensorMap& tensors);
 size_t total_bytes(const StoredTensors& tensors);
 
 /// A conversion with its tensors.

@@ -5,7 +5,7 @@
 #include <memory>
 #include <set>
 
-#include "checkpoint/model_folder.h"
+#include "checkpoint/model_place.h"
 #include "cli/coverage_report.h"
 #include "cli/data_verbs.h"
 #include "cli/python_tool.h"

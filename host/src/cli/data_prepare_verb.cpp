@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "checkpoint/model_folder.h"
+#include "checkpoint/model_place.h"
 #include "cli/conversation_options.h"
 #include "cli/data_verbs.h"
 #include "cli/python_tool.h"

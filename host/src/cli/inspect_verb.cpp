@@ -4,7 +4,6 @@
 #include <memory>
 
 #include "checkpoint/model_folder.h"
-#include "checkpoint/settled_config.h"
 #include "cli/app.h"
 #include "outrider/checkpoint/metadata.h"
 #include "outrider/checkpoint/safetensors.h"
@@ -99,14 +98,13 @@ Json mode_list(const CheckpointMetadata& metadata) {
 }
 
 // The base that a folder of drafts alone refers to, and whether it is there and the same.
-Json referenced_base(const InspectArguments& arguments, const ModelConfig& config) {
-  const auto reference = base_reference_of(arguments.folder);
-  if (!reference) return nullptr;
-  auto json = reference->to_json();
+Json referenced_base(const ModelFolder& folder, const fs::path& given) {
+  if (!folder.reference) return nullptr;
+  auto json = folder.reference->to_json();
   try {
-    const auto folder = reference->find(arguments.base);
-    reference->require_same(stored_base_sha256(folder, config), folder);
-    json["found"] = folder.string();
+    const auto found = folder.reference->find(given);
+    folder.reference->require_same(stored_base_sha256(found, folder.config), found);
+    json["found"] = found.string();
   } catch (const Error& error) {
     json["problem"] = error.what();
     json["hint"] = error.hint();
@@ -115,25 +113,21 @@ Json referenced_base(const InspectArguments& arguments, const ModelConfig& confi
 }
 
 Json description_of(const InspectArguments& arguments) {
-  require_folder(arguments.folder, kModelFolderHint);
-  auto [config, stored] = read_model_files(arguments.folder, read_config);
-  const auto metadata = read_metadata(arguments.folder, arguments.numerics);
-  for (const auto& text : stored.notes()) show_note(text);
-  if (!base_reference_of(arguments.folder)) {
-    config = settled_config(std::move(config), stored.tensors(), show_note);
-  }
-  Json json = {{"folder", arguments.folder.string()},
+  const auto folder =
+      ModelFolder::open(arguments.folder, OpenFor::kInspection, arguments.numerics, show_note);
+  const auto& config = folder.config;
+  Json json = {{"folder", folder.path.string()},
                {"base_model",
                 {{"architecture", config.architecture},
                  {"hidden_size", config.hidden_size},
                  {"num_hidden_layers", config.num_hidden_layers},
                  {"vocab_size", config.vocab_size},
                  {"dtype", dtype_name(config.dtype)},
-                 {"reference", referenced_base(arguments, config)}}},
-               {"parameters", parameters_by_part(stored)},
-               {"modes", mode_list(metadata)}};
-  if (!metadata.modes.empty()) json["record"] = record_of(arguments.folder, metadata);
-  if (arguments.tensors) json["tensors"] = tensor_list(stored);
+                 {"reference", referenced_base(folder, arguments.base)}}},
+               {"parameters", parameters_by_part(folder.tensors)},
+               {"modes", mode_list(folder.metadata)}};
+  if (!folder.metadata.modes.empty()) json["record"] = record_of(folder.path, folder.metadata);
+  if (arguments.tensors) json["tensors"] = tensor_list(folder.tensors);
   return json;
 }
 

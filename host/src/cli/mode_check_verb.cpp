@@ -6,12 +6,12 @@
 #include <functional>
 #include <memory>
 
+#include "checkpoint/model_folder.h"
 #include "cli/config_options.h"
 #include "outrider/error.h"
 #include "outrider/files/json_file.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/convert.h"
-#include "outrider/model/base_model_registry.h"
 #include "outrider/text.h"
 
 namespace outrider::cli {
@@ -52,14 +52,6 @@ std::vector<Candidate> candidates(const ModeCheckArguments& arguments) {
   return found;
 }
 
-// The structure of a base, without tensors' values or memory.
-std::shared_ptr<CausalLM> structure_of(const fs::path& folder) {
-  const auto config = read_config(folder);
-  plugin_loader().load_base(config.architecture);
-  return BaseModelRegistry::instance().create(
-      config, at::TensorOptions().device(at::kMeta).dtype(config.dtype));
-}
-
 Check check_alone(const RegisteredMode& mode) {
   return [&mode](const Json& config) {
     return Json{{"config", mode.descriptor->config_schema().resolve(config)}};
@@ -67,7 +59,7 @@ Check check_alone(const RegisteredMode& mode) {
 }
 
 Check check_on_base(const ModeCheckArguments& arguments) {
-  const std::shared_ptr<const CausalLM> base = structure_of(arguments.base);
+  const std::shared_ptr<const CausalLM> base = base_structure(read_config(arguments.base));
   ConvertOptions options;
   options.reference_numerics = arguments.reference_numerics;
   return [base, options, mode = arguments.mode](const Json& config) {

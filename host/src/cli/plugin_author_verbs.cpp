@@ -4,7 +4,7 @@
 #include <fstream>
 #include <memory>
 
-#include "checkpoint/model_folder.h"
+#include "checkpoint/model_place.h"
 #include "cli/app.h"
 #include "outrider/error.h"
 #include "outrider/files/json_file.h"

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "allocation_budget.h"
+#include "machine/memory.h"
 #include "outrider/checkpoint/tensor_io.h"
 #include "outrider/error.h"
 #include "outrider/text.h"

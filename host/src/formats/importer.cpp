@@ -4,10 +4,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
+#include <functional>
 #include <set>
 
-#include "checkpoint/model_folder.h"
+#include "checkpoint/base_identity.h"
+#include "checkpoint/model_place.h"
+#include "checkpoint/stored_model.h"
+#include "checkpoint/strict_load.h"
 #include "checkpoint/tensor_mismatches.h"
 #include "convert/allocation_budget.h"
 #include "outrider/error.h"
@@ -23,15 +26,6 @@ struct Candidate {
   std::string mode;
   ForeignFormat format;
 };
-
-std::set<std::string> installed_modes() {
-  std::set<std::string> modes;
-  for (const auto& name : mode_registry().names()) modes.insert(name);
-  for (const auto& listing : plugin_loader().list()) {
-    if (listing.is_usable()) modes.insert(listing.info->modes.begin(), listing.info->modes.end());
-  }
-  return modes;
-}
 
 // A plugin that cannot be loaded must not keep the others from reading a folder.
 std::vector<Candidate> readers_of(const std::string& mode, const ImportOptions& options) {
@@ -53,7 +47,7 @@ std::vector<Candidate> readers_of(const std::string& mode, const ImportOptions& 
 std::vector<Candidate> all_readers(const ImportOptions& options) {
   if (!options.mode.empty()) return readers_of(options.mode, options);
   std::vector<Candidate> all;
-  for (const auto& mode : installed_modes()) {
+  for (const auto& mode : plugin_loader().modes()) {
     for (auto& reader : readers_of(mode, options)) all.push_back(std::move(reader));
   }
   return all;
@@ -130,43 +124,19 @@ void check_folder(const fs::path& folder) {
 }
 
 // What the files say of their base, against the base that was given.
-void check_base(const ImportedDraft& draft, const ModelConfig& base, const fs::path& folder) {
-  const std::pair<const char*, int64_t> known[] = {
-      {"hidden_size", base.hidden_size},
-      {"vocab_size", base.vocab_size},
-      {"num_hidden_layers", base.num_hidden_layers},
-      {"max_position_embeddings", base.max_position_embeddings}};
-  std::vector<std::string> problems;
-  for (const auto& [key, value] : known) {
-    const auto found = draft.base.find(key);
-    if (found == draft.base.end() || *found == value) continue;
-    problems.push_back(fmt::format("{} is {} in the base, {} in the draft's files", key, value,
-                                   printable(found->dump())));
-  }
+void check_fits_base(const ImportedDraft& draft, const ModelConfig& base, const fs::path& folder) {
+  const auto problems = size_differences(base, draft.base, "in the base", "in the draft's files");
   if (problems.empty()) return;
   throw Error(ErrorCode::kIncompatibleCheckpoint,
               fmt::format("{}: {}", folder.string(), join(problems, "; ")),
               "give the base that the draft was trained for with --base");
 }
 
-// Bytes that the files hold: tensors of a pickle may share a storage, or repeat its elements.
-size_t total_bytes(const TensorMap& tensors) {
-  std::map<const char*, size_t> storages;  // by their end: views begin anywhere
-  for (const auto& [name, tensor] : tensors) {
-    const auto& storage = tensor.storage();
-    auto& size = storages[static_cast<const char*>(storage.data()) + storage.nbytes()];
-    size = std::max(size, storage.nbytes());
-  }
-  size_t total = 0;
-  for (const auto& [end, size] : storages) total += size;
-  return total;
-}
-
 void attach(CausalLM& base, const std::string& mode, const ImportedDraft& draft,
-            const ImportOptions& options) {
+            size_t stored_bytes, const ImportOptions& options) {
   constexpr size_t kSlack = 64 << 20;
   const AllocationBudget budget(
-      8 * total_bytes(draft.tensors) + kSlack,  // of another type, and with initial values
+      8 * stored_bytes + kSlack,  // of another type, and with initial values
       Error(ErrorCode::kTensorMismatch,
             "the config describes a draft far larger than the tensors beside it",
             "does the config.json belong to these tensors, and is the folder complete?"));
@@ -201,22 +171,21 @@ void check_base_copies(const CausalLM& base, const TensorMap& copies,
   }
 }
 
-void load_strictly(const CausalLM& base, const ImportedDraft& draft, const fs::path& folder) {
+TensorMap tensors_of(const Draft& draft) {
+  TensorMap tensors;
+  for (const auto& item : draft.named_parameters()) tensors[item.key()] = item.value();
+  for (const auto& item : draft.named_buffers()) tensors[item.key()] = item.value();
+  return tensors;
+}
+
+void load_draft(const CausalLM& base, const ImportedDraft& draft, const StoredTensors& stored,
+                const fs::path& folder) {
   TensorMismatches mismatches;
   for (const auto& problem : draft.problems) mismatches.add(problem);
-  const auto file_name = [&](const std::string& name) {
-    return draft.file_name ? draft.file_name(name) : name;
-  };
-  auto left = draft.tensors;
-  const auto& attached = *base.speculative_state().back().draft;
-  const auto load = [&](const std::string& name, const at::Tensor& target) {
-    const auto found = left.extract(name);
-    if (found.empty()) return mismatches.add("missing", file_name(name));
-    mismatches.copy(target, found.mapped(), file_name(name));
-  };
-  for (const auto& item : attached.named_parameters()) load(item.key(), item.value());
-  for (const auto& item : attached.named_buffers()) load(item.key(), item.value());
-  for (const auto& [name, tensor] : left) mismatches.add("unexpected", file_name(name));
+  load_strictly(
+      tensors_of(*base.speculative_state().back().draft), stored,
+      [](const std::string&) { return false; },
+      draft.file_name ? draft.file_name : TensorName(std::identity()), mismatches);
   check_base_copies(base, draft.base_copies, mismatches);
   mismatches.finish(folder.string(), "docs/formats.md lists the tensors of each format");
 }
@@ -228,9 +197,10 @@ ImportResult import_draft(CausalLM& base, const fs::path& folder, const ImportOp
   const auto chosen = choose(folder, options);
   auto draft = chosen.format.read(folder);
   if (draft.metadata.is_null()) draft.metadata = Json::object();  // nothing to say
-  check_base(draft, base.config(), folder);
-  attach(base, chosen.mode, draft, options);
-  load_strictly(base, draft, folder);
+  check_fits_base(draft, base.config(), folder);
+  const auto stored = stored_tensors(draft.tensors);
+  attach(base, chosen.mode, draft, total_bytes(stored), options);
+  load_draft(base, draft, stored, folder);
   if (draft.notes && options.on_note) {
     const auto& metadata = base.speculative_state().back().state.metadata;
     for (const auto& note : draft.notes(metadata)) options.on_note(note);

@@ -182,6 +182,19 @@ void PluginLoader::load_provider(const ProvidedName& wanted) {
   load_chosen(choose_provider(listings, wanted), policy_.require_lock);
 }
 
+std::vector<std::string> PluginLoader::modes() const {
+  auto all = registry_.names();
+  for (const auto& listing : list()) {
+    if (listing.is_usable()) {
+      all.insert(all.end(), listing.info->modes.begin(), listing.info->modes.end());
+    }
+  }
+  std::ranges::sort(all);
+  const auto repeated = std::ranges::unique(all);
+  all.erase(repeated.begin(), repeated.end());
+  return all;
+}
+
 void PluginLoader::load_base(const std::string& architecture) {
   const std::lock_guard lock(mutex_);
   if (BaseModelRegistry::instance().knows(architecture)) return;

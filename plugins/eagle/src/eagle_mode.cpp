@@ -71,6 +71,7 @@ Conversion build(const BaseInfo& base, EagleConfig config, const std::string& re
   conversion.metadata = {{"aux_layer_ids", settings.aux_layer_ids},
                          {"draft_vocab_size", architecture.draft_vocab_size},
                          {"reference_numerics", reference.empty() ? Json() : Json(reference)}};
+  conversion.labels_stand_alone = !reference.empty();
   conversion.draft = make_draft(base, settings, conversion);
   return conversion;
 }
@@ -121,6 +122,14 @@ Conversion EagleMode::restore(const BaseInfo& base, const Json& config,
 
 std::vector<ForeignFormat> EagleMode::formats() const {
   return {hf_format(), eagle_format(), sglang_format(), vllm_format()};
+}
+
+std::optional<ModelOptMapping> EagleMode::modelopt_mapping() const {
+  return ModelOptMapping{.class_prefix = "Eagle",
+                         .config_key = {},
+                         .needs_reference_numerics = true,
+                         .read = config_of_modelopt,
+                         .write = config_for_modelopt};
 }
 
 }  // namespace outrider::eagle

@@ -15,6 +15,7 @@ class EagleMode : public ModeDescriptor {
   Conversion convert(const BaseInfo& base, const Json& config) const override;
   Conversion restore(const BaseInfo& base, const Json& config, const Json& metadata) const override;
   std::vector<ForeignFormat> formats() const override;
+  std::optional<ModelOptMapping> modelopt_mapping() const override;
 };
 
 }  // namespace outrider::eagle

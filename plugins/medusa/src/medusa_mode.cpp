@@ -41,6 +41,7 @@ Conversion MedusaMode::convert(const BaseInfo& base, const Json& config) const {
   auto conversion = SimpleMode::convert(base, config);
   conversion.metadata["reference_numerics"] =
       base.reference_numerics.empty() ? Json() : Json(base.reference_numerics);
+  conversion.labels_stand_alone = !base.reference_numerics.empty();
   return conversion;
 }
 
@@ -49,10 +50,16 @@ Conversion MedusaMode::restore(const BaseInfo& base, const Json& config,
   auto converted = base;
   const auto numerics = metadata.value("reference_numerics", Json());
   converted.reference_numerics = numerics.is_string() ? numerics.get<std::string>() : "";
-  return SimpleMode::restore(converted, config, metadata);
+  auto conversion = SimpleMode::restore(converted, config, metadata);
+  conversion.labels_stand_alone = !converted.reference_numerics.empty();
+  return conversion;
 }
 
 std::vector<ForeignFormat> MedusaMode::formats() const { return {medusa_format()}; }
+
+std::optional<ModelOptMapping> MedusaMode::modelopt_mapping() const {
+  return ModelOptMapping{.class_prefix = "Medusa", .config_key = "medusa", .read = {}, .write = {}};
+}
 
 std::vector<BaseEdit> MedusaMode::base_edits(const MedusaConfig& config) const {
   if (!config.medusa_freeze_base_model) return {};

@@ -15,6 +15,7 @@ struct AttachedDraft {
   std::string attribute;
   std::shared_ptr<Draft> draft;
   std::vector<BaseEdit> base_edits;
+  bool labels_stand_alone = false;
 };
 
 }  // namespace outrider

@@ -23,6 +23,8 @@ struct Conversion {
   std::vector<BaseEdit> base_edits;
   Json config;    // every field resolved, sizes included: what a checkpoint records
   Json metadata;  // resolved choices that are no config: aux layer ids, reference numerics
+  /// The base's own loss counts every label, whatever the masks say, as in ModelOpt.
+  bool labels_stand_alone = false;
   std::vector<std::string> notes;  // for the user: settings that have no effect here
 };
 

@@ -44,7 +44,9 @@ OUTRIDER_API std::string base_weights_sha256(const TensorMap& weights);
 OUTRIDER_API std::map<std::string, SafetensorsFolder::Entry> stored_base(
     const std::filesystem::path& folder, const ModelConfig& config);
 
-/// The identity of those.
+/// The identity of those, or of tensors that were found already.
+OUTRIDER_API std::string stored_sha256(
+    const std::map<std::string, SafetensorsFolder::Entry>& stored);
 OUTRIDER_API std::string stored_base_sha256(const std::filesystem::path& folder,
                                             const ModelConfig& config);
 

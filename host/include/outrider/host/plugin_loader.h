@@ -73,6 +73,9 @@ class OUTRIDER_API PluginLoader {
   /// with the nearest names over all installed plugins.
   const RegisteredMode& load_mode(const std::string& mode);
 
+  /// The names of all modes that usable plugins provide, loaded or not; sorted.
+  std::vector<std::string> modes() const;
+
   /// Loads the plugin that provides a base architecture, if it is not known yet and one does.
   void load_base(const std::string& architecture);
   /// Loads the plugin that provides a mode's draft class for an architecture, if one does.

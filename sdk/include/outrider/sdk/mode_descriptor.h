@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "outrider/model/base_view.h"
 #include "outrider/model/conversion.h"
 #include "outrider/sdk/foreign_format.h"
+#include "outrider/sdk/modelopt_mapping.h"
 
 namespace outrider {
 
@@ -48,6 +50,9 @@ class ModeDescriptor {
 
   /// Other projects' files that this mode's drafts can be written to and read from.
   virtual std::vector<ForeignFormat> formats() const { return {}; }
+
+  /// Where ModelOpt has this mode too. Default: it has not.
+  virtual std::optional<ModelOptMapping> modelopt_mapping() const { return std::nullopt; }
 };
 
 }  // namespace outrider
