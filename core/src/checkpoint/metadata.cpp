@@ -10,6 +10,7 @@
 
 #include "outrider/error.h"
 #include "outrider/files/json_file.h"
+#include "outrider/problems.h"
 #include "outrider/text.h"
 #include "outrider/version.h"
 
@@ -46,7 +47,7 @@ bool parses_as(const std::string& text) {
 /// Reads the members of one object and notes everything that is wrong with them.
 class ObjectReader {
  public:
-  ObjectReader(const Json& json, std::string pointer, std::vector<std::string>& problems)
+  ObjectReader(const Json& json, std::string pointer, Problems& problems)
       : json_(json), pointer_(std::move(pointer)), problems_(problems) {
     if (!json.is_object()) note("", "must be an object");
   }
@@ -59,9 +60,9 @@ class ObjectReader {
   /// A text that must satisfy `accepted`; `expected` describes that.
   template <class Accepted>
   std::string text(const char* key, Accepted accepted, const char* expected) {
-    const size_t before = problems_.size();
+    const size_t before = problems_.all().size();
     std::string value = text(key);
-    if (json_.is_object() && problems_.size() == before && !accepted(value)) {
+    if (json_.is_object() && problems_.all().size() == before && !accepted(value)) {
       note(key, fmt::format("is {}, but must be {}", in_quotes(value, 80), expected));
     }
     return value;
@@ -81,7 +82,7 @@ class ObjectReader {
 
   void note(std::string_view key, const std::string& problem) {
     const std::string where = key.empty() ? pointer_ : pointer_to(key);
-    problems_.push_back((where.empty() ? "the file" : where) + " " + problem);
+    problems_.add((where.empty() ? "the file" : where) + " " + problem);
   }
 
  private:
@@ -109,12 +110,11 @@ class ObjectReader {
 
   const Json& json_;
   std::string pointer_;
-  std::vector<std::string>& problems_;
+  Problems& problems_;
   std::vector<std::string> asked_;
 };
 
-PluginRef read_plugin(const Json& json, const std::string& pointer,
-                      std::vector<std::string>& problems) {
+PluginRef read_plugin(const Json& json, const std::string& pointer, Problems& problems) {
   ObjectReader reader(json, pointer, problems);
   PluginRef plugin;
   plugin.name = reader.text("name", is_name, "a name: [a-z][a-z0-9_]{0,62}");
@@ -126,7 +126,7 @@ PluginRef read_plugin(const Json& json, const std::string& pointer,
   return plugin;
 }
 
-std::vector<PluginRef> read_requirements(ObjectReader& reader, std::vector<std::string>& problems) {
+std::vector<PluginRef> read_requirements(ObjectReader& reader, Problems& problems) {
   std::vector<PluginRef> plugins;
   const Json json = reader.array("requires");
   if (json.size() > kMostModes) {
@@ -141,8 +141,7 @@ std::vector<PluginRef> read_requirements(ObjectReader& reader, std::vector<std::
   return plugins;
 }
 
-ModeState read_mode(const Json& json, const std::string& pointer,
-                    std::vector<std::string>& problems) {
+ModeState read_mode(const Json& json, const std::string& pointer, Problems& problems) {
   ObjectReader reader(json, pointer, problems);
   ModeState mode;
   mode.mode = reader.text("mode", is_name, "a name: [a-z][a-z0-9_]{0,62}");
@@ -159,7 +158,7 @@ ModeState read_mode(const Json& json, const std::string& pointer,
   return mode;
 }
 
-std::vector<ModeState> read_modes(ObjectReader& reader, std::vector<std::string>& problems) {
+std::vector<ModeState> read_modes(ObjectReader& reader, Problems& problems) {
   std::vector<ModeState> modes;
   const Json json = reader.array("modes");
   if (json.size() > kMostModes) {
@@ -182,13 +181,6 @@ void refuse_newer(const Json& json, const std::string& origin) {
       fmt::format("{} has format_version {}; this build ({}) reads versions up to {}",
                   in_quotes(origin), found->dump(), version(), CheckpointMetadata::kFormatVersion),
       "use the newer Outrider that wrote it");
-}
-
-void refuse_problems(const std::vector<std::string>& problems, const std::string& origin) {
-  if (problems.empty()) return;
-  throw Error(ErrorCode::kInvalidFile,
-              in_quotes(origin) + " is not a valid Outrider state:" + indented(problems),
-              "restore the file from where the checkpoint came from; it is not meant to be edited");
 }
 
 Json to_json(const PluginRef& plugin) {
@@ -217,7 +209,7 @@ CheckpointMetadata CheckpointMetadata::read(const std::filesystem::path& folder)
 
 CheckpointMetadata CheckpointMetadata::from_json(const Json& json, const std::string& origin) {
   refuse_newer(json, origin);
-  std::vector<std::string> problems;
+  Problems problems;
   ObjectReader reader(json, "", problems);
   CheckpointMetadata state;
   state.format_version = reader.version("format_version");
@@ -225,7 +217,9 @@ CheckpointMetadata CheckpointMetadata::from_json(const Json& json, const std::st
   state.base_model = reader.object("base_model");
   state.modes = read_modes(reader, problems);
   reader.finish();
-  refuse_problems(problems, origin);
+  problems.throw_in_lines(
+      ErrorCode::kInvalidFile, in_quotes(origin) + " is not a valid Outrider state",
+      "restore the file from where the checkpoint came from; it is not meant to be edited");
   return state;
 }
 

@@ -8,6 +8,7 @@
 #include "outrider/checkpoint/safetensors.h"
 #include "outrider/error.h"
 #include "outrider/files/json_file.h"
+#include "outrider/problems.h"
 #include "outrider/text.h"
 
 namespace outrider {
@@ -197,8 +198,8 @@ class Placement {
     if (found != placed_.end()) placed_.erase(found);
     const bool is_there = std::ranges::find(holders, named) != holders.end();
     if (holders.size() > 1 && !is_there) {
-      problems_.push_back(in_quotes(tensor, 200) + " lies in " + join(holders, " and in ") +
-                          ", and the index names neither");
+      problems_.add(in_quotes(tensor, 200) + " lies in " + join(holders, " and in ") +
+                    ", and the index names neither");
       return "";
     }
     if (!is_there) (named.empty() ? left_out_ : elsewhere_).push_back(in_quotes(tensor, 200));
@@ -207,10 +208,10 @@ class Placement {
 
   void finish(const fs::path& index) {
     for (const auto& [tensor, shard] : placed_) {
-      problems_.push_back(in_quotes(shard) + " lacks " + in_quotes(tensor, 200));
+      problems_.add(in_quotes(shard) + " lacks " + in_quotes(tensor, 200));
     }
     if (!problems_.empty()) {
-      throw invalid(index, "disagrees with its shards:" + indented(problems_));
+      throw invalid(index, "disagrees with its shards:" + indented(problems_.all()));
     }
   }
 
@@ -237,7 +238,8 @@ class Placement {
   }
 
   std::map<std::string, std::string> placed_;  // tensor → shard, of those not found yet
-  std::vector<std::string> problems_, left_out_, elsewhere_;
+  Problems problems_;
+  std::vector<std::string> left_out_, elsewhere_;
 };
 
 OpenShards open_all(const fs::path& folder, const Shards& shards) {

@@ -73,9 +73,6 @@ std::string ConfigReader::text(const char* key, std::optional<std::string> fallb
   return value->get<std::string>();
 }
 
-void ConfigReader::finish() const {
-  if (problems_.empty()) return;
-  throw Error(ErrorCode::kInvalidConfig, fmt::format("{}: {}", origin_, join(problems_, "; ")));
-}
+void ConfigReader::finish() const { problems_.throw_in_a_line(ErrorCode::kInvalidConfig, origin_); }
 
 }  // namespace outrider

@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "outrider/json.h"
+#include "outrider/problems.h"
 
 namespace outrider {
 
@@ -24,7 +24,7 @@ class ConfigReader {
   std::string text(const char* key, std::optional<std::string> fallback = {});
 
   bool has(const char* key) const;
-  void problem(std::string text) { problems_.push_back(std::move(text)); }
+  void problem(std::string text) { problems_.add(std::move(text)); }
   /// Throws kInvalidConfig with all problems, if there are any.
   void finish() const;
 
@@ -34,7 +34,7 @@ class ConfigReader {
 
   const Json& json_;
   std::string origin_;
-  std::vector<std::string> problems_;
+  Problems problems_;
 };
 
 }  // namespace outrider

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "outrider/error.h"
+#include "outrider/problems.h"
 #include "outrider/text.h"
 
 namespace outrider {
@@ -19,26 +20,25 @@ class ShapeCheck {
 
   void expect(const char* name, const at::Tensor& tensor, int64_t size, bool required) {
     if (!tensor.defined()) {
-      if (required) problems_.push_back(fmt::format("{} is missing", name));
+      if (required) problems_.add(fmt::format("{} is missing", name));
       return;
     }
     const std::vector<int64_t> wanted{batch_, length_, size};
     if (tensor.sizes() == wanted && tensor.is_floating_point()) return;
-    problems_.push_back(fmt::format("{} is {} [{}], expected floating point [{}]", name,
-                                    at::toString(tensor.scalar_type()),
-                                    fmt::join(tensor.sizes(), ","), fmt::join(wanted, ",")));
+    problems_.add(fmt::format("{} is {} [{}], expected floating point [{}]", name,
+                              at::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), ","),
+                              fmt::join(wanted, ",")));
   }
 
   void finish() const {
-    if (problems_.empty()) return;
-    throw Error(ErrorCode::kInvalidData,
-                fmt::format("the stored base outputs do not fit: {}", join(problems_, "; ")),
-                "they must come from this base, this batch and the layers that the drafts read");
+    problems_.throw_in_a_line(
+        ErrorCode::kInvalidData, "the stored base outputs do not fit",
+        "they must come from this base, this batch and the layers that the drafts read");
   }
 
  private:
   int64_t batch_, length_;
-  std::vector<std::string> problems_;
+  Problems problems_;
 };
 
 std::set<int64_t> ordered_layers(const HiddenStateRequest& request) {

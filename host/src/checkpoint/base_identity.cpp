@@ -7,6 +7,7 @@
 
 #include "outrider/error.h"
 #include "outrider/host/sha256.h"
+#include "outrider/problems.h"
 #include "outrider/text.h"
 
 namespace outrider {
@@ -46,18 +47,14 @@ Json base_identity(const CausalLM& model) {
 
 void check_base(const CausalLM& model, const Json& recorded, const fs::path& origin,
                 const std::string& hint) {
-  std::vector<std::string> problems;
+  Problems problems;
   if (const auto& hash = model.weights_sha256();
       !hash.empty() && recorded.value(kWeightsKey, Json(hash)) != hash) {
-    problems.push_back("the base's weights are not those that were converted");
+    problems.add("the base's weights are not those that were converted");
   }
-  for (auto& difference : size_differences(model.config(), recorded, "in the base's config.json",
-                                           "in the recorded state")) {
-    problems.push_back(std::move(difference));
-  }
-  if (problems.empty()) return;
-  throw Error(ErrorCode::kIncompatibleCheckpoint,
-              fmt::format("{}: {}", origin.string(), join(problems, "; ")), hint);
+  problems.add_all(size_differences(model.config(), recorded, "in the base's config.json",
+                                    "in the recorded state"));
+  problems.throw_in_a_line(ErrorCode::kIncompatibleCheckpoint, origin.string(), hint);
 }
 
 std::optional<BaseReference> recorded_reference(const CheckpointMetadata& metadata,

@@ -15,7 +15,7 @@ std::string sizes_text(at::IntArrayRef sizes) { return fmt::format("[{}]", fmt::
 }  // namespace
 
 void TensorMismatches::add(const char* what, const std::string& name) {
-  problems_.push_back(fmt::format("{}: {}", what, printable(name)));
+  problems_.add(fmt::format("{}: {}", what, printable(name)));
 }
 
 void TensorMismatches::copy(const at::Tensor& target, const at::Tensor& source,
@@ -32,17 +32,9 @@ void TensorMismatches::copy(const at::Tensor& target, const at::Tensor& source,
   target.copy_(source);
 }
 
-void TensorMismatches::finish(const std::string& origin, const std::string& hint) {
-  constexpr size_t kNamed = 40;
-  if (problems_.empty()) return;
-  const size_t count = problems_.size();
-  if (count > kNamed) {
-    problems_.resize(kNamed);
-    problems_.push_back(fmt::format("and {} more", count - kNamed));
-  }
-  throw Error(
-      ErrorCode::kTensorMismatch,
-      fmt::format("{}: tensors do not fit the model\n  {}", origin, join(problems_, "\n  ")), hint);
+void TensorMismatches::finish(const std::string& origin, const std::string& hint) const {
+  problems_.throw_in_lines(ErrorCode::kTensorMismatch, origin + ": tensors do not fit the model",
+                           hint, /*limit=*/40);
 }
 
 }  // namespace outrider

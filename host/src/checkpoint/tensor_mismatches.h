@@ -3,7 +3,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <string>
-#include <vector>
+
+#include "outrider/problems.h"
 
 namespace outrider {
 
@@ -12,14 +13,14 @@ class TensorMismatches {
  public:
   void add(const char* what, const std::string& name);
   /// A line as it is.
-  void add(const std::string& problem) { problems_.push_back(problem); }
+  void add(const std::string& problem) { problems_.add(problem); }
   /// Copies values of any floating-point type into `target`, if shapes and kinds are equal.
   void copy(const at::Tensor& target, const at::Tensor& source, const std::string& name);
   /// Throws kTensorMismatch if there are problems; names the first few dozen.
-  void finish(const std::string& origin, const std::string& hint);
+  void finish(const std::string& origin, const std::string& hint) const;
 
  private:
-  std::vector<std::string> problems_;
+  Problems problems_;
 };
 
 }  // namespace outrider

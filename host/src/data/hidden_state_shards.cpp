@@ -12,6 +12,7 @@
 #include "outrider/files/json_file.h"
 #include "outrider/host/plugin_lock.h"
 #include "outrider/host/sha256.h"
+#include "outrider/problems.h"
 #include "outrider/text.h"
 #include "plain_file_name.h"
 
@@ -50,11 +51,12 @@ bool is_base(const Json& json) {
 }
 
 // One sentence for each key that is missing or wrong.
-std::vector<std::string> problems_of(const Json& json) {
-  if (!json.is_object()) return {"not a JSON object"};
-  std::vector<std::string> problems;
+Problems problems_of(const Json& json) {
+  Problems problems;
+  problems.add_when(!json.is_object(), "not a JSON object");
+  if (!problems.empty()) return problems;
   const auto expect = [&](const char* key, bool holds, const char* what) {
-    if (!holds) problems.push_back(fmt::format("'{}' must be {}", key, what));
+    problems.add_when(!holds, fmt::format("'{}' must be {}", key, what));
   };
   const auto get = [&](const char* key) { return json.value(key, Json()); };
   const auto norm = get("last_hidden");
@@ -96,7 +98,7 @@ HiddenStateShards HiddenStateShards::open(const fs::path& folder, const TokenSha
   const auto path = folder / kFileName;
   const auto json = read_json_file(path);
   const auto problems = problems_of(json);
-  if (!problems.empty()) refuse_states(path, join(problems, "; "));
+  if (!problems.empty()) refuse_states(path, join(problems.all(), "; "));
   if (json["token_shards_sha256"] != sha256_of_file(folder / "shards.json")) {
     refuse_states(path, "they were made from other token shards than those in this folder",
                   ErrorCode::kInvalidData);

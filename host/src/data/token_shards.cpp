@@ -10,6 +10,7 @@
 #include "outrider/files/json_file.h"
 #include "outrider/host/plugin_lock.h"
 #include "outrider/host/sha256.h"
+#include "outrider/problems.h"
 #include "outrider/text.h"
 #include "plain_file_name.h"
 
@@ -35,53 +36,50 @@ struct ShardEntry {
 
 /// An integer in [low, high], or a problem.
 int64_t read_integer(const Json& object, const char* key, const std::string& where, int64_t low,
-                     int64_t high, std::vector<std::string>& problems) {
+                     int64_t high, Problems& problems) {
   const auto found = object.find(key);
   if (found != object.end() && found->is_number_integer()) {
     // A value above int64's range reads as negative and fails the check.
     const auto value = found->get<int64_t>();
     if (value >= low && value <= high) return value;
   }
-  problems.push_back(
+  problems.add(
       fmt::format("'{}{}' must be an integer from {} to {}{}", where, key, low, high,
                   found == object.end() ? ", is missing" : ", is " + printable(found->dump(), 40)));
   return low;
 }
 
-std::string read_sha256(const Json& object, const std::string& where,
-                        std::vector<std::string>& problems) {
+std::string read_sha256(const Json& object, const std::string& where, Problems& problems) {
   const auto found = object.find("sha256");
   if (found == object.end() || !found->is_string() || !is_sha256(found->get<std::string>())) {
-    problems.push_back(
-        fmt::format("'{}.sha256' must be 64 lower-case hexadecimal digits, is {}", where,
-                    found == object.end() ? "missing" : printable(found->dump(), 80)));
+    problems.add(fmt::format("'{}.sha256' must be 64 lower-case hexadecimal digits, is {}", where,
+                             found == object.end() ? "missing" : printable(found->dump(), 80)));
     return {};
   }
   return found->get<std::string>();
 }
 
-ShardEntry read_entry(const Json& json, const std::string& where,
-                      std::vector<std::string>& problems) {
+ShardEntry read_entry(const Json& json, const std::string& where, Problems& problems) {
   constexpr auto kMax = std::numeric_limits<int64_t>::max();
   if (!json.is_object() || !json.contains("file") || !json["file"].is_string()) {
-    problems.push_back(fmt::format("'{}' must be an object with a string 'file'", where));
+    problems.add(fmt::format("'{}' must be an object with a string 'file'", where));
     return {};
   }
   ShardEntry entry{json["file"].get<std::string>(), read_sha256(json, where, problems), 0, 0};
   if (!is_plain_file_name(entry.file)) {
-    problems.push_back(fmt::format("'{}.file' must be a file name without a folder, is '{}'", where,
-                                   printable(entry.file)));
+    problems.add(fmt::format("'{}.file' must be a file name without a folder, is '{}'", where,
+                             printable(entry.file)));
   }
   entry.conversations = read_integer(json, "conversations", where + ".", 1, kMax, problems);
   entry.tokens = read_integer(json, "tokens", where + ".", 1, kMax, problems);
   return entry;
 }
 
-std::vector<ShardEntry> read_entries(const Json& description, std::vector<std::string>& problems) {
+std::vector<ShardEntry> read_entries(const Json& description, Problems& problems) {
   std::vector<ShardEntry> entries;
   const auto shards = description.find("shards");
   if (shards == description.end() || !shards->is_array() || shards->empty()) {
-    problems.push_back("'shards' must be a list of at least one shard");
+    problems.add("'shards' must be a list of at least one shard");
     return entries;
   }
   for (size_t i = 0; i < shards->size(); ++i) {
@@ -215,11 +213,11 @@ TokenShards TokenShards::open(const fs::path& folder) {
   TokenShards shards;
   shards.description_ = read_description(file);
   check_format(file, shards.description_);
-  std::vector<std::string> problems;
+  Problems problems;
   shards.vocab_size_ = read_integer(shards.description_, "vocab_size", "", 1,
                                     std::numeric_limits<int32_t>::max(), problems);
   const auto entries = read_entries(shards.description_, problems);
-  if (!problems.empty()) refuse_shards(file, join(problems, "; "));
+  if (!problems.empty()) refuse_shards(file, join(problems.all(), "; "));
   for (const auto& entry : entries) {
     const auto& shard = shards.files_.emplace_back(SafetensorsFile::open(folder / entry.file));
     const auto content = read_shard(*shard, entry, shards.vocab_size_);

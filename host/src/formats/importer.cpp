@@ -16,6 +16,7 @@
 #include "outrider/error.h"
 #include "outrider/host/convert.h"
 #include "outrider/host/plugin_loader.h"
+#include "outrider/problems.h"
 #include "outrider/text.h"
 
 namespace outrider {
@@ -125,11 +126,10 @@ void check_folder(const fs::path& folder) {
 
 // What the files say of their base, against the base that was given.
 void check_fits_base(const ImportedDraft& draft, const ModelConfig& base, const fs::path& folder) {
-  const auto problems = size_differences(base, draft.base, "in the base", "in the draft's files");
-  if (problems.empty()) return;
-  throw Error(ErrorCode::kIncompatibleCheckpoint,
-              fmt::format("{}: {}", folder.string(), join(problems, "; ")),
-              "give the base that the draft was trained for with --base");
+  Problems problems;
+  problems.add_all(size_differences(base, draft.base, "in the base", "in the draft's files"));
+  problems.throw_in_a_line(ErrorCode::kIncompatibleCheckpoint, folder.string(),
+                           "give the base that the draft was trained for with --base");
 }
 
 void attach(CausalLM& base, const std::string& mode, const ImportedDraft& draft,
