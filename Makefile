@@ -11,7 +11,7 @@ export CCACHE_NOHASHDIR := 1
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_MAXSIZE ?= 5G
 
-.PHONY: setup configure build test asan fuzz docs demo install bundle format clean help
+.PHONY: setup configure build test asan fuzz lint docs demo install bundle format clean help
 
 setup:  ## Install what is missing: Debian packages, LibTorch and tools in .venv
 	@scripts/setup.sh
@@ -42,6 +42,12 @@ fuzz: setup  ## Fuzz every reader of foreign bytes for FUZZ_SECONDS=300 each, in
 	@$(VENV)/cmake --build --preset fuzz --parallel $(JOBS)
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
+lint: setup  ## clang-tidy over core, host and the plugins; installs it in .venv first
+	@$(VENV)/python -m pip install --quiet --disable-pip-version-check -r requirements-lint.txt
+	@$(VENV)/cmake --preset lint -DCMAKE_MAKE_PROGRAM=$(VENV)/ninja \
+	  -DPython3_EXECUTABLE=$(VENV)/python --log-level=WARNING
+	@$(VENV)/python scripts/lint.py build-lint --jobs $(JOBS)
+
 docs: build  ## Write docs/cli.md and docs/errors.md again
 	@$(VENV)/python scripts/generate_docs.py build/bin/outrider
 
@@ -60,7 +66,7 @@ format: setup  ## clang-format every C++ and CUDA file
 	@$(VENV)/python scripts/format.py
 
 clean:  ## Remove what the targets wrote
-	@rm -rf build build-asan build-fuzz demo dist
+	@rm -rf build build-asan build-fuzz build-lint demo dist
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

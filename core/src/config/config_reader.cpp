@@ -63,7 +63,7 @@ bool ConfigReader::boolean(const char* key, bool fallback) {
   return value->get<bool>();
 }
 
-std::string ConfigReader::text(const char* key, std::optional<std::string> fallback) {
+std::string ConfigReader::text(const char* key, const std::optional<std::string>& fallback) {
   const Json* value = find(key, !fallback);
   if (!value) return fallback.value_or("");
   if (!value->is_string()) {

@@ -21,7 +21,7 @@ class ConfigReader {
                   int64_t maximum = int64_t{1} << 31);
   double number(const char* key, std::optional<double> fallback = {});
   bool boolean(const char* key, bool fallback);
-  std::string text(const char* key, std::optional<std::string> fallback = {});
+  std::string text(const char* key, const std::optional<std::string>& fallback = {});
 
   bool has(const char* key) const;
   void problem(std::string text) { problems_.add(std::move(text)); }

@@ -249,7 +249,7 @@ void write_file_atomically(const std::filesystem::path& path, std::filesystem::p
       write);
 }
 
-AtomicDirectory::AtomicDirectory(std::filesystem::path path, bool replace)
+AtomicDirectory::AtomicDirectory(const std::filesystem::path& path, bool replace)
     : path_(without_trailing_slash(path)), replace_(replace) {
   check_parent(path_);
   check_target(path_, replace_);

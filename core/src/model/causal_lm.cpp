@@ -225,7 +225,7 @@ void CausalLM::freeze_base() {
   }
 }
 
-void CausalLM::attach(Conversion conversion, ModeState state) {
+void CausalLM::attach(const Conversion& conversion, ModeState state) {
   check_attachable({&conversion});
   const auto& edits = conversion.base_edits;
   if (contains(edits, BaseEdit::kFreezeParameters)) freeze_base();

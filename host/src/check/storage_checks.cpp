@@ -208,7 +208,8 @@ std::string check_formats(const ModeSubject& subject) {
   if (!results.failed.empty()) throw Failure(join(results.failed, "; "));
   std::vector<std::string> left_out;
   for (const auto& [format, reason] : results.refused) {
-    if (!results.passed.contains(format)) left_out.push_back(format + " (" + reason + ")");
+    if (!results.passed.contains(format))
+      left_out.push_back(fmt::format("{} ({})", format, reason));
   }
   const auto rest = left_out.empty() ? "" : "for no config: " + join(left_out, "; ");
   if (results.passed.empty()) throw Skip(rest.empty() ? "no format is written and read" : rest);

@@ -36,7 +36,7 @@ class BatchFile {
     return found.empty() ? at::Tensor() : found.mapped().to(device_);
   }
   at::Tensor take_integers(const std::string& name) {
-    const auto tensor = take(name);
+    auto tensor = take(name);
     if (!tensor.defined()) return tensor;
     if (at::isIntegralType(tensor.scalar_type(), /*includeBool=*/true)) return tensor.to(at::kLong);
     throw Error(ErrorCode::kInvalidFile, fmt::format("{}: '{}' is {}, expected integers", path_,

@@ -2,8 +2,6 @@
 
 #include <c10/core/CPUAllocator.h>
 
-#include <utility>
-
 namespace outrider {
 namespace {
 
@@ -42,8 +40,8 @@ class BudgetAllocator final : public c10::Allocator {
   c10::Allocator& allocator_;
 };
 
-AllocationBudget::AllocationBudget(size_t bytes, Error refusal)
-    : left_(bytes), refusal_(std::move(refusal)), outer_(innermost) {
+AllocationBudget::AllocationBudget(size_t bytes, const Error& refusal)
+    : left_(bytes), refusal_(refusal), outer_(innermost) {
   BudgetAllocator::install();
   innermost = this;
 }

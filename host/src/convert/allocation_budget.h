@@ -11,7 +11,7 @@ namespace outrider {
 /// builds what a config or checkpoint describes.
 class AllocationBudget {
  public:
-  AllocationBudget(size_t bytes, Error refusal);
+  AllocationBudget(size_t bytes, const Error& refusal);
   ~AllocationBudget();
   AllocationBudget(const AllocationBudget&) = delete;
   AllocationBudget& operator=(const AllocationBudget&) = delete;

@@ -239,7 +239,7 @@ class ElfReader {
     const uint64_t buckets = table + 16 + uint64_t{filter_words} * 8;
     const uint64_t hashes = buckets + uint64_t{bucket_count} * 4;
     const auto wanted = gnu_hash(kEntrySymbol);
-    uint64_t index = value_in_memory<uint32_t>(buckets + wanted % bucket_count * 4);
+    uint64_t index = value_in_memory<uint32_t>(buckets + uint64_t{wanted % bucket_count} * 4);
     if (index < first_symbol) return false;
     for (size_t i = 0; i < kMaxSymbols; ++i, ++index) {
       const auto hash = value_in_memory<uint32_t>(hashes + (index - first_symbol) * 4);

@@ -191,7 +191,7 @@ void check_one_version(const Entries& entries, const PluginStore::Removal& remov
 
 }  // namespace
 
-PluginStore::PluginStore(fs::path folder) : folder_(folder.lexically_normal()) {
+PluginStore::PluginStore(const fs::path& folder) : folder_(folder.lexically_normal()) {
   if (folder_.is_absolute()) return;
   throw Error(
       ErrorCode::kInvalidArgument,

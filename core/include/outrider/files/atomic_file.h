@@ -26,7 +26,7 @@ class OUTRIDER_API AtomicDirectory {
  public:
   /// Throws kFileExists if `path` exists and is not an empty folder (with `replace`: not a folder),
   /// kFileNotFound if its parent does not exist, kInvalidArgument for "." and the like.
-  explicit AtomicDirectory(std::filesystem::path path, bool replace = false);
+  explicit AtomicDirectory(const std::filesystem::path& path, bool replace = false);
   ~AtomicDirectory();
   AtomicDirectory(const AtomicDirectory&) = delete;
   AtomicDirectory& operator=(const AtomicDirectory&) = delete;

@@ -82,7 +82,7 @@ class OUTRIDER_API CausalLM : public torch::nn::Module, public BaseView {
   /// Throws kAlreadyConverted if an attribute is taken, by the model or twice in the list.
   void check_attachable(const std::vector<const Conversion*>& conversions) const;
   /// Commits a conversion: all of it, or nothing. Throws as check_attachable() does.
-  void attach(Conversion conversion, ModeState state);
+  void attach(const Conversion& conversion, ModeState state);
 
  private:
   BaseOutputs base_outputs(const ForwardInput& input, const TrainBatch& batch, bool trains_base);

@@ -20,7 +20,7 @@ namespace outrider {
 class OUTRIDER_API PluginStore {
  public:
   /// The first add() makes the folder. Throws kInvalidArgument for a relative path.
-  explicit PluginStore(std::filesystem::path folder);
+  explicit PluginStore(const std::filesystem::path& folder);
   /// The user's own, which is in the search path: below XDG_DATA_HOME or ~/.local/share, apart for
   /// every SDK ABI, LibTorch and platform. Throws kFileNotFound where neither folder is known.
   static PluginStore of_user();

@@ -41,7 +41,8 @@ class ModeDescriptor {
   virtual void update_for_save(const BaseView&, Json& /*config*/, Json& /*metadata*/) const {}
 
   /// A config of an older config_version in today's form. Default: refuses.
-  virtual Json upgrade_config(Json, int from_version) const {
+  virtual Json upgrade_config(
+      Json, int from_version) const {  // NOLINT(performance-unnecessary-value-param)
     throw Error(ErrorCode::kIncompatibleCheckpoint,
                 "mode '" + name() + "' cannot read configs of version " +
                     std::to_string(from_version) + "; it writes version " +
