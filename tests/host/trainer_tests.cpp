@@ -378,7 +378,8 @@ TEST_CASE("the best checkpoint is the one with the lowest held-out loss") {
   CHECK(best["eval"]["conversations"] == 22);
   const auto restored = tiny_model();
   load_weights(*restored, folder / "model.safetensors");
-  CHECK(evaluate(*restored, TrainingData(run.options.data, *restored), 2, 64) == best["eval"]);
+  CHECK(evaluate(*restored, TrainingData(run.options.data, *restored), 2, 64).to_json() ==
+        best["eval"]);
 }
 
 TEST_CASE("the best so far survives a restart, and other held-out data begins anew") {
@@ -475,14 +476,14 @@ TEST_CASE("evaluation weighs batches by their trained positions and leaves no tr
   auto& draft = *model->speculative_state().front().draft;
   draft.eval();
   const auto before = at::rand({1});
-  const auto together = evaluate(*model, data, 22, 64);
-  CHECK(evaluate(*model, data, 22, 64) == together);
+  const auto together = evaluate(*model, data, 22, 64).to_json();
+  CHECK(evaluate(*model, data, 22, 64).to_json() == together);
   CHECK_FALSE(draft.is_training());
   CHECK_FALSE(draft.parameters().front().grad().defined());
   CHECK(before.item<float>() != at::rand({1}).item<float>());
   CHECK(together["trained_tokens"] == data.tokens().trained_token_count());
 
-  const auto apart = evaluate(*model, data, 5, 64);
+  const auto apart = evaluate(*model, data, 5, 64).to_json();
   for (size_t step = 0; step < 2; ++step) {
     const auto& a = together["drafts"][0]["steps"][step];
     const auto& b = apart["drafts"][0]["steps"][step];

@@ -181,11 +181,11 @@ TokenText token_text_of(const fs::path& model) {
       };
 }
 
-/// Where the weights come from.
-fs::path folder_to_load(const TrainOptions& options) {
+/// The checkpoint to go on from; empty where there is none, and the weights are the source's.
+fs::path checkpoint_to_load(const TrainOptions& options) {
   RunFolder::check(options.output, options.resume);
-  if (!options.resume || RunFolder::is_finished(options.output)) return options.source;
-  return resume_point(options.output, options.resume_from).value_or(options.source);
+  if (!options.resume || RunFolder::is_finished(options.output)) return {};
+  return resume_point(options.output, options.resume_from).value_or(fs::path());
 }
 
 void run_train(const TrainArguments& a, const GlobalOptions& global) {
@@ -195,7 +195,8 @@ void run_train(const TrainArguments& a, const GlobalOptions& global) {
   options.resume |= !options.resume_from.empty();
   options.command_line = command_line();
   options.token_text = token_text_of(options.source);
-  const auto folder = folder_to_load(options);
+  options.loaded_from = checkpoint_to_load(options);
+  const auto& folder = options.loaded_from.empty() ? options.source : options.loaded_from;
   if (base_reference_of(folder)) load.base = options.base;
   const auto model = load_to_run(folder, load);
   const auto summary = train(*model, options);

@@ -13,12 +13,6 @@
 namespace outrider {
 namespace fs = std::filesystem;
 
-double held_out_loss(const Json& evaluation) {
-  double sum = 0;
-  for (const auto& draft : evaluation.at("drafts")) sum += draft.at("loss").get<double>();
-  return sum;
-}
-
 BestCheckpoint::BestCheckpoint(const fs::path& run, std::string eval_data_sha256)
     : folder_(run / kFolder), eval_data_sha256_(std::move(eval_data_sha256)) {
   if (fs::exists(folder_ / kRecordFile)) read();
@@ -42,20 +36,20 @@ void BestCheckpoint::read() {
   loss_ = json["loss"].get<double>();
 }
 
-bool BestCheckpoint::is_beaten_by(const Json& evaluation) const {
-  return held_out_loss(evaluation) < loss_;  // false for NaN
+bool BestCheckpoint::is_beaten_by(const Evaluation& evaluation) const {
+  return evaluation.loss() < loss_;  // false for NaN
 }
 
-void BestCheckpoint::replace(int64_t step, double epoch, const Json& evaluation,
+void BestCheckpoint::replace(int64_t step, double epoch, const Evaluation& evaluation,
                              const std::function<void(const fs::path&)>& write) {
-  const auto loss = held_out_loss(evaluation);
+  const auto loss = evaluation.loss();
   AtomicDirectory folder(folder_, /*replace=*/true);
   write(folder.staging());
   write_json_file(folder.staging() / kRecordFile, {{"step", step},
                                                    {"loss", loss},
                                                    {"epoch", epoch},
                                                    {"eval_data", eval_data_sha256_},
-                                                   {"eval", evaluation}});
+                                                   {"eval", evaluation.to_json()}});
   folder.commit();
   step_ = step;
   loss_ = loss;

@@ -6,15 +6,10 @@
 #include <limits>
 
 #include "outrider/api.h"
+#include "outrider/host/held_out.h"
 #include "outrider/json.h"
 
 namespace outrider {
-
-/// The sum of the drafts' held-out losses in a result of evaluate(). It decides which checkpoint of
-/// a run is the best: it is the number that training lowers, it moves with every token where an
-/// accuracy moves only with those whose first choice changes, and drafts that train together are
-/// compared together.
-OUTRIDER_API double held_out_loss(const Json& evaluation);
 
 /// `RUN/best`: the model folder with the lowest held-out loss of a run, and `best.json` in it:
 /// {"step", "loss", "epoch", "eval_data" (SHA-256 of its shards.json), "eval"}. It is replaced as a
@@ -29,10 +24,10 @@ class OUTRIDER_API BestCheckpoint {
   BestCheckpoint(const std::filesystem::path& run, std::string eval_data_sha256);
 
   /// Whether this evaluation is better than all before; one that is not a number never is.
-  bool is_beaten_by(const Json& evaluation) const;
+  bool is_beaten_by(const Evaluation& evaluation) const;
 
   /// Makes what `write` puts into the folder it is given the best.
-  void replace(int64_t step, double epoch, const Json& evaluation,
+  void replace(int64_t step, double epoch, const Evaluation& evaluation,
                const std::function<void(const std::filesystem::path&)>& write);
 
   /// {"folder", "step", "loss"}; null where there is none.

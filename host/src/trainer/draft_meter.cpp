@@ -44,32 +44,29 @@ void DraftMeter::add(const std::vector<DraftLoss>& losses) {
   }
 }
 
-Json DraftMeter::report() const {
-  Json report = Json::array();
+std::vector<DraftResult> DraftMeter::report() const {
+  std::vector<DraftResult> results;
   for (const auto& draft : drafts_) {
-    if (!draft.values.defined()) continue;
-    const auto values = draft.values.cpu();
-    const auto rows = values.accessor<double, 2>();
-    Json steps = Json::array();
-    std::vector<double> accuracies, overlaps;
-    for (size_t i = 0; i < draft.names.size(); ++i) {
-      const auto row = rows[static_cast<int64_t>(i) + 1];
-      accuracies.push_back(mean(row, 1));
-      overlaps.push_back(mean(row, 2));
-      steps.push_back({{"name", draft.names[i]},
-                       {"loss", mean(row, 0)},
-                       {"accuracy", accuracies.back()},
-                       {"overlap", overlaps.back()},
-                       {"count", static_cast<int64_t>(row[3])}});
-    }
-    report.push_back(
-        {{"mode", draft.mode},
-         {"loss", mean(rows[0], 0)},
-         {"steps", std::move(steps)},
-         {"expected_acceptance_length", expected_acceptance_length(accuracies)},
-         {"expected_acceptance_length_sampling", expected_acceptance_length(overlaps)}});
+    if (draft.values.defined()) results.push_back(result_of(draft));
   }
-  return report;
+  return results;
+}
+
+DraftResult DraftMeter::result_of(const Sums& draft) {
+  const auto values = draft.values.cpu();
+  const auto rows = values.accessor<double, 2>();
+  DraftResult result{draft.mode, mean(rows[0], 0), {}, 0, 0};
+  std::vector<double> accuracies, overlaps;
+  for (size_t i = 0; i < draft.names.size(); ++i) {
+    const auto row = rows[static_cast<int64_t>(i) + 1];
+    accuracies.push_back(mean(row, 1));
+    overlaps.push_back(mean(row, 2));
+    result.steps.push_back({draft.names[i], mean(row, 0), accuracies.back(), overlaps.back(),
+                            static_cast<int64_t>(row[3])});
+  }
+  result.expected_acceptance_length = expected_acceptance_length(accuracies);
+  result.expected_acceptance_length_sampling = expected_acceptance_length(overlaps);
+  return result;
 }
 
 void DraftMeter::reset() {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "outrider/checkpoint/tensor_io.h"
-#include "outrider/json.h"
+#include "outrider/host/draft_results.h"
 #include "outrider/model/causal_lm.h"
 
 namespace outrider {
@@ -20,11 +20,8 @@ class OUTRIDER_API DraftMeter {
   /// One batch's losses, one per draft; every call must bring the same steps.
   void add(const std::vector<DraftLoss>& losses);
 
-  /// Per draft {"mode", "loss", "steps": [{"name", "loss", "accuracy", "overlap", "count"}],
-  /// "expected_acceptance_length", "expected_acceptance_length_sampling"}. "loss" is the draft's
-  /// total, weighted by the positions of its first step; the two lengths follow from the accuracies
-  /// (greedy drafting) and the overlaps (speculative sampling). Empty before the first batch.
-  Json report() const;
+  /// One for each draft, in their order; empty before the first batch.
+  std::vector<DraftResult> report() const;
   void reset();
 
   /// The sums under "metrics.MODE", float64 [1 + steps, 4].
@@ -37,6 +34,8 @@ class OUTRIDER_API DraftMeter {
     std::vector<std::string> names;  // of the steps, from the latest batch
     at::Tensor values;  // rows: the total, then each step; columns: loss, accuracy, overlap, count
   };
+  static DraftResult result_of(const Sums& draft);
+
   std::vector<Sums> drafts_;
 };
 

@@ -31,8 +31,20 @@ std::vector<std::vector<int64_t>> batches_by_length(const Selection& selection,
 
 }  // namespace
 
-Json evaluate(CausalLM& model, const TrainingData& data, int64_t batch_size, int64_t max_length,
-              const EvaluationProgress& on_batch) {
+double Evaluation::loss() const {
+  double sum = 0;
+  for (const auto& draft : drafts) sum += draft.loss;
+  return sum;
+}
+
+Json Evaluation::to_json() const {
+  return {{"conversations", conversations},
+          {"trained_tokens", trained_tokens},
+          {"drafts", outrider::to_json(drafts)}};
+}
+
+Evaluation evaluate(CausalLM& model, const TrainingData& data, int64_t batch_size,
+                    int64_t max_length, const EvaluationProgress& on_batch) {
   require_drafts(model);
   const auto selection = select_conversations(data.tokens(), model, max_length);
   const at::NoGradGuard no_grad;
@@ -50,7 +62,7 @@ Json evaluate(CausalLM& model, const TrainingData& data, int64_t batch_size, int
     tokens += counts.tokens;
     if (on_batch) on_batch(done, total, tokens);
   }
-  return {{"conversations", total}, {"trained_tokens", trained_tokens}, {"drafts", meter.report()}};
+  return {total, trained_tokens, meter.report()};
 }
 
 }  // namespace outrider

@@ -26,7 +26,7 @@ Json IntervalMetrics::report() const {
   if (!losses_.defined()) return Json::object();
   const auto losses = losses_.cpu();
   const auto* values = losses.const_data_ptr<double>();
-  Json report = {{"loss", values[0] / values[2]}, {"drafts", drafts_.report()}};
+  Json report = {{"loss", values[0] / values[2]}, {"drafts", to_json(drafts_.report())}};
   if (has_lm_loss_) report["lm_loss"] = values[1] / values[2];
   const double seconds = std::chrono::duration<double>(Clock::now() - since_).count();
   report["tokens_per_second"] = static_cast<double>(counts_.tokens) / seconds;

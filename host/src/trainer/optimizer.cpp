@@ -5,11 +5,12 @@
 #include <fmt/ranges.h>
 
 #include "outrider/error.h"
-#include "outrider/text.h"
+#include "outrider/problems.h"
 
 namespace outrider {
 
-AdamW::AdamW(const std::vector<Parameter>& parameters, AdamWOptions options) : options_(options) {
+AdamW::AdamW(const std::vector<Parameter>& parameters, const AdamWOptions& options)
+    : options_(options) {
   const at::NoGradGuard no_grad;
   for (const auto& [name, tensor, is_rounded_when_saved] : parameters) {
     const bool is_float = tensor.scalar_type() == at::kFloat;
@@ -106,21 +107,19 @@ TensorMap AdamW::state() const {
 
 void AdamW::load_state(const TensorMap& state) {
   const auto own = this->state();
-  std::vector<std::string> problems;
+  Problems problems;
   for (const auto& [name, tensor] : own) {
     const auto found = state.find(name);
     if (found == state.end()) {
-      problems.push_back(fmt::format("{} is missing", name));
+      problems.add(fmt::format("{} is missing", name));
     } else if (found->second.sizes() != tensor.sizes()) {
-      problems.push_back(
+      problems.add(
           fmt::format("{} has shape {}, expected {}", name, found->second.sizes(), tensor.sizes()));
     }
   }
-  if (!problems.empty()) {
-    throw Error(ErrorCode::kIncompatibleCheckpoint,
-                "the optimizer's state does not fit the model: " + join(problems, "; "),
-                "resume with the model, and the --dtype, that the run was started with");
-  }
+  problems.throw_in_a_line(ErrorCode::kIncompatibleCheckpoint,
+                           "the optimizer's state does not fit the model",
+                           "resume with the model, and the --dtype, that the run was started with");
   const at::NoGradGuard no_grad;
   for (const auto& [name, tensor] : own) tensor.copy_(state.at(name));
 }

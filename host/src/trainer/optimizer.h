@@ -28,11 +28,14 @@ class OUTRIDER_API AdamW {
     at::Tensor tensor;
     bool is_rounded_when_saved = false;  // its value is then part of the state
   };
-  AdamW(const std::vector<Parameter>& parameters, AdamWOptions options);
+  AdamW(const std::vector<Parameter>& parameters, const AdamWOptions& options);
 
   /// Takes the parameters' gradients, adding to what earlier calls since the last step took. Call
   /// after each backward pass.
   void collect_gradients();
+
+  /// The collected ones, float32, of the parameters that have any; shares storage.
+  std::vector<at::Tensor> gradients() const;
 
   /// One update by the collected gradients, which are then forgotten. Parameters without a gradient
   /// stay as they are. Returns the gradients' total norm before clipping, a 0-dim float32 tensor.
@@ -51,7 +54,6 @@ class OUTRIDER_API AdamW {
     bool decays, has_stored_master;
   };
   std::vector<at::Tensor> gather(at::Tensor Slot::*member, bool decays) const;
-  std::vector<at::Tensor> gradients() const;
   at::Tensor clip_gradients() const;
   void update(double learning_rate, bool decays);
   void round_masters() const;

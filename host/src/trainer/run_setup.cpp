@@ -21,31 +21,6 @@
 namespace outrider {
 namespace fs = std::filesystem;
 
-std::vector<AdamW::Parameter> trainable_parameters(const CausalLM& model) {
-  require_drafts(model);
-  std::vector<AdamW::Parameter> parameters;
-  std::set<const void*> seen;  // tied parameters have several names
-  for (const auto& item : model.named_parameters()) {
-    const auto& tensor = item.value();
-    if (tensor.requires_grad() && seen.insert(tensor.unsafeGetTensorImpl()).second) {
-      const auto& types = model.stored_types();
-      parameters.push_back({item.key(), tensor, types && types->tensors.contains(item.key())});
-    }
-  }
-  if (!parameters.empty()) return parameters;
-  throw Error(ErrorCode::kNotConverted, "there is nothing to train: every parameter is frozen",
-              "convert the base model again");
-}
-
-bool includes_base(const std::vector<AdamW::Parameter>& parameters, const CausalLM& model) {
-  const auto& drafts = model.speculative_state();
-  return std::any_of(parameters.begin(), parameters.end(), [&](const auto& parameter) {
-    return std::none_of(drafts.begin(), drafts.end(), [&](const auto& draft) {
-      return parameter.name.starts_with(draft.attribute + ".");
-    });
-  });
-}
-
 BaseReference base_to_refer_to(const TrainOptions& options, bool trains_base) {
   if (trains_base) {
     throw Error(ErrorCode::kInvalidArgument,

@@ -6,16 +6,9 @@
 
 #include "outrider/host/base_reference.h"
 #include "outrider/host/trainer.h"
-#include "trainer/optimizer.h"
 #include "trainer/training_state.h"
 
 namespace outrider {
-
-/// What gets gradients, each tensor once. Throws kNotConverted where that is nothing.
-std::vector<AdamW::Parameter> trainable_parameters(const CausalLM& model);
-
-/// Whether a parameter that belongs to no draft is among them.
-bool includes_base(const std::vector<AdamW::Parameter>& parameters, const CausalLM& model);
 
 /// The reference that checkpoints of drafts alone hold; reads the whole base once. Throws
 /// kInvalidArgument where the base itself is trained.

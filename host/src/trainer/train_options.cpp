@@ -8,31 +8,22 @@
 #include <vector>
 
 #include "outrider/error.h"
+#include "outrider/problems.h"
 #include "outrider/text.h"
 #include "trainer/schedule.h"
 
 namespace outrider {
 namespace {
 
-class Problems {
+class OptionProblems : public Problems {
  public:
   template <class T>
   void require(bool holds, const char* name, const T& value, const char* accepted) {
-    if (!holds) texts_.push_back(fmt::format("{} is {}, accepted is {}", name, value, accepted));
+    if (!holds) add(fmt::format("{} is {}, accepted is {}", name, value, accepted));
   }
-  void add(std::string text) { texts_.push_back(std::move(text)); }
-
-  void throw_if_any() const {
-    if (texts_.empty()) return;
-    throw Error(ErrorCode::kInvalidArgument, "training options: " + join(texts_, "; "),
-                "see outrider train --help");
-  }
-
- private:
-  std::vector<std::string> texts_;
 };
 
-void check_sizes(const TrainOptions& o, Problems& problems) {
+void check_sizes(const TrainOptions& o, OptionProblems& problems) {
   problems.require(o.max_steps >= 0, "max_steps", o.max_steps, "0 or more");
   problems.require(o.max_steps > 0 || o.max_seconds > 0 || o.num_train_epochs > 0,
                    "num_train_epochs", o.num_train_epochs, "more than 0");
@@ -58,7 +49,7 @@ void check_sizes(const TrainOptions& o, Problems& problems) {
   if (o.eval_steps > 0 && o.eval_data.empty()) problems.add("eval_steps needs eval_data");
 }
 
-void check_optimizer(const TrainOptions& o, Problems& problems) {
+void check_optimizer(const TrainOptions& o, OptionProblems& problems) {
   const auto is_rate = [](double beta) { return beta >= 0 && beta < 1; };
   problems.require(std::isfinite(o.learning_rate) && o.learning_rate >= 0, "learning_rate",
                    o.learning_rate, "0 or more");
@@ -82,11 +73,12 @@ void check_optimizer(const TrainOptions& o, Problems& problems) {
 }  // namespace
 
 void check_options(const TrainOptions& options) {
-  Problems problems;
+  OptionProblems problems;
   if (options.output.empty()) problems.add("output is not given");
   check_sizes(options, problems);
   check_optimizer(options, problems);
-  problems.throw_if_any();
+  problems.throw_in_a_line(ErrorCode::kInvalidArgument, "training options",
+                           "see outrider train --help");
 }
 
 Json reproducible_options(const TrainOptions& options) {

@@ -42,6 +42,7 @@ struct TrainOptions {
   uint64_t seed = 42;
   bool resume = false;
   std::filesystem::path resume_from;  // with `resume`: a checkpoint of the run; empty: the newest
+  std::filesystem::path loaded_from;  // with `resume`: the whole one that the model came from
   bool progress = true;               // shown on stderr
   std::string command_line;           // noted in the run's record
   TokenText token_text;               // for the report; empty: it shows token ids
@@ -54,7 +55,8 @@ using MetricsCallback = std::function<void(const Json&)>;
 /// metrics.jsonl, periodic checkpoint-N (a restorable folder with training state), best (the folder
 /// with the lowest held-out loss, where there is eval_data), and final.
 /// With `resume` the run in `output` goes on from its newest checkpoint (or `resume_from`), whose
-/// tensors replace the model's, or from its beginning where it has none; on the CPU the result has
+/// tensors replace the model's unless it was loaded from there, or from its beginning where it has
+/// none; on the CPU the result has
 /// the bits of a run that never stopped. A finished run is left as it is. Returns the summary, also
 /// found in run.json. Throws kInvalidArgument (options, also where they differ from the resumed
 /// run's; a folder that is no run's), kInvalidData, kNotConverted, kNonFinite (naming step and
