@@ -18,7 +18,7 @@ if(NOT OUTRIDER_CUDA STREQUAL "OFF")
 endif()
 message(STATUS "CUDA kernels: ${OUTRIDER_WITH_CUDA}")
 
-# outrider_target_backend(TARGET CUDA file.cu… STUB no_cuda.cpp): the kernels, or the stub with the same symbols.
+# outrider_target_backend(TARGET CUDA file.cu… [STUB no_cuda.cpp…]): the kernels, or what stands in for them.
 function(outrider_target_backend target)
   cmake_parse_arguments(ARG "" "" "CUDA;STUB" ${ARGN})
   if(OUTRIDER_WITH_CUDA)

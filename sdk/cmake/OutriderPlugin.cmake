@@ -1,11 +1,12 @@
 # outrider_add_plugin(NAME name VERSION 1.2.3 SOURCES file.cpp…
 #                     [MODES mode…] [BASES architecture…] [DRAFT_MODELS mode/architecture…]
-#                     [CUDA file.cu… STUB no_file.cpp…] [INCLUDE dir] [OUTPUT_DIRECTORY dir])
+#                     [CUDA file.cu… [STUB no_file.cpp…]] [INCLUDE dir] [OUTPUT_DIRECTORY dir])
 #
 # Builds NAME.outrider.so (target outrider_plugin_NAME) and, for tests that link the plugin's code
 # directly, an object library of the same sources (outrider_plugin_NAME_objects).
 #   MODES, BASES, DRAFT_MODELS  what the plugin's entry function registers, exactly; at least one
-#   CUDA, STUB        kernels, and a source with the same symbols for builds without CUDA
+#   CUDA              kernels; declare what launches them with OUTRIDER_LAUNCHER
+#   STUB              what is compiled instead in builds without CUDA, where something has to be
 #   INCLUDE           folder of the plugin's public headers
 #   OUTPUT_DIRECTORY  default: lib/outrider/plugins of the build tree, whose lock file the build writes
 
@@ -50,9 +51,9 @@ function(_outrider_check_plugin_arguments)
   if(NOT given EQUAL distinct)
     message(FATAL_ERROR "outrider_add_plugin: plugin ${ARG_NAME} names something twice")
   endif()
-  if((ARG_CUDA AND NOT ARG_STUB) OR (ARG_STUB AND NOT ARG_CUDA))
-    message(FATAL_ERROR "outrider_add_plugin: plugin ${ARG_NAME} must give both CUDA and STUB, or "
-                        "neither: the stub replaces the kernels in builds without CUDA")
+  if(ARG_STUB AND NOT ARG_CUDA)
+    message(FATAL_ERROR "outrider_add_plugin: plugin ${ARG_NAME} gives STUB without CUDA: the stub "
+                        "replaces the kernels in builds without CUDA")
   endif()
   if(ARG_CUDA AND NOT COMMAND outrider_target_backend)
     message(FATAL_ERROR "outrider_add_plugin: plugin ${ARG_NAME} has CUDA kernels: ask for them with "

@@ -456,5 +456,67 @@ TEST_CASE("a model is saved in its own type unless it says otherwise") {
   CHECK((model->dtype() == at::kDouble));
 }
 
+/// Another product: the layer's own weight with its signs and one scale for each row, and nothing
+/// of the layer's arithmetic.
+class SignProduct : public nn::LinearProduct {
+ public:
+  SignProduct(const nn::Linear& layer, int64_t& calls)
+      : signs_(layer.weight.detach().sign()),
+        scales_(layer.weight.detach().abs().mean(1)),
+        calls_(calls) {}
+
+  at::Tensor forward(const at::Tensor& x) const override {
+    ++calls_;
+    return at::matmul(x, signs_.t()) * scales_;
+  }
+
+ private:
+  at::Tensor signs_, scales_;
+  int64_t& calls_;
+};
+
+std::vector<nn::Linear*> linear_layers(LlamaForCausalLM& model) {
+  std::vector<nn::Linear*> layers;
+  for (const auto& item : model.named_modules()) {
+    auto* layer = dynamic_cast<nn::Linear*>(item.value().get());
+    if (layer && item.key() != "lm_head") layers.push_back(layer);
+  }
+  return layers;
+}
+
+at::Tensor last_hidden(CausalLM& model, const at::Tensor& input_ids) {
+  return model.run_base({input_ids, {}, {}, {}}).last_hidden;
+}
+
+TEST_CASE("a base's linear layers can compute their product in another way, and go back") {
+  const auto model = tiny_llama(), rounded = tiny_llama();
+  const auto ids = random_ids({2, 5}, kVocabulary, 4);
+  const auto before = last_hidden(*model, ids);
+  int64_t calls = 0;
+  const auto layers = linear_layers(*model), other = linear_layers(*rounded);
+  REQUIRE(layers.size() == 7 * kLayers);
+  for (auto* layer : layers) {
+    layer->replace_product(std::make_shared<SignProduct>(*layer, calls));
+  }
+  const auto replaced = last_hidden(*model, ids);
+  CHECK(calls == 7 * kLayers);
+  CHECK(largest_difference(replaced, before) > 1e-3);
+  const at::NoGradGuard no_grad;
+  for (auto* layer : other) {  // the same as parameters of a base
+    layer->weight.copy_(layer->weight.sign() * layer->weight.abs().mean(1, true));
+  }
+  CHECK_CLOSE(replaced, last_hidden(*rounded, ids), 1e-12);
+  for (auto* layer : layers) layer->replace_product(nullptr);
+  CHECK_CLOSE(last_hidden(*model, ids), before, 0.0);
+}
+
+TEST_CASE("a base that keeps no keys and values refuses a cache in words") {
+  const auto model = tiny_llama();
+  BasePass pass{random_ids({1, 3}, kVocabulary, 4), {}, {}, {}};
+  pass.cache = reinterpret_cast<nn::KvCache*>(&pass);  // never looked into
+  CHECK_CONTAINS(failure(ErrorCode::kUnsupported, [&] { model->run_base(pass); }),
+                 "LlamaForCausalLM: the base cannot continue from cached keys and values");
+}
+
 }  // namespace
 }  // namespace outrider::testing::causal_lm_tests

@@ -192,7 +192,7 @@ Json older_spelling(Json rope, int64_t max_position_embeddings) {
 }
 
 void check_tables(const RotaryCase& c, const Json& config) {
-  const nn::RotaryEmbedding rotary(RopeConfig::from_json(config, "config.json"), 8);
+  nn::RotaryEmbedding rotary(RopeConfig::from_json(config, "config.json"), 8);
   auto positions = at::empty({1, static_cast<int64_t>(c.rows.size())}, at::kLong);
   for (size_t i = 0; i < c.rows.size(); ++i) {
     positions[0][static_cast<int64_t>(i)] = c.rows[i].position;
@@ -222,7 +222,7 @@ TEST_CASE("rotary tables equal transformers', in both spellings of the config") 
 }
 
 TEST_CASE("rotary tables are cast to the type that was asked for, per sequence") {
-  const nn::RotaryEmbedding rotary(RopeConfig{}, 8);
+  nn::RotaryEmbedding rotary(RopeConfig{}, 8);
   const auto positions = at::tensor({0, 1, 2, 7, 8, 9}, at::kLong).view({2, 3});
   const auto wide = rotary.tables(positions, at::kFloat);
   const auto narrow = rotary.tables(positions, at::kBFloat16);
@@ -233,7 +233,7 @@ TEST_CASE("rotary tables are cast to the type that was asked for, per sequence")
 }
 
 TEST_CASE("rotation turns each pair of a head by its angle") {
-  const nn::RotaryEmbedding rotary(RopeConfig{}, 4);
+  nn::RotaryEmbedding rotary(RopeConfig{}, 4);
   const auto x = random({1, 2, 3, 4}, 1);
   const auto y = nn::apply_rotary(
       x, rotary.tables(at::tensor({0, 1, 5}, at::kLong).unsqueeze(0), at::kDouble));

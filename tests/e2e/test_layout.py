@@ -76,7 +76,7 @@ def room_of(path, folder):
 
 
 # Core's rooms from the ground up. What lies in none (error, text, version) is below all of them.
-CORE = ("files", "config", "checkpoint", "kernels", "ops", "nn", "model")
+CORE = ("files", "config", "checkpoint", "kernels", "ops", "nn", "model", "loss")
 
 
 def core_includes():

@@ -69,6 +69,18 @@ def test_a_plugin_without_a_defect_passes(check):
     assert results["operators"]["subject"] == "operator outrider_defects::square"
 
 
+def test_operators_of_core_are_checked_once_and_apart(outrider, bundled):
+    done = outrider("plugin", "check", bundled / "medusa.outrider.so", "--only", "core_operators", "--json",
+                    OMP_NUM_THREADS="1")
+    results = [r for r in done.json()["results"] if r["check"] == "core_operators"]
+    assert [r["subject"] for r in results] == [
+        "operator outrider::causal_attention", "operator outrider::prefix_diagonal_attention",
+        "operator outrider::label_cross_entropy", "operator outrider::teacher_cross_entropy"]
+    for result in results:
+        assert result["status"] == "passed" and "gradients of" in result["detail"], result
+    assert "operators" not in {r["check"] for r in done.json()["results"]}
+
+
 @pytest.mark.parametrize("defect, name, text", DEFECTS)
 def test_a_defect_is_found(check, defect, name, text):
     results = check(PLUGINS / "defects.outrider.so", "--set", f"defect={defect}", "--only", name,

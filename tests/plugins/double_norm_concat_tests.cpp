@@ -129,29 +129,24 @@ TEST_CASE("inputs of any layout are read by their values") {
       run(in.list(), true), 1e-15);
 }
 
-TEST_CASE("the operator and its backward are found in the dispatcher") {
-  auto& dispatcher = c10::Dispatcher::singleton();
-  const auto forward = dispatcher.findSchema({"outrider_eagle::double_norm_concat", ""});
-  const auto backward = dispatcher.findSchema({"outrider_eagle::double_norm_concat_backward", ""});
-  REQUIRE(forward);
-  REQUIRE(backward);
+TEST_CASE("the operator is found in the dispatcher, and says its shape without values") {
+  const auto op =
+      c10::Dispatcher::singleton().findSchema({"outrider_eagle::double_norm_concat", ""});
+  REQUIRE(op);
   const auto in = inputs_of();
   std::vector<c10::IValue> stack{in.embeddings,    in.hidden, in.embedding_weight,
                                  in.hidden_weight, kEps,      true};
-  forward->callBoxed(&stack);
+  op->callBoxed(&stack);
   CHECK_CLOSE(stack.at(0).toTensor(), by_loops(in, true), 1e-14);
-  std::vector<c10::IValue> arguments{
-      random({2, 3, 16}, 9), in.embeddings, in.hidden, in.embedding_weight,
-      in.hidden_weight,      kEps,          true,      false};
-  backward->callBoxed(&arguments);
-  REQUIRE(arguments.size() == 4);
-  CHECK(arguments[0].toTensor().numel() == 0);
-  CHECK(arguments[1].toTensor().sizes() == in.hidden.sizes());
+  std::vector<at::Tensor> shapes;
+  for (const auto& tensor : in.list()) shapes.push_back(tensor.to(at::Device(at::kMeta)));
+  const auto out = run(shapes, true);
+  CHECK(out.is_meta());
+  CHECK(out.sizes() == at::IntArrayRef({2, 3, 16}));
 }
 
 TEST_CASE("the operator's samples can be run as they are registered") {
-  REQUIRE(operator_specs().size() == 1);
-  const auto& spec = operator_specs().front();
+  const auto& spec = operator_specs().back();
   CHECK(spec.name == "outrider_eagle::double_norm_concat");
   const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(spec.name.c_str(), "");
   const auto samples = spec.sample_inputs(at::kBFloat16);

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "outrider/error.h"
+
 namespace outrider {
 namespace {
 
@@ -95,6 +97,11 @@ at::Tensor DecoderOnlyLM::final_norm(const at::Tensor& hidden) const {
 void DecoderOnlyLM::drop_decoder_layers() { model_->drop_layers(); }
 
 BaseOutputs DecoderOnlyLM::run_base(const BasePass& pass) {
+  if (pass.cache) {
+    throw Error(ErrorCode::kUnsupported,
+                config().architecture + ": the base cannot continue from cached keys and values",
+                "give the whole sequence in one pass, without a cache");
+  }
   const auto& request = pass.request;
   BaseOutputs outputs{.head = head_};
   auto hidden = model_->embed(pass.input_ids).to(dtype());

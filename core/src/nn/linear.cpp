@@ -6,6 +6,8 @@
 
 namespace outrider::nn {
 
+LinearProduct::~LinearProduct() = default;
+
 Linear::Linear(int64_t in, int64_t out, bool with_bias, at::TensorOptions options) {
   weight = register_parameter("weight", at::empty({out, in}, options));
   if (with_bias) bias = register_parameter("bias", at::empty({out}, options));
@@ -19,9 +21,14 @@ void Linear::reset_parameters() {
 }
 
 at::Tensor Linear::forward(const at::Tensor& x) const {
+  if (product_) return product_->forward(x);
   const auto type = x.scalar_type();
   const auto own = weight.to(type);
   return bias.defined() ? at::linear(x, own, bias.to(type)) : at::linear(x, own);
+}
+
+void Linear::replace_product(std::shared_ptr<const LinearProduct> product) {
+  product_ = std::move(product);
 }
 
 std::shared_ptr<Linear> initialized_linear(int64_t in, int64_t out, bool with_bias,

@@ -187,14 +187,14 @@ at::Tensor RotaryEmbedding::inverse_frequencies(int64_t sequence_length) const {
   return at::tensor(at::ArrayRef<double>(values), at::kDouble).to(at::kFloat);
 }
 
-const at::Tensor& RotaryEmbedding::frequencies_on(const at::Device& device) const {
+const at::Tensor& RotaryEmbedding::frequencies_on(const at::Device& device) {
   if (inverse_frequencies_.device() != device) {
     inverse_frequencies_ = inverse_frequencies_.to(device);
   }
   return inverse_frequencies_;
 }
 
-CosSin RotaryEmbedding::tables(const at::Tensor& position_ids, at::ScalarType dtype) const {
+CosSin RotaryEmbedding::tables(const at::Tensor& position_ids, at::ScalarType dtype) {
   const auto frequencies =
       inverse_frequencies_.defined()
           ? frequencies_on(position_ids.device())

@@ -6,9 +6,9 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/accumulation.h"
 #include "ops/prefix_attention.h"
 #include "outrider/error.h"
+#include "outrider/kernels/accumulation.h"
 
 namespace outrider::ops {
 namespace {

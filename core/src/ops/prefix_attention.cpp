@@ -4,7 +4,7 @@
 
 #include <limits>
 
-#include "kernels/accumulation.h"
+#include "outrider/kernels/accumulation.h"
 
 namespace outrider::ops {
 namespace {

@@ -7,9 +7,9 @@
 #include <functional>
 #include <optional>
 
-#include "kernels/accumulation.h"
 #include "kernels/cross_entropy_rows.h"
 #include "outrider/error.h"
+#include "outrider/kernels/accumulation.h"
 
 namespace outrider::ops {
 namespace {

@@ -46,5 +46,8 @@ std::span<const ModeCheck> storage_checks();
 /// The operators that a plugin registered, one result each.
 extern const CheckDescription kOperatorCheck;
 std::vector<CheckResult> check_operators(const std::string& plugin);
+/// Core's own, which every plugin finds in the dispatcher.
+extern const CheckDescription kCoreOperatorCheck;
+std::vector<CheckResult> check_core_operators();
 
 }  // namespace outrider::check

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "check/check.h"
 #include "check/mode_runs.h"
 #include "check/operator_call.h"
@@ -9,11 +11,19 @@
 namespace outrider::check {
 namespace {
 
-// Of one set of inputs, the float tensors may vary.
-std::vector<size_t> variable_places(const OperatorInputs& inputs) {
+bool is_constant(const OperatorSpec& spec, size_t place) {
+  return std::ranges::find(spec.constants, place) != spec.constants.end();
+}
+
+bool is_float_tensor(const c10::IValue& value) {
+  return value.isTensor() && value.toTensor().is_floating_point();
+}
+
+// Of one set of inputs, those that get a gradient.
+std::vector<size_t> variable_places(const OperatorSpec& spec, const OperatorInputs& inputs) {
   std::vector<size_t> places;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    if (inputs[i].isTensor() && inputs[i].toTensor().is_floating_point()) places.push_back(i);
+    if (is_float_tensor(inputs[i]) && !is_constant(spec, i)) places.push_back(i);
   }
   return places;
 }
@@ -38,7 +48,7 @@ std::string check_gradient(const OperatorSpec& spec) {
   size_t sets = 0;
   for (const auto& inputs : spec.sample_inputs(at::kDouble)) {
     if (!is_differentiable(spec, inputs)) return "has no gradient";
-    const auto places = variable_places(inputs);
+    const auto places = variable_places(spec, inputs);
     std::vector<at::Tensor> values;
     for (const auto place : places) values.push_back(inputs[place].toTensor().contiguous());
     const auto call = [&](const std::vector<at::Tensor>& given) {
@@ -75,7 +85,8 @@ void require_near(const std::string& name, const std::vector<at::Tensor>& actual
 std::string check_low_precision(const OperatorSpec& spec) {
   for (const auto& inputs : spec.sample_inputs(at::kBFloat16)) {
     auto wide = inputs;
-    for (const auto place : variable_places(inputs)) {
+    for (size_t place = 0; place < inputs.size(); ++place) {
+      if (!is_float_tensor(inputs[place])) continue;
       if (inputs[place].toTensor().scalar_type() != at::kBFloat16) continue;
       wide[place] = inputs[place].toTensor().to(at::kFloat);
     }
@@ -99,12 +110,16 @@ std::string check_device(const OperatorSpec& spec) {
   return "CUDA equals the CPU";
 }
 
-CheckResult check_operator(const OperatorSpec& spec, const std::string& plugin) {
-  CheckResult result{kOperatorCheck.name, "operator " + spec.name, CheckStatus::kPassed, {}};
+void require_own_namespace(const OperatorSpec& spec, const std::string& plugin) {
+  if (spec.name.substr(0, spec.name.find("::")).find(plugin) != std::string::npos) return;
+  throw Failure(fmt::format("its namespace does not contain the plugin's name, {}", plugin));
+}
+
+CheckResult check_operator(const CheckDescription& check, const OperatorSpec& spec,
+                           const std::string& plugin) {
+  CheckResult result{check.name, "operator " + spec.name, CheckStatus::kPassed, {}};
   try {
-    if (spec.name.substr(0, spec.name.find("::")).find(plugin) == std::string::npos) {
-      throw Failure(fmt::format("its namespace does not contain the plugin's name, {}", plugin));
-    }
+    if (!is_core_operator(spec)) require_own_namespace(spec, plugin);
     at::manual_seed(51);
     result.detail =
         join({check_gradient(spec), check_low_precision(spec), check_device(spec)}, "; ");
@@ -120,9 +135,22 @@ CheckResult check_operator(const OperatorSpec& spec, const std::string& plugin) 
 const CheckDescription kOperatorCheck = {
     "operators", "gradients against differences, bfloat16 against float32, CUDA against the CPU"};
 
+const CheckDescription kCoreOperatorCheck = {
+    "core_operators", "the same of the operators that Outrider brings, as this machine runs them"};
+
+std::vector<CheckResult> check_core_operators() {
+  std::vector<CheckResult> results;
+  for (const auto& spec : operator_specs()) {
+    if (is_core_operator(spec)) results.push_back(check_operator(kCoreOperatorCheck, spec, {}));
+  }
+  return results;
+}
+
 std::vector<CheckResult> check_operators(const std::string& plugin) {
   std::vector<CheckResult> results;
-  for (const auto& spec : operator_specs()) results.push_back(check_operator(spec, plugin));
+  for (const auto& spec : operator_specs()) {
+    if (!is_core_operator(spec)) results.push_back(check_operator(kOperatorCheck, spec, plugin));
+  }
   if (results.empty()) {
     results.push_back({kOperatorCheck.name, "plugin " + plugin, CheckStatus::kSkipped,
                        "the plugin gives no operator with sample inputs (add_operator_spec)"});

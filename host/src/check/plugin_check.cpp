@@ -35,10 +35,11 @@ std::vector<ModeCheck> mode_checks() {
 }
 
 /// What to run in a child: a check of a mode, with a mode alone whether the request fits it, and
-/// without either the check of the operators.
+/// without either a check of operators.
 struct Task {
   std::optional<ModeCheck> mode_check;
   std::string mode;
+  bool is_about_core = false;
 
   bool is_request() const { return !mode_check && !mode.empty(); }
 };
@@ -63,6 +64,7 @@ std::vector<Task> tasks_of(const PluginInfo& plugin, const PluginCheckOptions& o
   }
   tasks.insert(tasks.begin(), requests.begin(), requests.end());
   if (is_wanted(options, check::kOperatorCheck.name)) tasks.push_back({});
+  if (is_wanted(options, check::kCoreOperatorCheck.name)) tasks.push_back({.is_about_core = true});
   return tasks;
 }
 
@@ -99,11 +101,13 @@ std::string subject_of(const Task& task, const PluginInfo& plugin) {
 }
 
 std::string name_of(const Task& task) {
-  return task.mode_check ? task.mode_check->name : check::kOperatorCheck.name;
+  if (task.mode_check) return task.mode_check->name;
+  return (task.is_about_core ? check::kCoreOperatorCheck : check::kOperatorCheck).name;
 }
 
 std::vector<CheckResult> run_task(const Task& task, const PluginInfo& plugin,
                                   const PluginCheckOptions& options) {
+  if (task.is_about_core) return check::check_core_operators();
   if (!task.mode_check) return check::check_operators(plugin.name);
   return {judge(name_of(task), subject_of(task, plugin), [&] {
     const auto& mode = plugin_loader().load_mode(task.mode);
@@ -267,6 +271,7 @@ std::vector<CheckDescription> plugin_checks() {
   std::vector<CheckDescription> all = {kGateCheck, kLoadCheck};
   for (const auto& check : mode_checks()) all.push_back({check.name, check.description});
   all.push_back(check::kOperatorCheck);
+  all.push_back(check::kCoreOperatorCheck);
   return all;
 }
 

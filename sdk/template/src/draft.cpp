@@ -2,9 +2,10 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
 #include <string>
 
+#include "outrider/loss/step_metrics.h"
+#include "outrider/loss/trained_rows.h"
 #include "outrider/ops/streaming_cross_entropy.h"
 
 namespace @name@_plugin {
@@ -25,26 +26,19 @@ outrider::HiddenStateRequest Draft::hidden_states_needed() const {
 
 outrider::DraftLoss Draft::loss(const outrider::BaseOutputs& base,
                                 const outrider::TrainBatch& batch) {
-  // The token at each position, and whether it is a training target: ids and mask [B,S].
-  const auto targets = outrider::token_targets(batch);
-  const int64_t length = targets.ids.size(1);
-  outrider::DraftLoss result{at::zeros({}, base.last_hidden.options().dtype(at::kFloat)), {}};
-  double weight = 1;
-  for (size_t i = 0; i < heads_.size(); ++i, weight *= decay_) {
-    const int64_t ahead = static_cast<int64_t>(i) + 2, rows = std::max<int64_t>(0, length - ahead);
-    const auto hidden = base.last_hidden.slice(1, 0, rows).flatten(0, 1);
-    const auto labels = targets.ids.slice(1, length - rows).flatten();
-    const auto mask = targets.mask.slice(1, length - rows).flatten();
-    const auto count = mask.sum();
-    const auto row_weights = (mask / count.clamp_min(1.0)).unsqueeze(0);
-    const auto students = (hidden + heads_[i]->forward(hidden)).unsqueeze(0);
+  const auto hidden = base.last_hidden.flatten(0, 1);  // [B·S,h]
+  outrider::DraftLoss result{at::zeros({}, hidden.options().dtype(at::kFloat)), {}};
+  double scale = 1;
+  for (size_t i = 0; i < heads_.size(); ++i, scale *= decay_) {
+    // Which rows are trained, and the tokens that they are to predict.
+    const auto targets = outrider::loss::shifted_targets(batch, static_cast<int64_t>(i) + 2);
+    const auto rows = hidden.index_select(0, targets.rows.index());
+    const auto students = (rows + heads_[i]->forward(rows)).unsqueeze(0);
+    const auto& weight = targets.rows.weight;
     // The head is fused into the loss: logits of all tokens never exist at once.
-    const auto loss =
-        outrider::ops::streaming_cross_entropy(students, base.head->weight(), labels, row_weights);
-    result.total = result.total + weight * loss.total;
-    result.steps.push_back({"head_" + std::to_string(i), loss.total.detach(),
-                            (loss.rows.correct * row_weights).sum(),
-                            (loss.rows.overlap * row_weights).sum(), count});
+    const auto loss = outrider::ops::streaming_cross_entropy(
+        students, base.head->weight(), targets.labels, outrider::loss::mean_weights(weight));
+    outrider::loss::add_step(result, "head_" + std::to_string(i), loss, weight, scale);
   }
   return result;
 }

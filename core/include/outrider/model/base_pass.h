@@ -6,12 +6,18 @@
 
 namespace outrider {
 
+namespace nn {
+class KvCache;
+}
+
 /// One pass of a base. Tensors [B,S]; optional ones may be undefined.
 struct BasePass {
   at::Tensor input_ids;     // int64
   at::Tensor position_ids;  // undefined: 0 … S-1
   at::Tensor key_mask;      // bool, false = must not be attended to; undefined: all may be
   HiddenStateRequest request;
+  /// Keys and values of what was read before; a base that keeps none throws kUnsupported.
+  nn::KvCache* cache = nullptr;
 };
 
 }  // namespace outrider

@@ -3,10 +3,21 @@
 #include <torch/nn/module.h>
 
 #include <cstdint>
+#include <memory>
 
 #include "outrider/api.h"
 
 namespace outrider::nn {
+
+/// Another way to a linear layer's product than its own weight and bias, such as one that keeps the
+/// weight in fewer bits.
+class OUTRIDER_API LinearProduct {
+ public:
+  virtual ~LinearProduct();
+
+  /// x [...,in] → [...,out], in the type of x.
+  virtual at::Tensor forward(const at::Tensor& x) const = 0;
+};
 
 /// y = x Wᵀ + b, with torch.nn.Linear's parameter names. Unlike torch::nn::Linear it does not spend
 /// time on random values that a checkpoint replaces: initialisation is asked for.
@@ -20,8 +31,14 @@ class OUTRIDER_API Linear : public torch::nn::Module {
 
   /// x [...,in] → [...,out], in the type of x: parameters of another are converted for the product.
   at::Tensor forward(const at::Tensor& x) const;
+  /// Has the product computed by another from here on, or by the layer itself again for null. The
+  /// layer's parameters stay as they are.
+  void replace_product(std::shared_ptr<const LinearProduct> product);
 
   at::Tensor weight, bias;
+
+ private:
+  std::shared_ptr<const LinearProduct> product_;  // null: the layer's own
 };
 
 /// A layer initialised as PyTorch does.

@@ -21,19 +21,20 @@ class OUTRIDER_API RotaryEmbedding {
   /// unless that is even and, with longrope, the number of factors R/2.
   RotaryEmbedding(RopeConfig config, int64_t head_dim);
 
-  /// Tables for position_ids [1 or B, S] (int64); computed in float32, then cast.
-  CosSin tables(const at::Tensor& position_ids, at::ScalarType dtype) const;
+  /// Tables for position_ids [1 or B, S] (int64), on their device; computed in float32, then cast.
+  /// Keeps the frequencies on that device for the next call: not for two threads at once.
+  CosSin tables(const at::Tensor& position_ids, at::ScalarType dtype);
 
  private:
   at::Tensor inverse_frequencies(int64_t sequence_length) const;
-  const at::Tensor& frequencies_on(const at::Device& device) const;
+  const at::Tensor& frequencies_on(const at::Device& device);
 
   RopeConfig config_;
   int64_t rotated_;
   double attention_factor_ = 1.0;
   // [R/2] float32, undefined where they depend on the sequence; on the device that asked last,
   // since a copy to a device would wait for it in every step.
-  mutable at::Tensor inverse_frequencies_;
+  at::Tensor inverse_frequencies_;
 };
 
 /// x [B,H,S,D] with its first R dimensions rotated, x·cos + rotate_half(x)·sin, and the others

@@ -5,9 +5,9 @@
 
 #include <cmath>
 
-#include "kernels/accumulation.h"
 #include "kernels/cpu/row_kernels.h"
 #include "outrider/error.h"
+#include "outrider/kernels/accumulation.h"
 
 namespace outrider::kernels {
 namespace cpu {

@@ -250,8 +250,8 @@ cudaError_t launch_rows(void (*kernel)(Parameters...), const RowsShape& shape, c
 
 }  // namespace
 
-cudaError_t launch_row_statistics(const RowsShape& shape, const void* logits, void* log_sum_exp,
-                                  int64_t* argmax, cudaStream_t stream) {
+int launch_row_statistics(const RowsShape& shape, const void* logits, void* log_sum_exp,
+                          int64_t* argmax, cudaStream_t stream) {
   return with_type(shape.type, [&]<class T>(T) {
     return launch_rows<T>(statistics_kernel<T>, shape, stream, static_cast<const T*>(logits),
                           shape.rows, shape.vocab, static_cast<Accumulate<T>*>(log_sum_exp),
@@ -259,8 +259,8 @@ cudaError_t launch_row_statistics(const RowsShape& shape, const void* logits, vo
   });
 }
 
-cudaError_t launch_soft_rows(const RowsShape& shape, const SoftRowsPointers& p, bool write_gradient,
-                             cudaStream_t stream) {
+int launch_soft_rows(const RowsShape& shape, const SoftRowsPointers& p, bool write_gradient,
+                     cudaStream_t stream) {
   return with_type(shape.type, [&]<class T>(T) {
     using A = Accumulate<T>;
     const SoftRows<T> in = {shape.rows,
@@ -277,8 +277,8 @@ cudaError_t launch_soft_rows(const RowsShape& shape, const SoftRowsPointers& p, 
   });
 }
 
-cudaError_t launch_label_rows(const RowsShape& shape, const LabelRowsPointers& p,
-                              bool write_gradient, cudaStream_t stream) {
+int launch_label_rows(const RowsShape& shape, const LabelRowsPointers& p, bool write_gradient,
+                      cudaStream_t stream) {
   return with_type(shape.type, [&]<class T>(T) {
     using A = Accumulate<T>;
     const LabelRows<T> in = {shape.rows,

@@ -1,14 +1,16 @@
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include <cstdint>
 
 #include "outrider/kernels/data_type.h"
+#include "outrider/kernels/launcher.h"
+
+struct CUstream_st;
 
 // The kernels behind kernels/cross_entropy_rows.h, on raw device pointers. Logits are contiguous
 // [rows, vocab] of `type`; void* results are [rows] in the accumulation type (float, double for
-// kDouble). Everything runs on `stream`; the result is the launch's error. Rows that contain NaN
+// kDouble). Everything runs on `stream`; the result is the launch's
+// cudaError_t. Rows that contain NaN
 // give NaN losses. Sums run in a fixed order: equal input gives equal bits.
 
 namespace outrider::kernels::cuda {
@@ -23,8 +25,9 @@ struct RowResultPointers {
 };
 
 /// Log-sum-exp and the first index of the maximum; index 0 where no logit is above -∞.
-cudaError_t launch_row_statistics(const RowsShape& shape, const void* logits, void* log_sum_exp,
-                                  int64_t* argmax, cudaStream_t stream);
+OUTRIDER_LAUNCHER int launch_row_statistics(const RowsShape& shape, const void* logits,
+                                            void* log_sum_exp, int64_t* argmax,
+                                            CUstream_st* stream);
 
 struct SoftRowsPointers {
   void* student;  // overwritten with the gradient where that is asked for
@@ -36,8 +39,8 @@ struct SoftRowsPointers {
 };
 
 /// A target of probability 0 adds nothing to the loss, also where the student's logit is -∞.
-cudaError_t launch_soft_rows(const RowsShape& shape, const SoftRowsPointers& pointers,
-                             bool write_gradient, cudaStream_t stream);
+OUTRIDER_LAUNCHER int launch_soft_rows(const RowsShape& shape, const SoftRowsPointers& pointers,
+                                       bool write_gradient, CUstream_st* stream);
 
 struct LabelRowsPointers {
   void* student;
@@ -46,7 +49,7 @@ struct LabelRowsPointers {
   RowResultPointers results;
 };
 
-cudaError_t launch_label_rows(const RowsShape& shape, const LabelRowsPointers& pointers,
-                              bool write_gradient, cudaStream_t stream);
+OUTRIDER_LAUNCHER int launch_label_rows(const RowsShape& shape, const LabelRowsPointers& pointers,
+                                        bool write_gradient, CUstream_st* stream);
 
 }  // namespace outrider::kernels::cuda

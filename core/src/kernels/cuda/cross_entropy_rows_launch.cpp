@@ -1,24 +1,20 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#include <fmt/format.h>
 
 #include "kernels/cross_entropy_rows.h"
 #include "kernels/cuda/cross_entropy_rows.cuh"
-#include "outrider/error.h"
-#include "outrider/kernels/scalar_type.h"
+#include "outrider/kernels/accumulation.h"
+#include "outrider/kernels/launch.h"
 
 namespace outrider::kernels::cuda {
 namespace {
 
-RowsShape shape_of(const at::Tensor& logits) {
-  return {data_type(logits.scalar_type(), "cross-entropy rows"), logits.size(0), logits.size(1)};
+RowsShape shape_of(const Launch& launch, const at::Tensor& logits) {
+  return {launch.type(), logits.size(0), logits.size(1)};
 }
 
 at::Tensor new_row_values(const at::Tensor& logits) {
-  const auto type = logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  return at::empty({logits.size(0)}, logits.options().dtype(type));
+  return at::empty({logits.size(0)}, logits.options().dtype(accumulation_type(logits)));
 }
 
 RowResults new_results(const at::Tensor& logits) {
@@ -29,26 +25,20 @@ RowResultPointers pointers_of(const RowResults& results) {
   return {results.loss.data_ptr(), results.correct.data_ptr(), results.overlap.data_ptr()};
 }
 
-void check_launch(cudaError_t status, const char* kernel) {
-  if (status == cudaSuccess) return;
-  const bool is_foreign_device = status == cudaErrorNoKernelImageForDevice;
-  throw Error(is_foreign_device ? ErrorCode::kDeviceUnavailable : ErrorCode::kInternal,
-              fmt::format("CUDA kernel {}: {}", kernel, cudaGetErrorString(status)),
-              is_foreign_device
-                  ? "configure with -DOUTRIDER_CUDA_ARCHITECTURES set to this GPU's architecture"
-                  : "run again with CUDA_LAUNCH_BLOCKING=1 to see which kernel fails");
+void require_built(bool is_built, const char* name) {
+  if (!is_built) throw_no_kernel(name);
 }
 
 }  // namespace
 
 RowStatistics row_statistics(const at::Tensor& logits) {
-  const c10::cuda::CUDAGuard guard(logits.device());
+  require_built(launch_row_statistics != nullptr, "row_statistics");
+  const Launch launch("row_statistics", logits);
   RowStatistics rows = {new_row_values(logits),
                         at::empty({logits.size(0)}, logits.options().dtype(at::kLong))};
-  check_launch(
-      launch_row_statistics(shape_of(logits), logits.const_data_ptr(), rows.log_sum_exp.data_ptr(),
-                            rows.argmax.data_ptr<int64_t>(), c10::cuda::getCurrentCUDAStream()),
-      "row_statistics");
+  launch.check(launch_row_statistics(shape_of(launch, logits), logits.const_data_ptr(),
+                                     rows.log_sum_exp.data_ptr(), rows.argmax.data_ptr<int64_t>(),
+                                     launch.stream()));
   return rows;
 }
 
@@ -56,7 +46,8 @@ RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& 
                                    const RowStatistics& teacher_rows,
                                    const at::Tensor& overlap_log_sum_exp, const at::Tensor& weights,
                                    bool write_gradient) {
-  const c10::cuda::CUDAGuard guard(student.device());
+  require_built(launch_soft_rows != nullptr, "soft_cross_entropy_rows");
+  const Launch launch("soft_cross_entropy_rows", student);
   const auto results = new_results(student);
   const SoftRowsPointers pointers = {
       .student = student.data_ptr(),
@@ -66,23 +57,22 @@ RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& 
       .overlap_log_sum_exp = overlap_log_sum_exp.const_data_ptr(),
       .weights = weights.const_data_ptr(),
       .results = pointers_of(results)};
-  check_launch(launch_soft_rows(shape_of(student), pointers, write_gradient,
-                                c10::cuda::getCurrentCUDAStream()),
-               "soft_cross_entropy_rows");
+  launch.check(
+      launch_soft_rows(shape_of(launch, student), pointers, write_gradient, launch.stream()));
   return results;
 }
 
 RowResults label_cross_entropy_rows(const at::Tensor& student, const at::Tensor& labels,
                                     const at::Tensor& weights, bool write_gradient) {
-  const c10::cuda::CUDAGuard guard(student.device());
+  require_built(launch_label_rows != nullptr, "label_cross_entropy_rows");
+  const Launch launch("label_cross_entropy_rows", student);
   const auto results = new_results(student);
   const LabelRowsPointers pointers = {.student = student.data_ptr(),
                                       .labels = labels.const_data_ptr<int64_t>(),
                                       .weights = weights.const_data_ptr(),
                                       .results = pointers_of(results)};
-  check_launch(launch_label_rows(shape_of(student), pointers, write_gradient,
-                                 c10::cuda::getCurrentCUDAStream()),
-               "label_cross_entropy_rows");
+  launch.check(
+      launch_label_rows(shape_of(launch, student), pointers, write_gradient, launch.stream()));
   return results;
 }
 

@@ -68,10 +68,6 @@ dim3 block_of(const GatherConcatShape& shape) {
 
 }  // namespace
 
-bool available() { return true; }
-
-const char* error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
-
 int forward(const GatherConcatShape& shape, const void* state, const void* embeddings,
             const int64_t* rows, void* out, CUstream_st* stream) {
   if (shape.rows == 0 || shape.hidden == 0) return cudaSuccess;

@@ -7,31 +7,18 @@
 #include <utility>
 
 #include "gather_concat.h"
-#include "outrider/model/causal_lm.h"
+#include "outrider/loss/step_metrics.h"
+#include "outrider/loss/teacher.h"
 
 namespace hydra {
 namespace {
 
+namespace loss = outrider::loss;
 namespace ops = outrider::ops;
 using outrider::nn::initialized_linear;
 
 std::shared_ptr<torch::nn::Module> add_folder(torch::nn::Module& parent, const std::string& name) {
   return parent.register_module(name, std::make_shared<torch::nn::Module>());
-}
-
-// The base's own distributions at positions [N] of the batch's B·S: from the logits that a stored
-// pass holds, else through its head.
-ops::TeacherTargets teacher_targets(const outrider::BaseOutputs& base, const at::Tensor& rows) {
-  if (base.logits.defined()) {
-    return {rows,
-            [logits = base.logits.detach().flatten(0, 1)](const at::Tensor& chunk) {
-              return logits.index_select(0, chunk);
-            },
-            {}};
-  }
-  return {base.last_hidden.detach().flatten(0, 1).index_select(0, rows),
-          [head = base.head](const at::Tensor& chunk) { return head->logits(chunk); },
-          {}};
 }
 
 }  // namespace
@@ -91,32 +78,30 @@ at::Tensor HydraDraft::head_states(size_t head, const outrider::BaseOutputs& bas
 }
 
 ops::StreamingLoss HydraDraft::head_loss(size_t head, const outrider::BaseOutputs& base,
-                                         const HeadRows& rows, const at::Tensor& weights) const {
-  const auto states = head_states(head, base, rows.rows).unsqueeze(0);
+                                         const loss::ShiftedTargets& targets) const {
+  const auto states = head_states(head, base, targets.rows.index()).unsqueeze(0);
   const auto& projection = *heads_[head].projection;
+  const auto weights = loss::mean_weights(targets.rows.weight);
   if (config_.hydra_loss == "teacher") {
-    const auto teacher = teacher_targets(base, rows.rows + (rows.reach - 1));
+    // The base predicts the target from the state before it.
+    const auto teacher =
+        loss::Teacher(base).targets(targets.rows.index(static_cast<int64_t>(head) + 1));
     return ops::streaming_cross_entropy(states, projection.weight, teacher, weights,
                                         projection.bias);
   }
-  return ops::streaming_cross_entropy(states, projection.weight, rows.labels, weights,
+  return ops::streaming_cross_entropy(states, projection.weight, targets.labels, weights,
                                       projection.bias);
 }
 
 outrider::DraftLoss HydraDraft::loss(const outrider::BaseOutputs& base,
                                      const outrider::TrainBatch& batch) {
-  const auto rows = head_rows(batch, config_.hydra_num_heads);
   outrider::DraftLoss result{at::zeros({}, base.last_hidden.options().dtype(at::kFloat)), {}};
   for (size_t i = 0; i < heads_.size(); ++i) {
-    const auto count = rows[i].mask.sum();
-    const auto weights = (rows[i].mask / count.clamp_min(1.0)).unsqueeze(0);
-    const auto loss = head_loss(i, base, rows[i], weights);
-    const auto mean = [&](const at::Tensor& values) { return (values * weights).sum(); };
+    const auto targets = loss::shifted_targets(batch, static_cast<int64_t>(i) + 2);
     const double scale = config_.hydra_heads_coefficient *
                          std::pow(config_.hydra_decay_coefficient, static_cast<double>(i));
-    result.total = result.total + loss.total * scale;
-    result.steps.push_back({fmt::format("head_{}", i), loss.total.detach(), mean(loss.rows.correct),
-                            mean(loss.rows.overlap), count});
+    loss::add_step(result, fmt::format("head_{}", i), head_loss(i, base, targets),
+                   targets.rows.weight, scale);
     if (batch.recorder) record_logits(i, base, batch.recorder);
   }
   return result;

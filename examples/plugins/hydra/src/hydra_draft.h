@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "hydra/hydra_config.h"
-#include "hydra_rows.h"
+#include "outrider/loss/trained_rows.h"
 #include "outrider/model/base_info.h"
 #include "outrider/model/draft.h"
 #include "outrider/nn/linear.h"
@@ -48,7 +48,7 @@ class HydraDraft : public outrider::Draft {
   at::Tensor head_states(size_t head, const outrider::BaseOutputs& base,
                          const at::Tensor& rows) const;
   outrider::ops::StreamingLoss head_loss(size_t head, const outrider::BaseOutputs& base,
-                                         const HeadRows& rows, const at::Tensor& weights) const;
+                                         const outrider::loss::ShiftedTargets& targets) const;
   void record_logits(size_t head, const outrider::BaseOutputs& base,
                      const outrider::TensorRecorder& recorder) const;
 

@@ -155,7 +155,7 @@ std::vector<at::Tensor> DraftDecoder::run_mixed(at::Tensor hidden, const Pass& p
 }
 
 std::vector<at::Tensor> DraftDecoder::run(const BaseOutputs& base, const TrainBatch& batch,
-                                          int64_t steps) const {
+                                          int64_t steps) {
   const int64_t length = batch.input_ids.size(1);
   const auto positions = batch.position_ids.defined()
                              ? batch.position_ids

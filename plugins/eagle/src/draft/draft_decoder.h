@@ -21,8 +21,7 @@ class DraftDecoder {
 
   /// Outputs before the final norm, of step k [B,S-1-k,h] for the positions k … S-2. A step starts
   /// from its predecessor's output, one position to the right.
-  std::vector<at::Tensor> run(const BaseOutputs& base, const TrainBatch& batch,
-                              int64_t steps) const;
+  std::vector<at::Tensor> run(const BaseOutputs& base, const TrainBatch& batch, int64_t steps);
 
  private:
   struct Pass {

@@ -6,6 +6,8 @@
 #include <algorithm>
 
 #include "outrider/error.h"
+#include "outrider/loss/teacher.h"
+#include "pull_on_targets.h"
 #include "warm_start.h"
 
 namespace outrider::eagle {
@@ -121,8 +123,8 @@ ops::StreamingLoss EagleDraft::cross_entropy(const BaseOutputs& base, const Trai
     return ops::streaming_cross_entropy(students, weight, predicted_tokens(batch, rows, head),
                                         row_weights);
   }
-  const Teacher teacher(base, target_ids());
-  const auto index = rows.sequence * batch.input_ids.size(1) + rows.position + 1 + head;
+  const loss::Teacher teacher(base, target_ids());
+  const auto index = rows.index(1 + head);
   auto targets = teacher.targets(index);
   at::Tensor reachable;
   if (batch.measure_acceptance && has_reduced_vocabulary()) {
@@ -147,8 +149,7 @@ void EagleDraft::add_head(DraftLoss& result, const BaseOutputs& base, const Trai
   const auto loss = cross_entropy(base, batch, rows, steps,
                                   weights * (decay / (weights.sum(1) + 1e-5)).unsqueeze(1), head);
   result.total = result.total.defined() ? result.total + loss.total : loss.total;
-  for (auto& metrics :
-       step_metrics(loss.rows.loss, loss.rows.correct, loss.rows.overlap, weights, head)) {
+  for (auto& metrics : head_metrics(loss.rows, weights, head)) {
     if (settings_.numerics.rounds_accuracies) {
       metrics.accuracy = at::round(metrics.accuracy, /*decimals=*/3);
     }

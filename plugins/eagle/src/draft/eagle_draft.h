@@ -11,7 +11,6 @@
 #include "outrider/nn/rms_norm.h"
 #include "parallel_heads.h"
 #include "step_losses.h"
-#include "teacher.h"
 
 namespace outrider::eagle {
 

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include "outrider/loss/step_metrics.h"
+
 namespace outrider::eagle {
 namespace {
 
@@ -29,13 +31,7 @@ at::Tensor row_weights(const TrainBatch& batch, const Numerics& numerics, int64_
 }  // namespace
 
 TrainedRows trained_rows(const TrainBatch& batch, const Numerics& numerics, int64_t head) {
-  const auto weights = row_weights(batch, numerics, head);
-  const int64_t per_sequence = weights.size(1);
-  const auto flat = weights.flatten();
-  const auto index = flat.is_cpu() ? flat.nonzero().flatten()
-                                   : at::arange(flat.size(0), flat.options().dtype(at::kLong));
-  return {at::floor_divide(index, per_sequence), at::remainder(index, per_sequence),
-          flat.index_select(0, index)};
+  return loss::trained_rows(row_weights(batch, numerics, head), batch.input_ids.size(1));
 }
 
 at::Tensor predicted_tokens(const TrainBatch& batch, const TrainedRows& rows, int64_t head) {
@@ -59,19 +55,13 @@ at::Tensor gather_rows(const std::vector<at::Tensor>& steps, const TrainedRows& 
   return at::stack(gathered);
 }
 
-std::vector<StepMetrics> step_metrics(const at::Tensor& loss, const at::Tensor& correct,
-                                      const at::Tensor& overlap, const at::Tensor& weights,
+std::vector<StepMetrics> head_metrics(const ops::RowMetrics& rows, const at::Tensor& weights,
                                       int64_t head) {
-  const auto count = weights.sum(1);
-  const auto losses = (loss * weights).sum(1) / (count + 1e-5);
-  const auto accuracies = (correct * weights).sum(1) / count.clamp_min(1.0);
-  const auto overlaps = (overlap * weights).sum(1) / count.clamp_min(1.0);
-  std::vector<StepMetrics> metrics;
+  std::vector<std::string> names;
   for (int64_t k = 0; k < weights.size(0); ++k) {
-    metrics.push_back({fmt::format("parallel_{}_step_{}", head, k), losses[k], accuracies[k],
-                       overlaps[k], count[k]});
+    names.push_back(fmt::format("parallel_{}_step_{}", head, k));
   }
-  return metrics;
+  return loss::step_metrics(names, rows, weights, weights.sum(1) + 1e-5);
 }
 
 }  // namespace outrider::eagle

@@ -333,10 +333,6 @@ cudaError_t sum_weight_gradients(const DoubleNormShape& shape, const Accumulate<
 
 }  // namespace
 
-bool available() { return true; }
-
-const char* error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
-
 int forward(const DoubleNormShape& shape, const DoubleNormInputs& in, void* out,
             CUstream_st* stream) {
   if (shape.rows == 0 || shape.hidden == 0) return cudaSuccess;

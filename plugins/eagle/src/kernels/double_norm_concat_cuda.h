@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "outrider/kernels/data_type.h"
+#include "outrider/kernels/launcher.h"
 
 struct CUstream_st;
 
@@ -13,8 +14,7 @@ struct CUstream_st;
 ///     rms(x, w) = w · cast(x / √(mean(x²) + eps))
 ///
 /// e, g [rows, hidden] and out [rows, 2·hidden] are contiguous, all tensors of one type. Functions
-/// return a cudaError_t, 0 for success, and do not wait for the stream. A build without CUDA has
-/// the same functions; all but available() then throw kDeviceUnavailable.
+/// return a cudaError_t, 0 for success, and do not wait for the stream.
 namespace outrider::eagle::cuda {
 
 using kernels::DataType;
@@ -36,20 +36,16 @@ struct DoubleNormGradients {
   void *w_e, *w_h;  // [hidden]
 };
 
-/// Whether this build has the kernels; says nothing about the machine.
-bool available();
-/// What an error returned by the functions below means.
-const char* error_text(int error);
-
-int forward(const DoubleNormShape& shape, const DoubleNormInputs& in, void* out,
-            CUstream_st* stream);
+OUTRIDER_LAUNCHER int forward(const DoubleNormShape& shape, const DoubleNormInputs& in, void* out,
+                              CUstream_st* stream);
 
 /// Device memory that backward needs, aligned to 16 bytes.
-size_t backward_workspace_bytes(const DoubleNormShape& shape);
+OUTRIDER_LAUNCHER size_t backward_workspace_bytes(const DoubleNormShape& shape);
 
 /// Gradients with the casts taken as the identity. Those of the weights are summed in float32
 /// (float64 for kDouble) in a fixed order.
-int backward(const DoubleNormShape& shape, const DoubleNormInputs& in, const void* grad_out,
-             const DoubleNormGradients& gradients, void* workspace, CUstream_st* stream);
+OUTRIDER_LAUNCHER int backward(const DoubleNormShape& shape, const DoubleNormInputs& in,
+                               const void* grad_out, const DoubleNormGradients& gradients,
+                               void* workspace, CUstream_st* stream);
 
 }  // namespace outrider::eagle::cuda

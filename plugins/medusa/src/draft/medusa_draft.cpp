@@ -8,6 +8,8 @@
 
 #include "kernels/residual_block.h"
 #include "outrider/error.h"
+#include "outrider/loss/step_metrics.h"
+#include "outrider/loss/trained_rows.h"
 #include "outrider/ops/streaming_cross_entropy.h"
 #include "outrider/text.h"
 
@@ -21,29 +23,6 @@ std::shared_ptr<nn::Linear> initialized_block(int64_t size, at::TensorOptions op
   const at::NoGradGuard no_grad;
   block->weight.zero_();
   return block;
-}
-
-// [B,S] float32, 1 where a row of the base's state belongs to a token.
-at::Tensor token_rows(const TrainBatch& batch) {
-  return batch.attention_mask.defined() ? batch.attention_mask.ne(0).to(at::kFloat)
-                                        : at::ones_like(batch.input_ids, at::kFloat);
-}
-
-// What one head is trained on: rows of the base's state and the tokens `offset` positions later.
-struct HeadTargets {
-  at::Tensor rows, labels, mask;  // index [N] into [B·S], [N] int64, [N] float32
-};
-
-HeadTargets head_targets(const TokenTargets& targets, const at::Tensor& rows, int64_t offset) {
-  const int64_t length = targets.ids.size(1), kept = std::max<int64_t>(0, length - offset);
-  const auto index = at::arange(targets.ids.numel(), targets.ids.options()).view_as(targets.ids);
-  const HeadTargets all{index.slice(1, 0, kept).flatten(),
-                        targets.ids.slice(1, length - kept).flatten(),
-                        (targets.mask.slice(1, length - kept) * rows.slice(1, 0, kept)).flatten()};
-  if (!all.mask.is_cpu()) return all;  // counting the trained rows would synchronise
-  const auto trained = all.mask.nonzero().flatten();
-  return {all.rows.index_select(0, trained), all.labels.index_select(0, trained),
-          all.mask.index_select(0, trained)};
 }
 
 }  // namespace
@@ -95,23 +74,18 @@ HiddenStateRequest MedusaDraft::hidden_states_needed() const {
 }
 
 DraftLoss MedusaDraft::loss(const BaseOutputs& base, const TrainBatch& batch) {
-  const auto targets = token_targets(batch);
-  const auto token = trains_padding_ ? at::ones_like(targets.mask) : token_rows(batch);
+  const auto rule = trains_padding_ ? loss::RowRule::kAny : loss::RowRule::kToken;
   const auto hidden = base.last_hidden.flatten(0, 1);
   DraftLoss result{at::zeros({}, hidden.options().dtype(at::kFloat)), {}};
   for (size_t i = 0; i < heads_.size(); ++i) {
-    const auto head = head_targets(targets, token, static_cast<int64_t>(i) + 2);
-    const auto count = head.mask.sum();
-    const auto rows = heads_[i]->forward(hidden.index_select(0, head.rows));
-    const auto weights = (head.mask / count.clamp_min(1.0)).unsqueeze(0);
-    const auto loss = ops::streaming_cross_entropy(rows.unsqueeze(0), heads_[i]->projection(),
-                                                   head.labels, weights);
+    const auto targets = loss::shifted_targets(batch, static_cast<int64_t>(i) + 2, rule);
+    const auto rows = heads_[i]->forward(hidden.index_select(0, targets.rows.index()));
+    const auto& weight = targets.rows.weight;
+    const auto head_loss = ops::streaming_cross_entropy(rows.unsqueeze(0), heads_[i]->projection(),
+                                                        targets.labels, loss::mean_weights(weight));
     const double scale = config_.medusa_heads_coefficient *
                          std::pow(config_.medusa_decay_coefficient, static_cast<double>(i));
-    result.total = result.total + loss.total * scale;
-    const auto mean = [&](const at::Tensor& values) { return (values * weights).sum(); };
-    result.steps.push_back({fmt::format("head_{}", i), loss.total.detach(), mean(loss.rows.correct),
-                            mean(loss.rows.overlap), count});
+    loss::add_step(result, fmt::format("head_{}", i), head_loss, weight, scale);
     if (batch.recorder) {
       batch.recorder(fmt::format("medusa_logits.{}", i),
                      at::linear(heads_[i]->forward(base.last_hidden), heads_[i]->projection()));

@@ -1,110 +1,74 @@
 #include "residual_block.h"
 
 #include <ATen/ATen.h>
-#include <c10/core/DeviceGuard.h>
-#include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
-#include "outrider/error.h"
-#include "outrider/kernels/current_stream.h"
-#include "outrider/kernels/scalar_type.h"
-#include "outrider/ops/find_operator.h"
-#include "outrider/ops/operator_library.h"
+#include "outrider/kernels/accumulation.h"
+#include "outrider/kernels/launch.h"
+#include "outrider/ops/fused_operator.h"
+#include "outrider/ops/input_checks.h"
 #include "residual_block_cuda.h"
 
 namespace outrider::medusa {
 namespace {
 
-constexpr char kNamespace[] = "outrider_medusa";
-// residual_silu: x + silu(z + bias), with z the matrix product.
-constexpr char kForward[] = "residual_silu(Tensor x, Tensor z, Tensor bias) -> Tensor";
-constexpr char kBackward[] =
-    "residual_silu_backward(Tensor grad, Tensor z, Tensor bias) -> (Tensor, Tensor)";
+using at::Tensor;
 
-using Gradients = std::tuple<at::Tensor, at::Tensor>;
-using ForwardSignature = at::Tensor(const at::Tensor&, const at::Tensor&, const at::Tensor&);
-using BackwardSignature = Gradients(const at::Tensor&, const at::Tensor&, const at::Tensor&);
+// x + silu(z + bias), with z the matrix product.
+struct ResidualSilu {
+  static constexpr char kName[] = "outrider_medusa::residual_silu";
+  static constexpr char kArguments[] = "(Tensor x, Tensor z, Tensor bias) -> Tensor";
+  static constexpr std::array kKept = {false, true, true};
 
-void check_inputs(const at::Tensor& x, const at::Tensor& z, const at::Tensor& bias) {
-  const bool fits = x.dim() >= 1 && x.sizes() == z.sizes() && bias.dim() == 1 &&
-                    bias.size(0) == x.size(-1) && x.scalar_type() == z.scalar_type() &&
-                    bias.scalar_type() == x.scalar_type();
-  if (!fits) {
-    throw Error(ErrorCode::kInternal, "residual_silu: x and z [...,h], bias [h], all of one type");
-  }
-}
-
-at::Tensor wide(const at::Tensor& x) {
-  return x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
-}
-
-at::Tensor forward_cpu(const at::Tensor& x, const at::Tensor& z, const at::Tensor& bias) {
-  check_inputs(x, z, bias);
-  return (wide(x) + at::silu(wide(z) + wide(bias))).to(x.scalar_type());
-}
-
-Gradients backward_cpu(const at::Tensor& grad, const at::Tensor& z, const at::Tensor& bias) {
-  const auto d_z = at::silu_backward(wide(grad), wide(z) + wide(bias));
-  return {d_z.to(z.scalar_type()), d_z.reshape({-1, z.size(-1)}).sum(0).to(z.scalar_type())};
-}
-
-cuda::ResidualBlockShape device_shape(const at::Tensor& z) {
-  return {kernels::data_type(z.scalar_type(), "residual_silu"), z.numel() / z.size(-1), z.size(-1)};
-}
-
-void check_status(int status) {
-  if (status != 0) {
-    throw Error(ErrorCode::kInternal,
-                std::string("CUDA kernel residual_silu: ") + cuda::error_text(status));
-  }
-}
-
-at::Tensor forward_cuda(const at::Tensor& x, const at::Tensor& z, const at::Tensor& bias) {
-  check_inputs(x, z, bias);
-  const c10::DeviceGuard guard(x.device());
-  const auto rows = x.contiguous(), product = z.contiguous(), b = bias.contiguous();
-  auto y = at::empty_like(rows);
-  check_status(cuda::forward(device_shape(product),
-                             {rows.const_data_ptr(), product.const_data_ptr(), b.const_data_ptr()},
-                             y.data_ptr(), kernels::current_stream(x.device())));
-  return y;
-}
-
-Gradients backward_cuda(const at::Tensor& grad, const at::Tensor& z, const at::Tensor& bias) {
-  const c10::DeviceGuard guard(z.device());
-  const auto d_y = grad.contiguous(), product = z.contiguous(), b = bias.contiguous();
-  const auto shape = device_shape(product);
-  auto d_z = at::empty_like(product), d_bias = at::empty_like(b);
-  auto workspace = at::empty({static_cast<int64_t>(cuda::backward_workspace_bytes(shape))},
-                             z.options().dtype(at::kByte));
-  check_status(cuda::backward(shape, {nullptr, product.const_data_ptr(), b.const_data_ptr()},
-                              d_y.const_data_ptr(), {d_z.data_ptr(), d_bias.data_ptr()},
-                              workspace.data_ptr(), kernels::current_stream(z.device())));
-  return {d_z, d_bias};
-}
-
-struct ResidualSilu : torch::autograd::Function<ResidualSilu> {
-  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x,
-                            const at::Tensor& z, const at::Tensor& bias) {
-    ctx->save_for_backward({z, bias});
-    const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    static const auto op = find_operator<ForwardSignature>("outrider_medusa::residual_silu");
-    return op.call(x, z, bias);
+  static void check(const Tensor& x, const Tensor& z, const Tensor& bias) {
+    require_rows("residual_silu", {{"x", x}, {"z", z}}, {{"bias", bias}});
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
-                                                 torch::autograd::variable_list grads) {
-    const auto saved = ctx->get_saved_variables();
-    static const auto op =
-        find_operator<BackwardSignature>("outrider_medusa::residual_silu_backward");
-    const auto [d_z, d_bias] = op.call(grads[0], saved[0], saved[1]);
-    return {grads[0], d_z, d_bias};
-  }
+  struct Composed {
+    static Tensor forward(const Tensor& x, const Tensor& z, const Tensor& bias) {
+      return (widened(x) + at::silu(widened(z) + widened(bias))).to(x.scalar_type());
+    }
+
+    static Gradients<3> backward(const Tensor& grad, const Tensor&, const Tensor& z,
+                                 const Tensor& bias, Wanted<3>) {
+      const auto d_z = at::silu_backward(widened(grad), widened(z) + widened(bias));
+      const auto type = z.scalar_type();
+      return {grad, d_z.to(type), d_z.reshape({-1, z.size(-1)}).sum(0).to(type)};
+    }
+  };
+
+  struct Cuda {
+    static bool is_built() { return cuda::forward != nullptr; }
+
+    static cuda::ResidualBlockShape shape_of(const kernels::Launch& launch, const Tensor& z) {
+      const auto [rows, hidden] = kernels::rows_of(z);
+      return {launch.type(), rows, hidden};
+    }
+
+    static Tensor forward(const Tensor& x, const Tensor& z, const Tensor& bias) {
+      const kernels::Launch launch("residual_silu", x);
+      const auto rows = x.contiguous(), product = z.contiguous(), b = bias.contiguous();
+      auto y = at::empty_like(rows);
+      launch.check(
+          cuda::forward(shape_of(launch, product),
+                        {rows.const_data_ptr(), product.const_data_ptr(), b.const_data_ptr()},
+                        y.data_ptr(), launch.stream()));
+      return y;
+    }
+
+    static Gradients<3> backward(const Tensor& grad, const Tensor&, const Tensor& z,
+                                 const Tensor& bias, Wanted<3>) {
+      const kernels::Launch launch("residual_silu_backward", z);
+      const auto d_y = grad.contiguous(), product = z.contiguous(), b = bias.contiguous();
+      const auto shape = shape_of(launch, product);
+      auto d_z = at::empty_like(product), d_bias = at::empty_like(b);
+      auto workspace = launch.workspace(cuda::backward_workspace_bytes(shape));
+      launch.check(cuda::backward(shape, {nullptr, product.const_data_ptr(), b.const_data_ptr()},
+                                  d_y.const_data_ptr(), {d_z.data_ptr(), d_bias.data_ptr()},
+                                  workspace.data_ptr(), launch.stream()));
+      return {grad, d_z, d_bias};
+    }
+  };
 };
-
-at::Tensor forward_autograd(const at::Tensor& x, const at::Tensor& z, const at::Tensor& bias) {
-  return ResidualSilu::apply(x, z, bias);
-}
 
 std::vector<OperatorInputs> sample_inputs(at::ScalarType type) {
   std::vector<OperatorInputs> samples;
@@ -118,26 +82,12 @@ std::vector<OperatorInputs> sample_inputs(at::ScalarType type) {
 
 }  // namespace
 
-at::Tensor residual_block(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  static const auto op = find_operator<ForwardSignature>("outrider_medusa::residual_silu");
-  return op.call(x, at::linear(x, weight), bias);
+Tensor residual_block(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  return FusedOperator<ResidualSilu>::call(x, at::linear(x, weight), bias);
 }
 
 void register_residual_block() {
-  auto& definitions = define_operator_namespace(kNamespace);
-  definitions.def(kForward);
-  definitions.def(kBackward);
-  auto& cpu = implement_operators(kNamespace, c10::DispatchKey::CPU);
-  cpu.impl("residual_silu", forward_cpu);
-  cpu.impl("residual_silu_backward", backward_cpu);
-  if (cuda::available()) {
-    auto& device = implement_operators(kNamespace, c10::DispatchKey::CUDA);
-    device.impl("residual_silu", forward_cuda);
-    device.impl("residual_silu_backward", backward_cuda);
-  }
-  implement_operators(kNamespace, c10::DispatchKey::Autograd)
-      .impl("residual_silu", forward_autograd);
-  add_operator_spec({.name = "outrider_medusa::residual_silu", .sample_inputs = sample_inputs});
+  FusedOperator<ResidualSilu>::add({.sample_inputs = sample_inputs});
 }
 
 }  // namespace outrider::medusa

@@ -123,10 +123,6 @@ bool is_empty(const ResidualBlockShape& shape) { return shape.rows == 0 || shape
 
 }  // namespace
 
-bool available() { return true; }
-
-const char* error_text(int error) { return cudaGetErrorString(static_cast<cudaError_t>(error)); }
-
 int forward(const ResidualBlockShape& shape, const ResidualBlockInputs& in, void* y,
             CUstream_st* stream) {
   if (is_empty(shape)) return cudaSuccess;

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "outrider/kernels/data_type.h"
+#include "outrider/kernels/launcher.h"
 
 struct CUstream_st;
 
@@ -13,8 +14,7 @@ struct CUstream_st;
 ///
 /// x, z, y [rows, hidden] are contiguous, bias is [hidden], all tensors of one type; arithmetic is
 /// in float32 (float64 for kDouble) and rounded once. Functions return a cudaError_t, 0 for
-/// success, and do not wait for the stream. A build without CUDA has the same functions; all but
-/// available() then throw kDeviceUnavailable.
+/// success, and do not wait for the stream.
 namespace outrider::medusa::cuda {
 
 using kernels::DataType;
@@ -33,19 +33,15 @@ struct ResidualBlockGradients {
   void* bias;  // its sum over rows, in a fixed order
 };
 
-/// Whether this build has the kernels; says nothing about the machine.
-bool available();
-/// What an error returned by the functions below means.
-const char* error_text(int error);
-
-int forward(const ResidualBlockShape& shape, const ResidualBlockInputs& in, void* y,
-            CUstream_st* stream);
+OUTRIDER_LAUNCHER int forward(const ResidualBlockShape& shape, const ResidualBlockInputs& in,
+                              void* y, CUstream_st* stream);
 
 /// Device memory that backward needs, aligned to 16 bytes.
-size_t backward_workspace_bytes(const ResidualBlockShape& shape);
+OUTRIDER_LAUNCHER size_t backward_workspace_bytes(const ResidualBlockShape& shape);
 
 /// `in.x` is not read. The gradient of x through the sum is grad_y itself and left to the caller.
-int backward(const ResidualBlockShape& shape, const ResidualBlockInputs& in, const void* grad_y,
-             const ResidualBlockGradients& gradients, void* workspace, CUstream_st* stream);
+OUTRIDER_LAUNCHER int backward(const ResidualBlockShape& shape, const ResidualBlockInputs& in,
+                               const void* grad_y, const ResidualBlockGradients& gradients,
+                               void* workspace, CUstream_st* stream);
 
 }  // namespace outrider::medusa::cuda

@@ -1,8 +1,8 @@
-#include "teacher.h"
+#include "outrider/loss/teacher.h"
 
 #include <ATen/ATen.h>
 
-namespace outrider::eagle {
+namespace outrider::loss {
 
 Teacher::Teacher(const BaseOutputs& base, at::Tensor target_ids)
     : hidden_(base.last_hidden.detach().flatten(0, 1)),
@@ -34,17 +34,4 @@ at::Tensor Teacher::measure_whole_vocabulary(const at::Tensor& rows,
   return at::isin(whole.argmax, target_ids_, /*assume_unique=*/false);
 }
 
-at::Tensor pull_on_targets(const BaseOutputs& base, const at::Tensor& target_ids,
-                           const at::Tensor& rows, const at::Tensor& student_logits,
-                           const at::Tensor& row_weights) {
-  const auto hidden = base.last_hidden.flatten(0, 1).index_select(0, rows);
-  const auto whole = base.head->weight();
-  const auto logits =
-      at::linear(hidden, target_ids.defined() ? whole.index_select(0, target_ids) : whole);
-  const auto targets = at::softmax(logits, -1, at::kFloat);
-  const auto surprise = -at::log_softmax(student_logits, -1, at::kFloat);
-  const auto loss = ((targets * surprise).sum(-1) * row_weights).sum();
-  return loss - loss.detach();
-}
-
-}  // namespace outrider::eagle
+}  // namespace outrider::loss

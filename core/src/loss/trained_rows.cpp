@@ -1,0 +1,66 @@
+#include "outrider/loss/trained_rows.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+namespace outrider::loss {
+namespace {
+
+// Per position, whether it and the one before are tokens of one document, [B,S] bool.
+at::Tensor continues(const TrainBatch& batch) {
+  auto result = at::ones_like(batch.input_ids, at::kBool);
+  if (batch.attention_mask.defined()) {
+    const auto is_token = batch.attention_mask.ne(0);
+    result.slice(1, 1).logical_and_(is_token.slice(1, 1)).logical_and_(is_token.slice(1, 0, -1));
+  }
+  if (batch.document_ids.defined()) {
+    const auto& documents = batch.document_ids;
+    result.slice(1, 1).logical_and_(documents.slice(1, 1).eq(documents.slice(1, 0, -1)));
+  }
+  return result;
+}
+
+// Which of the first `kept` rows everything up to `ahead` positions later is connected with,
+// [B,kept] bool.
+at::Tensor connected_rows(const TrainBatch& batch, int64_t kept, int64_t ahead) {
+  const auto next = continues(batch);
+  auto connected = next.slice(1, 1, 1 + kept);
+  for (int64_t offset = 2; offset <= ahead; ++offset) {
+    connected = at::logical_and(connected, next.slice(1, offset, offset + kept));
+  }
+  return connected;
+}
+
+at::Tensor allowed_rows(const TrainBatch& batch, int64_t kept, int64_t ahead, RowRule rule) {
+  if (rule == RowRule::kConnected && kept > 0) return connected_rows(batch, kept, ahead);
+  const bool is_free = rule == RowRule::kAny || !batch.attention_mask.defined();
+  return is_free ? at::ones_like(batch.input_ids.slice(1, 0, kept), at::kBool)
+                 : batch.attention_mask.slice(1, 0, kept).ne(0);
+}
+
+}  // namespace
+
+at::Tensor TrainedRows::index(int64_t offset) const {
+  return sequence * length + position + offset;
+}
+
+TrainedRows trained_rows(const at::Tensor& weights, int64_t length) {
+  const int64_t per_sequence = std::max<int64_t>(1, weights.size(1));
+  const auto flat = weights.flatten();
+  const auto index = flat.is_cpu() ? flat.nonzero().flatten()
+                                   : at::arange(flat.size(0), flat.options().dtype(at::kLong));
+  return {length, at::floor_divide(index, per_sequence), at::remainder(index, per_sequence),
+          flat.index_select(0, index)};
+}
+
+ShiftedTargets shifted_targets(const TrainBatch& batch, int64_t ahead, RowRule rule) {
+  const auto targets = token_targets(batch);
+  const int64_t length = targets.ids.size(1), kept = std::max<int64_t>(0, length - ahead);
+  const auto mask = targets.mask.slice(1, length - kept) * allowed_rows(batch, kept, ahead, rule);
+  auto rows = trained_rows(mask, length);
+  auto labels = targets.ids.flatten().index_select(0, rows.index(ahead));
+  return {std::move(rows), std::move(labels)};
+}
+
+}  // namespace outrider::loss
