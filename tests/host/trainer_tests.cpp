@@ -130,6 +130,31 @@ TEST_CASE("a resumed run gives the bits of one that was never stopped") {
   CHECK(fs::exists(half.options.output / "final" / "config.json"));
 }
 
+TEST_CASE("a model that came from the checkpoint is not loaded again, and must be the newest") {
+  Run whole, half;
+  whole.options.save_steps = half.options.save_steps = 5;
+  const auto straight = tiny_model();
+  train(*straight, whole.options);
+  const auto stopped = tiny_model();
+  half.failure(ErrorCode::kInterrupted, *stopped, [](const Json& line) {
+    if (line["step"] == 6) raise(SIGINT);
+  });
+
+  half.options.resume = true;
+  half.options.loaded_from = half.options.output / "checkpoint-5";
+  const auto late = tiny_model();
+  load_weights(*late, half.options.loaded_from / "model.safetensors");
+  const auto error = failure(ErrorCode::kInvalidArgument, [&] { train(*late, half.options); });
+  CHECK_CONTAINS(error, "another process has trained");
+
+  fs::remove_all(half.options.output / "checkpoint-6");
+  const auto resumed = tiny_model();
+  load_weights(*resumed, half.options.loaded_from / "model.safetensors");
+  train(*resumed, half.options);
+  check_same_weights(*straight, *resumed);
+  CHECK(metrics(half.options.output) == metrics(whole.options.output));
+}
+
 /// A run that evaluates after 4, 8 and 12 steps: 6 batches each, after 8 losses of training each.
 struct EvaluatedRun : Run {
   EvaluatedRun() {

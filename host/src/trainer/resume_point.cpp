@@ -75,6 +75,15 @@ std::optional<fs::path> resume_point(const fs::path& run, const fs::path& chosen
   return checkpoint;
 }
 
+void require_newest(const fs::path& run, const fs::path& checkpoint) {
+  const auto folders = checkpoint_folders(run);
+  if (!folders.empty() && folders.back() == checkpoint) return;
+  throw Error(ErrorCode::kInvalidArgument,
+              fmt::format("another process has trained in {} since {} was read",
+                          in_quotes(run.string()), in_quotes(checkpoint.filename().string())),
+              "give the command again: it takes up what that process left");
+}
+
 std::vector<fs::path> set_aside_newer(const fs::path& run, int64_t step) {
   std::vector<fs::path> places;
   for (const auto& folder : checkpoint_folders(run)) {

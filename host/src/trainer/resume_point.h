@@ -16,6 +16,10 @@ namespace outrider {
 OUTRIDER_API std::optional<std::filesystem::path> resume_point(const std::filesystem::path& run,
                                                                const std::filesystem::path& chosen);
 
+/// Throws kInvalidArgument where `run` holds a later checkpoint than `checkpoint`, or not that one.
+OUTRIDER_API void require_newest(const std::filesystem::path& run,
+                                 const std::filesystem::path& checkpoint);
+
 /// Moves the checkpoints after step `step` out of the way of a run that goes on from there: to
 /// set-aside-checkpoint-N. Returns their new places.
 OUTRIDER_API std::vector<std::filesystem::path> set_aside_newer(const std::filesystem::path& run,

@@ -176,8 +176,10 @@ void Trainer::continue_run() {
     record["summary"] = before->value("summary", Json());
   }
   const auto chosen = [&]() -> std::optional<fs::path> {
-    if (!options_.loaded_from.empty()) return options_.loaded_from;
-    return resume_point(options_.output, options_.resume_from);
+    if (options_.loaded_from.empty()) return resume_point(options_.output, options_.resume_from);
+    // Chosen before this process had the folder to itself.
+    if (options_.resume_from.empty()) require_newest(options_.output, options_.loaded_from);
+    return options_.loaded_from;
   };
   if (writer_->finished_before()) {
     say(fmt::format("note: the run in {} is finished; there is nothing to resume",
