@@ -9,6 +9,7 @@
 #include "cli/app.h"
 #include "cli/model_options.h"
 #include "cli/python_tool.h"
+#include "cli/schema_options.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/trainer.h"
 #include "outrider/text.h"
@@ -23,6 +24,7 @@ namespace {
 
 struct TrainArguments {
   TrainOptions options;
+  std::shared_ptr<const Json> settings;  // those that were given
   ModelOptions model;
 };
 
@@ -42,66 +44,6 @@ void add_run_options(CLI::App& verb, TrainArguments& a) {
       ->type_name("CHECKPOINT");
   add_model_options(verb, a.model);
   verb.add_option("--seed", o.seed, "Decides data order and random draws")->capture_default_str();
-}
-
-void add_length_options(CLI::App& verb, TrainOptions& o) {
-  verb.add_option("--max-steps", o.max_steps, "Optimizer steps (0: --num-train-epochs decides)")
-      ->capture_default_str();
-  verb.add_option("--num-train-epochs", o.num_train_epochs, "Passes over the data")
-      ->capture_default_str();
-  verb.add_option("--max-seconds", o.max_seconds,
-                  "End the run and its schedule after this time, whatever the epochs (0: no limit)")
-      ->capture_default_str();
-  verb.add_option("--per-device-train-batch-size", o.per_device_train_batch_size,
-                  "Conversations per forward pass")
-      ->capture_default_str();
-  verb.add_option("--gradient-accumulation-steps", o.gradient_accumulation_steps,
-                  "Forward passes per optimizer step")
-      ->capture_default_str();
-  verb.add_option("--max-length", o.max_length, "Tokens at which conversations are cut")
-      ->capture_default_str();
-}
-
-void add_optimizer_options(CLI::App& verb, TrainOptions& o) {
-  verb.add_option("--learning-rate", o.learning_rate, "Peak learning rate of AdamW")
-      ->capture_default_str();
-  verb.add_option("--lr-scheduler-type", o.lr_scheduler_type, "linear, cosine or constant")
-      ->capture_default_str();
-  verb.add_option("--warmup-ratio", o.warmup_ratio, "Share of the run that warms up")
-      ->capture_default_str();
-  verb.add_option("--warmup-steps", o.warmup_steps, "Steps that warm up; wins over the ratio")
-      ->capture_default_str();
-  verb.add_option("--weight-decay", o.weight_decay, "Of matrices; norms and biases have none")
-      ->capture_default_str();
-  verb.add_option("--adam-beta1", o.adam_beta1, "Decay of the first moments")
-      ->capture_default_str();
-  verb.add_option("--adam-beta2", o.adam_beta2, "Decay of the second moments")
-      ->capture_default_str();
-  verb.add_option("--adam-epsilon", o.adam_epsilon, "Added to the denominator")
-      ->capture_default_str();
-  verb.add_option("--max-grad-norm", o.max_grad_norm, "Clip gradients to this norm (0: never)")
-      ->capture_default_str();
-}
-
-void add_report_options(CLI::App& verb, TrainOptions& o) {
-  verb.add_option("--logging-steps", o.logging_steps, "Steps between lines of metrics.jsonl")
-      ->capture_default_str();
-  verb.add_option("--save-steps", o.save_steps, "Steps between checkpoints (0: by time alone)")
-      ->capture_default_str();
-  verb.add_option("--save-minutes", o.save_minutes,
-                  "A checkpoint after so many minutes without one (0: none by time)")
-      ->capture_default_str();
-  verb.add_option("--save-total-limit", o.save_total_limit, "Checkpoints to keep (0: all)")
-      ->capture_default_str();
-  verb.add_option("--save", o.save,
-                  "full: whole models; draft: the drafts, with a reference to the base")
-      ->capture_default_str();
-  verb.add_option("--wait-for-room", o.wait_for_room,
-                  "Seconds to wait for room where the disk is full at the end")
-      ->capture_default_str();
-  verb.add_option("--eval-steps", o.eval_steps,
-                  "Steps between evaluations on --eval-data (0: only at the end)")
-      ->capture_default_str();
 }
 
 std::string decimals(const Json& number, int digits) {
@@ -192,6 +134,9 @@ void run_train(const TrainArguments& a, const GlobalOptions& global) {
   auto load = with_options({}, a.model);
   use_plugins(global);
   auto options = a.options;
+  auto settings = training_schema().dump(options);
+  settings.update(*a.settings);
+  static_cast<TrainingSettings&>(options) = training_schema().read(settings);
   options.resume |= !options.resume_from.empty();
   options.command_line = command_line();
   options.token_text = token_text_of(options.source);
@@ -212,9 +157,7 @@ void add_train_verb(CLI::App& app, const GlobalOptions& global) {
                "      --num-train-epochs 2 --learning-rate 5e-4 --save-steps 500");
   const auto arguments = std::make_shared<TrainArguments>();
   add_run_options(*verb, *arguments);
-  add_length_options(*verb, arguments->options);
-  add_optimizer_options(*verb, arguments->options);
-  add_report_options(*verb, arguments->options);
+  arguments->settings = add_schema_options(*verb, training_schema());
   verb->callback([arguments, &global] { run_train(*arguments, global); });
 }
 

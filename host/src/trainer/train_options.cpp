@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "outrider/error.h"
@@ -15,104 +16,130 @@
 namespace outrider {
 namespace {
 
-class OptionProblems : public Problems {
- public:
-  template <class T>
-  void require(bool holds, const char* name, const T& value, const char* accepted) {
-    if (!holds) add(fmt::format("{} is {}, accepted is {}", name, value, accepted));
-  }
-};
+using S = TrainingSettings;
 
-void check_sizes(const TrainOptions& o, OptionProblems& problems) {
-  problems.require(o.max_steps >= 0, "max_steps", o.max_steps, "0 or more");
-  problems.require(o.max_steps > 0 || o.max_seconds > 0 || o.num_train_epochs > 0,
-                   "num_train_epochs", o.num_train_epochs, "more than 0");
-  problems.require(o.max_seconds >= 0, "max_seconds", o.max_seconds, "0 or more");
-  problems.require(o.per_device_train_batch_size > 0, "per_device_train_batch_size",
-                   o.per_device_train_batch_size, "1 or more");
-  problems.require(o.gradient_accumulation_steps > 0, "gradient_accumulation_steps",
-                   o.gradient_accumulation_steps, "1 or more");
-  problems.require(o.max_length > 1, "max_length", o.max_length, "2 or more");
-  problems.require(o.logging_steps > 0, "logging_steps", o.logging_steps, "1 or more");
-  problems.require(o.save_steps >= 0, "save_steps", o.save_steps, "0 or more");
-  problems.require(o.eval_steps >= 0, "eval_steps", o.eval_steps, "0 or more");
-  problems.require(o.save_total_limit >= 0, "save_total_limit", o.save_total_limit, "0 or more");
-  problems.require(std::isfinite(o.save_minutes) && o.save_minutes >= 0, "save_minutes",
-                   o.save_minutes, "0 (none by time) or more");
-  problems.require(std::isfinite(o.wait_for_room) && o.wait_for_room >= 0, "wait_for_room",
-                   o.wait_for_room, "0 (not at all) or more");
-  if (!o.resume_from.empty() && !o.resume) problems.add("resume_from needs resume");
-  if (o.save != "full" && o.save != "draft") {
-    problems.add(
-        fmt::format("save '{}' is unknown, accepted are full and draft", printable(o.save)));
-  }
-  if (o.eval_steps > 0 && o.eval_data.empty()) problems.add("eval_steps needs eval_data");
+StructSchema<S> make_schema() {
+  StructSchema<S> schema("TrainingSettings");
+  schema
+      .field("max_steps", &S::max_steps, "Optimizer steps (0: --num-train-epochs decides)",
+             {.minimum = 0})
+      .field("num_train_epochs", &S::num_train_epochs, "Passes over the data")
+      .field("max_seconds", &S::max_seconds,
+             "End the run and its schedule after this time, whatever the epochs (0: no limit)",
+             {.minimum = 0})
+      .field("per_device_train_batch_size", &S::per_device_train_batch_size,
+             "Conversations per forward pass", {.minimum = 1})
+      .field("gradient_accumulation_steps", &S::gradient_accumulation_steps,
+             "Forward passes per optimizer step", {.minimum = 1})
+      .field("max_length", &S::max_length, "Tokens at which conversations are cut", {.minimum = 2})
+      .field("learning_rate", &S::learning_rate, "Peak learning rate of AdamW", {.minimum = 0})
+      .field("lr_scheduler_type", &S::lr_scheduler_type, "linear, cosine or constant",
+             {.choices = lr_scheduler_types()})
+      .field("warmup_ratio", &S::warmup_ratio, "Share of the run that warms up",
+             {.minimum = 0, .maximum = 1})
+      .field("warmup_steps", &S::warmup_steps, "Steps that warm up; wins over the ratio",
+             {.minimum = 0})
+      .field("weight_decay", &S::weight_decay, "Of matrices; norms and biases have none",
+             {.minimum = 0})
+      .field("adam_beta1", &S::adam_beta1, "Decay of the first moments", {.minimum = 0})
+      .field("adam_beta2", &S::adam_beta2, "Decay of the second moments", {.minimum = 0})
+      .field("adam_epsilon", &S::adam_epsilon, "Added to the denominator", {.minimum = 0})
+      .field("max_grad_norm", &S::max_grad_norm, "Clip gradients to this norm (0: never)",
+             {.minimum = 0})
+      .field("logging_steps", &S::logging_steps, "Steps between lines of metrics.jsonl",
+             {.minimum = 1})
+      .field("save_steps", &S::save_steps, "Steps between checkpoints (0: by time alone)",
+             {.minimum = 0})
+      .field("save_minutes", &S::save_minutes,
+             "A checkpoint after so many minutes without one (0: none by time)", {.minimum = 0})
+      .field("save_total_limit", &S::save_total_limit, "Checkpoints to keep (0: all)",
+             {.minimum = 0})
+      .field("save", &S::save,
+             "full: whole models; draft: the drafts, with a reference to the base",
+             {.choices = {"full", "draft"}})
+      .field("wait_for_room", &S::wait_for_room,
+             "Seconds to wait for room where the disk is full at the end", {.minimum = 0})
+      .field("eval_steps", &S::eval_steps,
+             "Steps between evaluations on --eval-data (0: only at the end)", {.minimum = 0});
+  return schema;
 }
 
-void check_optimizer(const TrainOptions& o, OptionProblems& problems) {
-  const auto is_rate = [](double beta) { return beta >= 0 && beta < 1; };
-  problems.require(std::isfinite(o.learning_rate) && o.learning_rate >= 0, "learning_rate",
-                   o.learning_rate, "0 or more");
-  problems.require(std::isfinite(o.weight_decay) && o.weight_decay >= 0, "weight_decay",
-                   o.weight_decay, "0 or more");
-  problems.require(is_rate(o.adam_beta1), "adam_beta1", o.adam_beta1, "at least 0 and below 1");
-  problems.require(is_rate(o.adam_beta2), "adam_beta2", o.adam_beta2, "at least 0 and below 1");
-  problems.require(o.adam_epsilon >= 0, "adam_epsilon", o.adam_epsilon, "0 or more");
-  problems.require(o.max_grad_norm >= 0, "max_grad_norm", o.max_grad_norm, "0 (off) or more");
-  problems.require(o.warmup_ratio >= 0 && o.warmup_ratio <= 1, "warmup_ratio", o.warmup_ratio,
-                   "0 to 1");
-  problems.require(o.warmup_steps >= 0, "warmup_steps", o.warmup_steps, "0 or more");
-  const auto& types = lr_scheduler_types();
-  if (std::find(types.begin(), types.end(), o.lr_scheduler_type) == types.end()) {
-    problems.add(fmt::format("lr_scheduler_type '{}' is unknown, {}",
-                             printable(o.lr_scheduler_type),
-                             suggestion(o.lr_scheduler_type, types)));
+std::string accepted(const FieldInfo& field) {
+  if (field.maximum) return fmt::format("{} to {}", *field.minimum, *field.maximum);
+  return fmt::format("{} or more", *field.minimum);
+}
+
+bool is_in_range(const Json& value, const FieldInfo& field) {
+  const auto number = value.get<double>();
+  return std::isfinite(number) && number >= *field.minimum &&
+         (!field.maximum || number <= *field.maximum);
+}
+
+void check_choice(const std::string& value, const FieldInfo& field, Problems& problems) {
+  const auto choices = Json(field.choices).get<std::vector<std::string>>();
+  problems.add_when(std::ranges::find(choices, value) == choices.end(),
+                    fmt::format("{} '{}' is unknown, {}", field.name, printable(value),
+                                choices.size() == 2 ? "accepted are " + join(choices, " and ")
+                                                    : suggestion(value, choices)));
+}
+
+void check_fields(const TrainOptions& options, Problems& problems) {
+  const auto values = training_schema().dump(options);
+  for (const auto& field : training_schema().fields()) {
+    const auto& value = values.at(field.name);
+    if (!field.choices.empty()) check_choice(value.get<std::string>(), field, problems);
+    if (!field.minimum || is_in_range(value, field)) continue;
+    problems.add(
+        fmt::format("{} is {}, accepted is {}", field.name, value.dump(), accepted(field)));
   }
+}
+
+void check_together(const TrainOptions& o, Problems& problems) {
+  problems.add_when(
+      o.max_steps == 0 && o.max_seconds == 0 && !(o.num_train_epochs > 0),
+      fmt::format("num_train_epochs is {}, accepted is more than 0", o.num_train_epochs));
+  for (const auto& [name, beta] :
+       {std::pair("adam_beta1", o.adam_beta1), std::pair("adam_beta2", o.adam_beta2)}) {
+    problems.add_when(beta >= 1,
+                      fmt::format("{} is {}, accepted is at least 0 and below 1", name, beta));
+  }
+  problems.add_when(!o.resume_from.empty() && !o.resume, "resume_from needs resume");
+  problems.add_when(o.eval_steps > 0 && o.eval_data.empty(), "eval_steps needs eval_data");
 }
 
 }  // namespace
 
+const StructSchema<TrainingSettings>& training_schema() {
+  static const auto& schema = *new StructSchema<TrainingSettings>(make_schema());
+  return schema;
+}
+
 void check_options(const TrainOptions& options) {
-  OptionProblems problems;
-  if (options.output.empty()) problems.add("output is not given");
-  check_sizes(options, problems);
-  check_optimizer(options, problems);
+  Problems problems;
+  problems.add_when(options.output.empty(), "output is not given");
+  check_fields(options, problems);
+  check_together(options, problems);
   problems.throw_in_a_line(ErrorCode::kInvalidArgument, "training options",
                            "see outrider train --help");
 }
 
 Json reproducible_options(const TrainOptions& options) {
-  return {{"max_seconds", options.max_seconds},
-          {"max_length", options.max_length},
-          {"per_device_train_batch_size", options.per_device_train_batch_size},
-          {"gradient_accumulation_steps", options.gradient_accumulation_steps},
-          {"learning_rate", options.learning_rate},
-          {"lr_scheduler_type", options.lr_scheduler_type},
-          {"warmup_ratio", options.warmup_ratio},
-          {"warmup_steps", options.warmup_steps},
-          {"weight_decay", options.weight_decay},
-          {"adam_beta1", options.adam_beta1},
-          {"adam_beta2", options.adam_beta2},
-          {"adam_epsilon", options.adam_epsilon},
-          {"max_grad_norm", options.max_grad_norm},
-          {"seed", options.seed}};
+  auto values = training_schema().dump(options);
+  for (const char* key : {"max_steps", "num_train_epochs", "logging_steps", "save", "save_steps",
+                          "save_minutes", "save_total_limit", "wait_for_room", "eval_steps"}) {
+    values.erase(key);
+  }
+  values["seed"] = options.seed;
+  return values;
 }
 
 Json option_values(const TrainOptions& options) {
-  auto values = reproducible_options(options);
-  values.update({{"model", options.source.string()},
+  auto values = training_schema().dump(options);
+  values.update({{"seed", options.seed},
+                 {"model", options.source.string()},
                  {"data", options.data.string()},
                  {"eval_data", options.eval_data.string()},
-                 {"output", options.output.string()},
-                 {"max_steps", options.max_steps},
-                 {"num_train_epochs", options.num_train_epochs},
-                 {"logging_steps", options.logging_steps},
-                 {"save", options.save},
-                 {"save_steps", options.save_steps},
-                 {"save_minutes", options.save_minutes},
-                 {"wait_for_room", options.wait_for_room},
-                 {"save_total_limit", options.save_total_limit},
-                 {"eval_steps", options.eval_steps}});
+                 {"output", options.output.string()}});
   return values;
 }
 

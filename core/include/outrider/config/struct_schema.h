@@ -35,12 +35,12 @@ class StructSchema final : public ConfigSchema {
       : ConfigSchema(std::move(title), version) {}
 
   template <class T>
-  StructSchema& field(std::string name, T Config::*member, std::string description,
-                      Constraint<typename detail::Member<T>::Value> constraint = {}) {
+  StructSchema& field(const std::string& name, T Config::*member, const std::string& description,
+                      const Constraint<typename detail::Member<T>::Value>& constraint = {}) {
     using Value = typename detail::Member<T>::Value;
     constexpr const Value* kTag = nullptr;
     FieldInfo info{.name = name,
-                   .description = std::move(description),
+                   .description = description,
                    .type = detail::type_of(kTag),
                    .element = detail::element_of(kTag),
                    .default_value = to_json(Config{}.*member),
@@ -68,6 +68,13 @@ class StructSchema final : public ConfigSchema {
 
   Config parse(const Json& user) const { return read(resolve(user)); }
 
+  /// What parse() makes of resolved values, which are of the declared types; looks at no range.
+  Config read(const Json& resolved) const {
+    Config config;
+    for (const auto& reader : readers_) reader(resolved, config);
+    return config;
+  }
+
   Json dump(const Config& config) const {
     Json json = Json::object();
     for (const auto& write : writers_) write(config, json);
@@ -92,12 +99,6 @@ class StructSchema final : public ConfigSchema {
     } else {
       value = json.get<T>();
     }
-  }
-
-  Config read(const Json& resolved) const {
-    Config config;
-    for (const auto& reader : readers_) reader(resolved, config);
-    return config;
   }
 
   std::vector<ConfigProblem> cross_check(const Json& resolved) const override {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "outrider/api.h"
+#include "outrider/config/struct_schema.h"
 #include "outrider/json.h"
 #include "outrider/model/causal_lm.h"
 
@@ -18,27 +19,34 @@ namespace outrider {
 using TokenText = std::function<std::optional<std::vector<std::vector<std::string>>>(
     const std::vector<std::vector<std::vector<int32_t>>>& conversations)>;
 
-/// Options under the names of the Hugging Face Trainer where it has them.
-struct TrainOptions {
+/// Settings of a run, under the names of the Hugging Face Trainer where it has them. What each
+/// means and accepts is declared in training_schema().
+struct TrainingSettings {
+  int64_t max_steps = 0;
+  double num_train_epochs = 1.0, max_seconds = 0;
+  int64_t per_device_train_batch_size = 4, gradient_accumulation_steps = 1, max_length = 2048;
+  double learning_rate = 1e-4;
+  std::string lr_scheduler_type = "linear";
+  double warmup_ratio = 0.0;
+  int64_t warmup_steps = 0;
+  double weight_decay = 0.0, adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8,
+         max_grad_norm = 1.0;
+  int64_t logging_steps = 10, save_steps = 0;
+  double save_minutes = 10;
+  int64_t save_total_limit = 2;
+  std::string save = "full";
+  double wait_for_room = 60;
+  int64_t eval_steps = 0;
+};
+
+/// Descriptions, defaults, ranges and choices of the settings: the command line, run.json and the
+/// checks come from it.
+OUTRIDER_API const StructSchema<TrainingSettings>& training_schema();
+
+struct TrainOptions : TrainingSettings {
   std::filesystem::path data, eval_data, output;  // eval_data may be empty
   std::filesystem::path source;                   // the converted folder that is trained
   std::filesystem::path base;                     // of a `source` that holds drafts only
-  int64_t max_steps = 0;                          // 0: decided by num_train_epochs
-  double num_train_epochs = 1.0;
-  int64_t per_device_train_batch_size = 4, gradient_accumulation_steps = 1;
-  int64_t max_length = 2048;
-  double learning_rate = 1e-4, weight_decay = 0.0, adam_beta1 = 0.9, adam_beta2 = 0.999,
-         adam_epsilon = 1e-8, max_grad_norm = 1.0;
-  std::string lr_scheduler_type = "linear";  // linear | cosine | constant, each after warm-up
-  double warmup_ratio = 0.0;
-  int64_t warmup_steps = 0;  // wins over warmup_ratio when positive
-  int64_t logging_steps = 10, save_steps = 0, eval_steps = 0, save_total_limit = 2;
-  double save_minutes = 10;   // a checkpoint after so long without one; 0: none by time
-  std::string save = "full";  // full: whole models | draft: drafts with a reference to the base
-  double wait_for_room = 60;  // seconds to wait for room on a full disk when the run ends
-  /// Ends the run, and its schedule, after this time whatever the epochs; 0: no limit. Not
-  /// reproducible.
-  double max_seconds = 0;
   uint64_t seed = 42;
   bool resume = false;
   std::filesystem::path resume_from;  // with `resume`: a checkpoint of the run; empty: the newest

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "outrider/error.h"
+#include "outrider/problems.h"
 #include "outrider/text.h"
 
 namespace outrider::eagle {
@@ -31,19 +32,17 @@ class Sentences {
 
 void refuse_values(const EagleConfig& config) {
   constexpr int64_t kMostSteps = 64;
-  std::vector<std::string> problems;
+  Problems problems;
   if (config.eagle_decoder_type != "llama" && config.eagle_decoder_type != "kimik2") {
-    problems.push_back(fmt::format("/eagle_decoder_type: got {}, expected 'llama'",
-                                   in_quotes(config.eagle_decoder_type, 60)));
+    problems.add(fmt::format("/eagle_decoder_type: got {}, expected 'llama'",
+                             in_quotes(config.eagle_decoder_type, 60)));
   }
   if (config.eagle_ttt_steps < 1 || config.eagle_ttt_steps > kMostSteps) {
-    problems.push_back(fmt::format("/eagle_ttt_steps: got {}, expected 1 to {}",
-                                   config.eagle_ttt_steps, kMostSteps));
+    problems.add(fmt::format("/eagle_ttt_steps: got {}, expected 1 to {}", config.eagle_ttt_steps,
+                             kMostSteps));
   }
-  if (problems.empty()) return;
-  throw Error(ErrorCode::kInvalidConfig,
-              "mode 'eagle' cannot convert with this config:" + indented(problems),
-              "docs/modes/eagle.md says what becomes of each field");
+  problems.throw_in_lines(ErrorCode::kInvalidConfig, "mode 'eagle' cannot convert with this config",
+                          "docs/modes/eagle.md says what becomes of each field");
 }
 
 void refuse_unsupported(const EagleConfig& config) {

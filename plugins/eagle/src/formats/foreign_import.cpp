@@ -249,23 +249,19 @@ bool names_architecture(const Json& config, const std::string& architecture) {
 }
 
 ConfigProblems& ConfigProblems::when(bool condition, const std::string& problem) {
-  if (condition) problems_.push_back(problem);
+  problems_.add_when(condition, problem);
   return *this;
 }
 
 void ConfigProblems::finish() const {
-  if (problems_.empty()) return;
-  throw Error(ErrorCode::kUnsupported,
-              fmt::format("{}: Outrider's draft cannot do this:{}", origin_, indented(problems_)),
-              "docs/formats.md says how each key is read");
+  problems_.throw_in_lines(ErrorCode::kUnsupported, origin_ + ": Outrider's draft cannot do this",
+                           "docs/formats.md says how each key is read");
 }
 
 void ConfigProblems::finish_against_tensors() const {
-  if (problems_.empty()) return;
-  throw Error(ErrorCode::kTensorMismatch,
-              fmt::format("{}: config and tensors leave open what is meant:{}", origin_,
-                          indented(problems_)),
-              "complete config.json; docs/formats.md says how each key is read");
+  problems_.throw_in_lines(ErrorCode::kTensorMismatch,
+                           origin_ + ": config and tensors leave open what is meant",
+                           "complete config.json; docs/formats.md says how each key is read");
 }
 
 bool flag(const Json& json, const char* key, bool absent, ConfigProblems& problems) {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "outrider/problems.h"
 #include "outrider/sdk/draft_record.h"
 #include "outrider/sdk/foreign_format.h"
 #include "vocabulary_maps.h"
@@ -43,7 +44,7 @@ class ConfigProblems {
 
  private:
   std::string origin_;
-  std::vector<std::string> problems_;
+  Problems problems_;
 };
 
 /// The value of a key that is true or false; `absent` where it is missing or null.

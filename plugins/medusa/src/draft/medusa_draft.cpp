@@ -11,6 +11,7 @@
 #include "outrider/loss/step_metrics.h"
 #include "outrider/loss/trained_rows.h"
 #include "outrider/ops/streaming_cross_entropy.h"
+#include "outrider/problems.h"
 #include "outrider/text.h"
 
 namespace outrider::medusa {
@@ -55,15 +56,15 @@ MedusaDraft::MedusaDraft(const BaseInfo& base, const MedusaConfig& config)
 
 MedusaConfig MedusaDraft::resolve(const BaseInfo&, MedusaConfig config) {
   constexpr int64_t kMost = 64;
-  std::vector<std::string> problems;
+  Problems problems;
   for (const auto& [name, value] : {std::pair("medusa_num_heads", config.medusa_num_heads),
                                     std::pair("medusa_num_layers", config.medusa_num_layers)}) {
-    if (value >= 0 && value <= kMost) continue;
-    problems.push_back(fmt::format("/{}: got {}, expected 0 to {}", name, value, kMost));
+    problems.add_when(value < 0 || value > kMost,
+                      fmt::format("/{}: got {}, expected 0 to {}", name, value, kMost));
   }
-  if (problems.empty()) return config;
-  throw Error(ErrorCode::kInvalidConfig,
-              "mode 'medusa' cannot convert with this config:" + indented(problems));
+  problems.throw_in_lines(ErrorCode::kInvalidConfig,
+                          "mode 'medusa' cannot convert with this config");
+  return config;
 }
 
 HiddenStateRequest MedusaDraft::hidden_states_needed() const {

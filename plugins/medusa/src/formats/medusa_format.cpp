@@ -11,6 +11,7 @@
 #include "outrider/checkpoint/torch_tensors.h"
 #include "outrider/error.h"
 #include "outrider/files/json_file.h"
+#include "outrider/problems.h"
 #include "outrider/sdk/draft_record.h"
 #include "outrider/text.h"
 
@@ -91,19 +92,17 @@ bool probe(const fs::path& folder) {
 
 Json read_config(const fs::path& path) {
   const auto config = read_json_file(path);
-  std::vector<std::string> problems;
+  Problems problems;
   for (const char* key : kSizes) {
     const auto value = config.is_object() ? config.value(key, Json()) : Json();
     if (value.is_null()) continue;
     const bool fits = value.is_number_integer() && value >= 0 && value <= 64;
-    if (!fits) {
-      problems.push_back(fmt::format("'{}' is {}, expected an integer from 0 to 64", key,
-                                     printable(value.dump())));
-    }
+    problems.add_when(!fits, fmt::format("'{}' is {}, expected an integer from 0 to 64", key,
+                                         printable(value.dump())));
   }
-  if (problems.empty()) return config.is_object() ? config : Json::object();
-  throw Error(ErrorCode::kInvalidConfig, fmt::format("{}:{}", path.string(), indented(problems)),
-              "leave them out: the tensors say how many there are");
+  problems.throw_in_lines(ErrorCode::kInvalidConfig, path.string(),
+                          "leave them out: the tensors say how many there are");
+  return config.is_object() ? config : Json::object();
 }
 
 void read_safetensors(const fs::path& path, ImportedDraft& draft) {
