@@ -146,7 +146,7 @@ void restore_mode(CausalLM& model, const ModeState& state, const StoredTensors& 
   if (state.plugin.version.empty()) record_as_own(restored, mode.plugin, conversion);
   restored.config = conversion.config;
   restored.config_version = schema.version();
-  model.attach(std::move(conversion), std::move(restored));
+  model.attach(conversion, std::move(restored));
 }
 
 // Of what is stored, what this model has, in place.

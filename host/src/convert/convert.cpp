@@ -198,7 +198,7 @@ CausalLM& convert(CausalLM& model, const ModeRequest& mode, const ConvertOptions
     }
     one.conversion.draft->initialize(model);
   }
-  for (auto& one : prepared) model.attach(std::move(one.conversion), std::move(one.state));
+  for (auto& one : prepared) model.attach(one.conversion, std::move(one.state));
   return model;
 }
 

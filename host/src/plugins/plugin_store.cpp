@@ -199,7 +199,7 @@ PluginStore::PluginStore(const fs::path& folder) : folder_(folder.lexically_norm
 }
 
 PluginStore PluginStore::of_user() {
-  if (auto folder = user_plugin_folder()) return PluginStore(std::move(*folder));
+  if (auto folder = user_plugin_folder()) return PluginStore(*folder);
   throw Error(ErrorCode::kFileNotFound,
               "there is no folder for your plugins: neither XDG_DATA_HOME nor HOME is an absolute "
               "path",

@@ -70,7 +70,7 @@ fs::path free_name(const fs::path& folder) {
 std::optional<fs::path> resume_point(const fs::path& run, const fs::path& chosen) {
   const auto folders = checkpoint_folders(run);
   if (folders.empty() && chosen.empty()) return std::nullopt;
-  const auto checkpoint = chosen.empty() ? folders.back() : find_chosen(run, chosen, folders);
+  auto checkpoint = chosen.empty() ? folders.back() : find_chosen(run, chosen, folders);
   require_whole(checkpoint, folders);
   return checkpoint;
 }

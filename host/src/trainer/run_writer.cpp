@@ -31,7 +31,7 @@ RunWriter::RunWriter(const CausalLM& model, const TrainOptions& options, bool tr
       folder_(options.output, options.resume) {}
 
 std::optional<Json> RunWriter::finished_before() const {
-  const auto summary = record_.value("summary", Json());
+  auto summary = record_.value("summary", Json());
   if (!summary.is_object() || !fs::exists(options_.output / "final" / "config.json")) return {};
   return summary;
 }
