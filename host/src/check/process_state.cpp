@@ -10,7 +10,6 @@
 #include <clocale>
 #include <filesystem>
 
-#include "outrider/host/plugin_lock.h"
 #include "outrider/host/sha256.h"
 
 namespace outrider::check {

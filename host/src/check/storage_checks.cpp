@@ -13,7 +13,6 @@
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/exporter.h"
 #include "outrider/host/importer.h"
-#include "outrider/host/plugin_lock.h"
 #include "outrider/host/sha256.h"
 #include "outrider/host/trainer.h"
 #include "outrider/text.h"

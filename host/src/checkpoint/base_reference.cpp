@@ -15,7 +15,6 @@
 #include "outrider/checkpoint/metadata.h"
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
-#include "outrider/host/plugin_lock.h"
 #include "outrider/host/sha256.h"
 #include "outrider/text.h"
 #include "settled_config.h"

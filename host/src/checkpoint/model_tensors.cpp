@@ -10,12 +10,14 @@ bool belongs_to_a_draft(const CausalLM& model, const std::string& name) {
   });
 }
 
-TensorMap checkpoint_tensors(const CausalLM& model) {
+TensorMap tensors_of(const torch::nn::Module& module) {
   TensorMap tensors;
-  for (const auto& item : model.named_parameters()) tensors[item.key()] = item.value();
-  for (const auto& item : model.named_buffers()) tensors[item.key()] = item.value();
+  for (const auto& item : module.named_parameters()) tensors[item.key()] = item.value();
+  for (const auto& item : module.named_buffers()) tensors[item.key()] = item.value();
   return tensors;
 }
+
+TensorMap checkpoint_tensors(const CausalLM& model) { return tensors_of(model); }
 
 TensorMap draft_tensors(const CausalLM& model) {
   auto tensors = checkpoint_tensors(model);

@@ -12,6 +12,9 @@ bool belongs_to_a_draft(const CausalLM& model, const std::string& name);
 /// Every parameter and buffer of the attached drafts, under checkpoint names.
 TensorMap draft_tensors(const CausalLM& model);
 
+/// Every parameter and buffer of a module, under its own names.
+TensorMap tensors_of(const torch::nn::Module& module);
+
 /// All of them or the drafts' alone.
 TensorMap model_tensors(const CausalLM& model, bool drafts_only);
 

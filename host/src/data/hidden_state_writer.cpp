@@ -14,7 +14,6 @@
 #include "outrider/files/atomic_file.h"
 #include "outrider/files/json_file.h"
 #include "outrider/host/hidden_state_shards.h"
-#include "outrider/host/plugin_lock.h"
 #include "outrider/host/sha256.h"
 
 namespace outrider {

@@ -8,7 +8,6 @@
 
 #include "outrider/error.h"
 #include "outrider/files/json_file.h"
-#include "outrider/host/plugin_lock.h"
 #include "outrider/host/sha256.h"
 #include "outrider/problems.h"
 #include "outrider/text.h"

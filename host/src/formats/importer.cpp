@@ -9,6 +9,7 @@
 
 #include "checkpoint/base_identity.h"
 #include "checkpoint/model_place.h"
+#include "checkpoint/model_tensors.h"
 #include "checkpoint/stored_model.h"
 #include "checkpoint/strict_load.h"
 #include "checkpoint/tensor_mismatches.h"
@@ -169,13 +170,6 @@ void check_base_copies(const CausalLM& base, const TensorMap& copies,
       mismatches.add("differs from the base's, which a draft here cannot replace", name);
     }
   }
-}
-
-TensorMap tensors_of(const Draft& draft) {
-  TensorMap tensors;
-  for (const auto& item : draft.named_parameters()) tensors[item.key()] = item.value();
-  for (const auto& item : draft.named_buffers()) tensors[item.key()] = item.value();
-  return tensors;
 }
 
 void load_draft(const CausalLM& base, const ImportedDraft& draft, const StoredTensors& stored,

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "outrider/error.h"
-#include "outrider/host/plugin_lock.h"
 #include "outrider/host/sha256.h"
 #include "outrider/text.h"
 #include "plugins/stamp_info.h"

@@ -11,7 +11,6 @@
 
 #include "outrider/host/mode_registry.h"
 #include "outrider/host/plugin_loader.h"
-#include "outrider/host/plugin_lock.h"
 #include "outrider/host/sha256.h"
 #include "outrider/text.h"
 #include "outrider/version.h"

@@ -14,7 +14,6 @@
 #include "outrider/checkpoint/safetensors.h"
 #include "outrider/error.h"
 #include "outrider/files/json_file.h"
-#include "outrider/host/plugin_lock.h"
 #include "outrider/host/sha256.h"
 #include "outrider/text.h"
 
