@@ -2,7 +2,7 @@
 #
 # Input:   LIBTORCH_ROOT, the folder that holds include/ and lib/; by default that of the interpreter's torch package.
 # Output:  LibTorch_VERSION, LibTorch_LIBRARY_DIR, targets LibTorch::cpu, LibTorch::c10 and, where the
-#          build has them, LibTorch::cuda and LibTorch::c10_cuda.
+#          build has them, LibTorch::python, LibTorch::cuda and LibTorch::c10_cuda.
 
 if(NOT LIBTORCH_ROOT)
   find_package(Python3 QUIET COMPONENTS Interpreter)
@@ -14,7 +14,7 @@ endif()
 
 find_path(LibTorch_INCLUDE torch/headeronly/version.h
   PATHS ${LIBTORCH_ROOT}/include NO_DEFAULT_PATH)
-foreach(library torch_cpu c10 torch_cuda c10_cuda)
+foreach(library torch_cpu c10 torch_cuda c10_cuda torch_python)
   find_library(LibTorch_${library} ${library} PATHS ${LIBTORCH_ROOT}/lib NO_DEFAULT_PATH)
 endforeach()
 set(LibTorch_LIBRARY_DIR ${LIBTORCH_ROOT}/lib)
@@ -46,6 +46,9 @@ endfunction()
 if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
   _libtorch_import(c10 ${LibTorch_c10})
   _libtorch_import(cpu ${LibTorch_torch_cpu} LibTorch::c10)
+  if(LibTorch_torch_python)
+    _libtorch_import(python ${LibTorch_torch_python} LibTorch::cpu)
+  endif()
   if(LibTorch_c10_cuda)
     _libtorch_import(c10_cuda ${LibTorch_c10_cuda} LibTorch::c10)
     _libtorch_import(cuda ${LibTorch_torch_cuda} LibTorch::c10_cuda LibTorch::cpu)

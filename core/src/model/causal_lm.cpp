@@ -9,77 +9,12 @@
 
 #include "model/stored_base_outputs.h"
 #include "outrider/error.h"
-#include "outrider/ops/streaming_cross_entropy.h"
+#include "outrider/model/language_model_loss.h"
+#include "outrider/model/prepared_batch.h"
 #include "outrider/text.h"
 
 namespace outrider {
 namespace {
-
-void check_shapes(const TrainBatch& input) {
-  if (!input.input_ids.defined() || input.input_ids.dim() != 2 || input.input_ids.numel() == 0) {
-    throw Error(ErrorCode::kInvalidArgument, "input_ids must be [B,S] with at least one token");
-  }
-  const std::pair<const char*, const at::Tensor&> others[] = {
-      {"attention_mask", input.attention_mask},
-      {"position_ids", input.position_ids},
-      {"loss_mask", input.loss_mask},
-      {"labels", input.labels},
-      {"document_ids", input.document_ids}};
-  for (const auto& [name, tensor] : others) {
-    if (tensor.defined() && tensor.sizes() != input.input_ids.sizes()) {
-      throw Error(
-          ErrorCode::kInvalidArgument,
-          fmt::format("{} is [{}], expected the shape of input_ids [{}]", name,
-                      fmt::join(tensor.sizes(), ","), fmt::join(input.input_ids.sizes(), ",")));
-    }
-  }
-}
-
-// The base attends to everything before a token, also across documents.
-void refuse_packed_rows(const TrainBatch& batch) {
-  const auto& document_ids = batch.document_ids;
-  if (!document_ids.defined()) return;
-  auto changes = document_ids.slice(1, 1).ne(document_ids.slice(1, 0, -1));
-  if (batch.attention_mask.defined()) {  // what stands in padding is of no document
-    const auto seen = batch.attention_mask.ne(0);
-    changes = changes & seen.slice(1, 1) & seen.slice(1, 0, -1);
-  }
-  const auto differs = changes.any(1).nonzero();
-  if (differs.numel() == 0) return;
-  throw Error(ErrorCode::kUnsupported,
-              fmt::format("document_ids: row {} holds more than one document, and attention across "
-                          "documents is not kept out",
-                          differs[0].item<int64_t>()),
-              "give one document in a row");
-}
-
-// Under causal attention, padding on the right is seen by padding only.
-bool is_right_padded(const at::Tensor& mask) {
-  const auto starts_again =
-      at::logical_and(mask.slice(1, 1), at::logical_not(mask.slice(1, 0, -1)));
-  return !starts_again.any().item<bool>();
-}
-
-at::Tensor key_mask_of(const ForwardInput& input, const HiddenStateRequest& request) {
-  if (!input.batch.attention_mask.defined()) return {};
-  if (input.right_padded && !request.at_padding) return {};
-  const auto mask = input.batch.attention_mask.ne(0);
-  return request.at_padding || !is_right_padded(mask) ? mask : at::Tensor();
-}
-
-TrainBatch without_masks(TrainBatch batch) {
-  batch.attention_mask = batch.loss_mask = at::Tensor();
-  return batch;
-}
-
-at::Tensor language_model_loss(const BaseOutputs& base, const TrainBatch& batch) {
-  const auto targets = token_targets(batch);
-  const auto rows = base.last_hidden.slice(1, 0, -1).flatten(0, 1).unsqueeze(0);
-  const auto labels = targets.ids.slice(1, 1).flatten();
-  const auto mask = targets.mask.slice(1, 1).reshape({1, -1});
-  const auto weights = mask / mask.sum().clamp_min(1.0);
-  return ops::streaming_cross_entropy(rows, base.head->weight(), labels, weights).total;
-}
 
 void record_base(const TensorRecorder& record, const BaseOutputs& base, int64_t num_layers) {
   record("base.last_hidden", base.last_hidden);
@@ -182,10 +117,7 @@ BaseOutputs CausalLM::base_outputs(const ForwardInput& input, const TrainBatch& 
 }
 
 ForwardOutput CausalLM::forward(const ForwardInput& input) {
-  check_shapes(input.batch);
-  refuse_packed_rows(input.batch);
-  auto batch = input.batch;
-  batch.key_mask = key_mask_of(input, hidden_states_needed());
+  const auto batch = prepared_batch(input.batch, hidden_states_needed(), input.right_padded);
   const bool trains_base =
       !input.base_outputs && !has_edit(BaseEdit::kFreezeParameters) && at::GradMode::is_enabled();
   const auto base = base_outputs(input, batch, trains_base);
@@ -194,8 +126,7 @@ ForwardOutput CausalLM::forward(const ForwardInput& input) {
     output.draft_losses.push_back(attached.draft->loss(base, batch));
   }
   if (input.want_lm_loss) {
-    const bool only_labels = batch.labels.defined() && labels_stand_alone(speculative_state_);
-    output.lm_loss = language_model_loss(base, only_labels ? without_masks(batch) : batch);
+    output.lm_loss = language_model_loss(base, batch, labels_stand_alone(speculative_state_));
   }
   output.loss = sum_of(output.draft_losses, trains_base ? output.lm_loss : at::Tensor());
   if (input.want_logits) output.logits = base.head->logits(base.last_hidden);

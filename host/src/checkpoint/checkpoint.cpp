@@ -32,6 +32,8 @@ constexpr const char* kUntiedHint =
     "true "
     "there; else fetch the tensors that are missing";
 
+constexpr const char* kOtherBaseHint = "restore onto the base model that was converted";
+
 // Writers of other projects store a tied head a second time, and buffers that are computed.
 bool may_be_ignored(const CausalLM& model, const std::string& name) {
   return (model.config().tie_word_embeddings && name == kLmHead) ||
@@ -127,7 +129,7 @@ void record_as_own(ModeState& state, const PluginInfo& plugin, const Conversion&
   for (const auto& [key, value] : conversion.metadata.items()) state.metadata.emplace(key, value);
 }
 
-void restore_mode(CausalLM& model, const ModeState& state, const StoredTensors& stored) {
+void restore_mode(CausalLM& model, const ModeState& state, size_t stored_bytes) {
   const auto& plugin = plugin_loader().load(requirement_of(state.plugin));
   const auto& mode = mode_registry().get(state.mode);
   if (mode.plugin.name != plugin.name) {
@@ -140,13 +142,29 @@ void restore_mode(CausalLM& model, const ModeState& state, const StoredTensors& 
   if (state.config_version != schema.version()) {
     config = mode.descriptor->upgrade_config(std::move(config), state.config_version);
   }
-  auto conversion = restored_within(total_bytes(stored), *mode.descriptor, model.base_info(),
+  auto conversion = restored_within(stored_bytes, *mode.descriptor, model.base_info(),
                                     schema.resolve(config), state.metadata);
   auto restored = state;
   if (state.plugin.version.empty()) record_as_own(restored, mode.plugin, conversion);
   restored.config = conversion.config;
   restored.config_version = schema.version();
   model.attach(conversion, std::move(restored));
+}
+
+void restore_modes(CausalLM& model, const CheckpointMetadata& record, size_t stored_bytes) {
+  load_required_plugins(record);
+  for (const auto& state : record.modes) restore_mode(model, state, stored_bytes);
+}
+
+void require_same_base(const CausalLM& base, const CheckpointMetadata& record,
+                       const fs::path& origin) {
+  if (!base.speculative_state().empty()) {
+    throw Error(
+        ErrorCode::kAlreadyConverted,
+        fmt::format("the model already has mode '{}'", base.speculative_state().front().state.mode),
+        "restore onto the base model, as it was before conversion");
+  }
+  check_base(base, record.base_model, origin, kOtherBaseHint);
 }
 
 // Of what is stored, what this model has, in place.
@@ -242,7 +260,7 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& path, const LoadOption
   identify_base(*model, metadata, stored, options.hash_weights);
   check_base(*model, metadata.base_model, path,
              "config.json was replaced after the conversion: put the original back");
-  for (const auto& state : metadata.modes) restore_mode(*model, state, stored);
+  for (const auto& state : metadata.modes) restore_mode(*model, state, total_bytes(stored));
   if (part.is_offline) model->to(options.device);
   load_model(*model, checkpoint_tensors(*model), stored, path, hint_for_misfits(stored));
   if (precision.is_widened()) keep_stored_types(*model, stored, precision.stored);
@@ -264,25 +282,31 @@ void load_weights(CausalLM& model, const fs::path& file) {
   mismatches.finish(file.string(), "`outrider inspect` lists the model's tensors");
 }
 
+void rebuild(CausalLM& base, const CheckpointMetadata& record, size_t stored_bytes,
+             const std::string& origin) {
+  require_same_base(base, record, origin);
+  restore_modes(base, record, stored_bytes);
+}
+
+RecordedTensors read_recorded(const fs::path& file_or_folder,
+                              const std::optional<std::string>& numerics) {
+  auto stored = StoredModel::read(file_or_folder, numerics);
+  RecordedTensors recorded{std::move(stored.metadata), {}};
+  for (const auto& [name, tensor] : stored.tensors) recorded.tensors[name] = tensor.load();
+  return recorded;
+}
+
 void restore(CausalLM& base, const fs::path& file_or_folder,
              const std::optional<std::string>& numerics) {
-  if (!base.speculative_state().empty()) {
-    throw Error(
-        ErrorCode::kAlreadyConverted,
-        fmt::format("the model already has mode '{}'", base.speculative_state().front().state.mode),
-        "restore onto the base model, as it was before conversion");
-  }
   const auto stored = StoredModel::read(file_or_folder, numerics);
-  const std::string hint = "restore onto the base model that was converted";
-  check_base(base, stored.metadata.base_model, file_or_folder, hint);
-  load_required_plugins(stored.metadata);
+  require_same_base(base, stored.metadata, file_or_folder);
   const auto reference = recorded_reference(stored.metadata, file_or_folder);
   if (reference) {
     reference->require_same(base_weights_sha256(checkpoint_tensors(base)), "the given base");
   }
-  for (const auto& state : stored.metadata.modes) restore_mode(base, state, stored.tensors);
+  restore_modes(base, stored.metadata, total_bytes(stored.tensors));
   load_model(base, model_tensors(base, reference.has_value()), stored.tensors, file_or_folder,
-             hint);
+             kOtherBaseHint);
   if (!reference) identify_base(base, stored.metadata, stored.tensors, /*hash_if_unknown=*/false);
 }
 

@@ -18,20 +18,6 @@ namespace outrider {
 namespace fs = std::filesystem;
 namespace {
 
-CheckpointMetadata metadata_of(const CausalLM& model) {
-  CheckpointMetadata metadata;
-  metadata.written_by = fmt::format("outrider {}", version());
-  metadata.base_model = base_identity(model);
-  for (const auto& attached : model.speculative_state()) {
-    auto state = attached.state;
-    mode_registry()
-        .get(state.mode)
-        .descriptor->update_for_save(model, state.config, state.metadata);
-    metadata.modes.push_back(std::move(state));
-  }
-  return metadata;
-}
-
 at::ScalarType type_in_files(const CausalLM& model, const std::string& name,
                              const at::Tensor& tensor) {
   if (!model.stored_types()) return tensor.scalar_type();
@@ -50,6 +36,25 @@ TensorMap tensors_to_save(const CausalLM& model, TensorMap tensors) {
 
 }  // namespace
 
+CheckpointMetadata record_of(const CausalLM& model) {
+  CheckpointMetadata metadata;
+  metadata.written_by = fmt::format("outrider {}", version());
+  metadata.base_model = base_identity(model);
+  for (const auto& attached : model.speculative_state()) {
+    auto state = attached.state;
+    mode_registry()
+        .get(state.mode)
+        .descriptor->update_for_save(model, state.config, state.metadata);
+    metadata.modes.push_back(std::move(state));
+  }
+  return metadata;
+}
+
+void write_record(const CheckpointMetadata& record, const fs::path& folder) {
+  record.write(folder);
+  if (!record.base_model.contains(kReferenceKey)) write_modelopt_state(folder, record);
+}
+
 void save_pretrained(const CausalLM& model, const fs::path& folder, const SaveOptions& options) {
   AtomicDirectory directory(folder, options.replace);
   require_free(folder, "the model", saved_bytes(model, options),
@@ -61,10 +66,9 @@ void save_pretrained(const CausalLM& model, const fs::path& folder, const SaveOp
   config["dtype"] = dtype_name(model.stored_dtype());
   write_json_file(directory.staging() / "config.json", config);
   if (!model.speculative_state().empty()) {
-    auto metadata = metadata_of(model);
+    auto metadata = record_of(model);
     if (options.base) metadata.base_model[kReferenceKey] = options.base->to_json();
-    metadata.write(directory.staging());
-    if (!options.base) write_modelopt_state(directory.staging(), metadata);
+    write_record(metadata, directory.staging());
   }
   copy_companions(options.source, directory.staging());
   directory.commit();
@@ -79,11 +83,14 @@ uint64_t saved_bytes(const CausalLM& model, const SaveOptions& options) {
   return bytes;
 }
 
-void save(const CausalLM& model, const fs::path& file) {
-  const auto state = metadata_of(model).to_json();
+void write_recorded(const RecordedTensors& model, const fs::path& file) {
+  const auto state = model.record.to_json();
   CheckpointMetadata::from_json(state, file.string());  // what restore() would refuse
-  write_tensors(file, tensors_to_save(model, checkpoint_tensors(model)),
-                {{kStateKey, state.dump()}});
+  write_tensors(file, model.tensors, {{kStateKey, state.dump()}});
+}
+
+void save(const CausalLM& model, const fs::path& file) {
+  write_recorded({record_of(model), tensors_to_save(model, checkpoint_tensors(model))}, file);
 }
 
 }  // namespace outrider

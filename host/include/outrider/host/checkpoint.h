@@ -8,6 +8,7 @@
 #include <string>
 
 #include "outrider/api.h"
+#include "outrider/checkpoint/metadata.h"
 #include "outrider/checkpoint/tensor_io.h"
 #include "outrider/host/base_reference.h"
 #include "outrider/model/causal_lm.h"
@@ -47,6 +48,11 @@ OUTRIDER_API ModelConfig read_config(const std::filesystem::path& folder);
 OUTRIDER_API std::shared_ptr<CausalLM> from_pretrained(const std::filesystem::path& folder,
                                                        const LoadOptions& options = {});
 
+/// Attaches to an unconverted base the drafts that a record describes, for a caller that loads
+/// their tensors (`stored_bytes` in all) itself. Throws as restore() does, but for tensors.
+OUTRIDER_API void rebuild(CausalLM& base, const CheckpointMetadata& record, size_t stored_bytes,
+                          const std::string& origin);
+
 /// Replaces parameters and buffers by name; every name must exist with the tensor's shape.
 OUTRIDER_API void load_weights(CausalLM& model, const std::filesystem::path& file);
 
@@ -67,12 +73,33 @@ struct SaveOptions {
 OUTRIDER_API void save_pretrained(const CausalLM& model, const std::filesystem::path& folder,
                                   const SaveOptions& options);
 
+/// What a checkpoint of the model records of its conversions.
+OUTRIDER_API CheckpointMetadata record_of(const CausalLM& model);
+
+/// Writes a record into a folder whose other files its caller writes: outrider_state.json and,
+/// where ModelOpt would compute the same, modelopt_state.pth.
+OUTRIDER_API void write_record(const CheckpointMetadata& record,
+                               const std::filesystem::path& folder);
+
 /// The bytes that save_pretrained() would write, to within small files.
 OUTRIDER_API uint64_t saved_bytes(const CausalLM& model, const SaveOptions& options);
 
 /// Writes all tensors, and the content of outrider_state.json as metadata, into one safetensors
 /// file, atomically; an existing one is replaced.
 OUTRIDER_API void save(const CausalLM& model, const std::filesystem::path& file);
+
+/// A record with its tensors, whoever owns them.
+struct RecordedTensors {
+  CheckpointMetadata record;
+  TensorMap tensors;
+};
+
+/// The file that save() writes of a model.
+OUTRIDER_API void write_recorded(const RecordedTensors& model, const std::filesystem::path& file);
+
+/// What restore() accepts. Throws kNotConverted where nothing is recorded.
+OUTRIDER_API RecordedTensors read_recorded(const std::filesystem::path& file_or_folder,
+                                           const std::optional<std::string>& numerics = {});
 
 /// Rebuilds on an unconverted base what save() or save_pretrained() wrote, or ModelOpt's
 /// counterparts of both (`numerics`: LoadOptions::reference_numerics), as strictly as
