@@ -4,7 +4,8 @@
 #
 #   scripts/setup.sh            .venv, from requirements.txt
 #   scripts/setup.sh --peers    and .venv-peers and .venv-peers-0.42, the programs that the tests
-#                               compare with; the latter is an older release of the reference
+#                               compare with, the latter an older release of the reference; and
+#                               .venv-python, what the Python package is tested with
 #
 # Environments live in a cache shared by all clones, keyed by their requirements; .venv and the
 # others are links into it. OUTRIDER_CACHE_DIR moves the cache, PYTHON chooses the interpreter.
@@ -25,7 +26,8 @@ required_packages() {
   if [[ $(. /etc/os-release && echo "$ID-${VERSION_ID:-}") == debian-12 ]]; then
     boost=libboost1.81-dev
   fi
-  echo g++ $boost nlohmann-json3-dev doctest-dev libcli11-dev libssl-dev ccache python3-venv
+  echo g++ $boost nlohmann-json3-dev doctest-dev libcli11-dev libssl-dev ccache python3-venv \
+    python3-dev
 }
 
 missing_packages() {
@@ -123,11 +125,18 @@ install_old_peers() {
   pip_install "$1" --no-deps -r "$root/requirements-peers-0.42.txt"
 }
 
+install_python() {
+  environment_on_main "$1"
+  local packages='import sysconfig; print(sysconfig.get_path("purelib"))'
+  "$peers/bin/python" -c "$packages" >"$("$1/bin/python" -c "$packages")/outrider_peers.pth"
+  pip_install "$1" --no-deps -r "$root/requirements-python.txt"
+}
+
 with_peers=no
 for argument in "$@"; do
   case $argument in
     --peers) with_peers=yes ;;
-    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit ;;
+    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit ;;
     *) die "unknown argument '$argument'; accepted is --peers" ;;
   esac
 done
@@ -142,5 +151,7 @@ if [[ $with_peers == yes ]]; then
   ensure_environment .venv-peers "$peers" install_peers
   old_peers=$cache/venv-peers-0.42-$(key_of "$root"/requirements{,-peers-0.42}.txt)
   ensure_environment .venv-peers-0.42 "$old_peers" install_old_peers
+  tools=$cache/venv-python-$(key_of "$root"/requirements{,-peers,-readers,-python}.txt)
+  ensure_environment .venv-python "$tools" install_python
 fi
 say "ready"

@@ -9,6 +9,7 @@
 
 #include "bound_tensors.h"
 #include "outrider/error.h"
+#include "outrider/host/plugin_loader.h"
 #include "outrider/model/language_model_loss.h"
 #include "outrider/model/prepared_batch.h"
 
@@ -61,6 +62,17 @@ py::dict Attached::request() const {
   wanted["last_hidden_prenorm"] = request.last_hidden_prenorm;
   wanted["input_embeddings"] = request.input_embeddings;
   return wanted;
+}
+
+Attached Attached::copy() const {
+  const auto base = std::make_shared<ExternalBase>(base_->config(), ExternalBase::Owner(),
+                                                   base_->device(), base_->dtype());
+  const auto conversion =
+      mode_registry()
+          .get(attached_.state.mode)
+          .descriptor->restore(base->base_info(), attached_.state.config, attached_.state.metadata);
+  base->attach(conversion, attached_.state);
+  return Attached(base->speculative_state().front(), base);
 }
 
 bool Attached::has(BaseEdit edit) const {

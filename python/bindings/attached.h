@@ -9,7 +9,7 @@
 #include <tuple>
 #include <vector>
 
-#include "outrider/model/causal_lm.h"
+#include "outrider/model/external_base.h"
 
 namespace outrider::python {
 
@@ -37,7 +37,11 @@ struct Batch {
 /// A draft that is attached to a base in Python.
 class Attached {
  public:
-  explicit Attached(AttachedDraft attached) : attached_(std::move(attached)) {}
+  Attached(AttachedDraft attached, std::shared_ptr<const ExternalBase> base)
+      : attached_(std::move(attached)), base_(std::move(base)) {}
+
+  /// The same draft made again, which may stand for other tensors at the same time.
+  Attached copy() const;
 
   std::string mode() const { return attached_.state.mode; }
   std::string attribute() const { return attached_.attribute; }
@@ -60,6 +64,7 @@ class Attached {
   bool has(BaseEdit edit) const;
 
   AttachedDraft attached_;
+  std::shared_ptr<const ExternalBase> base_;
 };
 
 at::Tensor lm_loss(const PassOutputs& base, const Batch& batch, bool labels_stand_alone);

@@ -3,8 +3,6 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
-#include <filesystem>
-
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/convert.h"
 
@@ -36,10 +34,6 @@ ExternalBase::Owner asking(const py::object& owner) {
               [owner](const std::string& name) { return parameter_or_undefined(owner, name); }};
 }
 
-CheckpointMetadata parsed(const std::string& record, const std::string& origin) {
-  return CheckpointMetadata::from_json(Json::parse(record), origin);
-}
-
 }  // namespace
 
 ExternalModel::ExternalModel(const std::string& config, const std::string& origin, py::object owner,
@@ -58,38 +52,30 @@ std::vector<std::string> ExternalModel::convert(
   return notes;
 }
 
-void ExternalModel::rebuild(const std::string& record, const std::string& origin,
+void ExternalModel::rebuild(const CheckpointMetadata& record, const std::string& origin,
                             size_t stored_bytes) {
-  outrider::rebuild(*base_, parsed(record, origin), stored_bytes, origin);
+  outrider::rebuild(*base_, record, stored_bytes, origin);
 }
 
 std::vector<Attached> ExternalModel::drafts() const {
   std::vector<Attached> drafts;
-  for (const auto& attached : base_->speculative_state()) drafts.emplace_back(attached);
+  for (const auto& attached : base_->speculative_state()) drafts.emplace_back(attached, base_);
   return drafts;
 }
 
-std::string ExternalModel::record() const { return record_of(*base_).to_json().dump(); }
+CheckpointMetadata ExternalModel::record() const { return record_of(*base_); }
 
-std::string read_record(const std::string& folder,
-                        const std::optional<std::string>& reference_numerics) {
-  return read_metadata(folder, reference_numerics).to_json().dump();
+void save_file(const CheckpointMetadata& record, const NamedTensors& tensors,
+               const std::string& file) {
+  write_recorded({record, TensorMap(tensors.begin(), tensors.end())}, file);
 }
 
-void write_record_text(const std::string& record, const std::string& folder) {
-  write_record(parsed(record, folder), folder);
-}
-
-void save_file(const std::string& record, const NamedTensors& tensors, const std::string& file) {
-  write_recorded({parsed(record, file), TensorMap(tensors.begin(), tensors.end())}, file);
-}
-
-std::pair<std::string, NamedTensors> read_stored(
+std::pair<CheckpointMetadata, NamedTensors> read_stored(
     const std::string& path, const std::optional<std::string>& reference_numerics) {
   auto [record, tensors] = read_recorded(path, reference_numerics);
   NamedTensors owned;  // what is read may be a view of a file
   for (auto& [name, tensor] : tensors) owned[name] = tensor.clone();
-  return {record.to_json().dump(), std::move(owned)};
+  return {std::move(record), std::move(owned)};
 }
 
 }  // namespace outrider::python

@@ -11,11 +11,12 @@
 #include <vector>
 
 #include "attached.h"
+#include "outrider/checkpoint/metadata.h"
 #include "outrider/model/external_base.h"
 
 namespace outrider::python {
 
-/// A base in Python with the drafts that are attached to it. JSON goes through as text.
+/// A base in Python with the drafts that are attached to it. Configs go through as JSON text.
 class ExternalModel {
  public:
   /// `owner` has head(), final_norm(hidden) and parameter(name), as ExternalBase::Owner.
@@ -26,27 +27,21 @@ class ExternalModel {
   std::vector<std::string> convert(const std::string& mode, uint64_t seed,
                                    const std::optional<std::string>& reference_numerics,
                                    const OptionalTensor& draft_vocabulary);
-  /// Attaches what the content of an outrider_state.json describes.
-  void rebuild(const std::string& record, const std::string& origin, size_t stored_bytes);
+  void rebuild(const CheckpointMetadata& record, const std::string& origin, size_t stored_bytes);
   std::vector<Attached> drafts() const;
-  /// The content of outrider_state.json.
-  std::string record() const;
+  CheckpointMetadata record() const;
 
  private:
   std::shared_ptr<ExternalBase> base_;
 };
 
-/// What a folder records of its conversions, as outrider_state.json would say it.
-std::string read_record(const std::string& folder,
-                        const std::optional<std::string>& reference_numerics);
-void write_record_text(const std::string& record, const std::string& folder);
-
 using NamedTensors = std::map<std::string, at::Tensor>;
 
 /// One file with record and tensors, as `outrider save` writes it.
-void save_file(const std::string& record, const NamedTensors& tensors, const std::string& file);
+void save_file(const CheckpointMetadata& record, const NamedTensors& tensors,
+               const std::string& file);
 /// Record and tensors of such a file, of a converted folder, or of ModelOpt's counterparts.
-std::pair<std::string, NamedTensors> read_stored(
+std::pair<CheckpointMetadata, NamedTensors> read_stored(
     const std::string& path, const std::optional<std::string>& reference_numerics);
 
 }  // namespace outrider::python

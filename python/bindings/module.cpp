@@ -37,6 +37,7 @@ void translate(std::exception_ptr pointer) {
 
 void define_attached(py::module_& module) {
   py::class_<Attached>(module, "Attached")
+      .def("copy", &Attached::copy)
       .def_property_readonly("mode", &Attached::mode)
       .def_property_readonly("attribute", &Attached::attribute)
       .def_property_readonly("freezes_base", &Attached::freezes_base)
@@ -61,6 +62,27 @@ void define_model(py::module_& module) {
            py::arg("stored_bytes"))
       .def("drafts", &ExternalModel::drafts)
       .def("record", &ExternalModel::record);
+}
+
+void define_record(py::module_& module) {
+  py::class_<CheckpointMetadata>(module, "Record")
+      .def_static("parse",
+                  [](const std::string& text, const std::string& origin) {
+                    return CheckpointMetadata::from_json(Json::parse(text), origin);
+                  })
+      .def("json", [](const CheckpointMetadata& record) { return record.to_json().dump(); });
+  module.def(
+      "read_record",
+      [](const std::string& folder, const std::optional<std::string>& numerics) {
+        return read_metadata(folder, numerics);
+      },
+      py::arg("folder"), py::arg("reference_numerics"));
+  module.def(
+      "write_record",
+      [](const CheckpointMetadata& record, const std::string& folder) {
+        write_record(record, folder);
+      },
+      py::arg("record"), py::arg("folder"));
 }
 
 void define_outputs(py::module_& module) {
@@ -88,13 +110,12 @@ void define_outputs(py::module_& module) {
 PYBIND11_MODULE(_C, module) {
   py::register_exception_translator(&translate);
   module.attr("__version__") = version();
+  define_record(module);
   define_outputs(module);
   define_attached(module);
   define_model(module);
   module.def("language_model_loss", &lm_loss, py::arg("base"), py::arg("batch"),
              py::arg("labels_stand_alone"));
-  module.def("read_record", &read_record, py::arg("folder"), py::arg("reference_numerics"));
-  module.def("write_record", &write_record_text, py::arg("record"), py::arg("folder"));
   module.def("save_file", &save_file, py::arg("record"), py::arg("tensors"), py::arg("file"));
   module.def("read_stored", &read_stored, py::arg("path"), py::arg("reference_numerics"));
   module.def("modes", &mode_names);

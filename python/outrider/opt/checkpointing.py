@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+import transformers
 
 from outrider.native import _C
 from outrider.speculative.converted import Building, ConvertedModel, freeze_again
 
 _RECORDS = ("outrider_state.json", "modelopt_state.pth")
+_patched: Any = transformers.PreTrainedModel
 _original: Any = None
 
 
@@ -26,7 +27,7 @@ def _stored_bytes(folder: Path) -> int:
 
 
 @contextmanager
-def _drafts_before_weights(cls: type, folder: Path) -> Iterator[None]:
+def _drafts_before_weights(cls: Any, folder: Path) -> Iterator[None]:
     """While it lasts, a model that `cls` makes has its drafts before weights are loaded."""
     record = _C.read_record(str(folder), None)
     own = cls.__dict__.get("__init__")
@@ -49,7 +50,7 @@ def _drafts_before_weights(cls: type, folder: Path) -> Iterator[None]:
             cls.__init__ = own
 
 
-def _from_pretrained(cls: type, name: Any, *args: Any, **kwargs: Any) -> Any:
+def _from_pretrained(cls: Any, name: Any, *args: Any, **kwargs: Any) -> Any:
     folder = _record_folder(name, kwargs.get("subfolder") or "")
     if folder is None:
         return _original(cls, name, *args, **kwargs)
@@ -66,13 +67,13 @@ def enable_huggingface_checkpointing() -> None:
     returns the converted model. Calling it again changes nothing."""
     global _original
     if _original is None:
-        _original = PreTrainedModel.from_pretrained.__func__
-        PreTrainedModel.from_pretrained = classmethod(_from_pretrained)
+        _original = _patched.from_pretrained.__func__
+        _patched.from_pretrained = classmethod(_from_pretrained)
 
 
 def disable_huggingface_checkpointing() -> None:
     """Undoes enable_huggingface_checkpointing()."""
     global _original
     if _original is not None:
-        PreTrainedModel.from_pretrained = classmethod(_original)
+        _patched.from_pretrained = classmethod(_original)
         _original = None

@@ -3,20 +3,18 @@
 import json
 from typing import Any
 
-from torch import nn
-
 from outrider.native import _C
 from outrider.speculative.base_parts import BaseParts, text_config
 
-_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
 
 def _rope(config: Any) -> dict[str, Any]:
-    rope = getattr(config, "rope_parameters", None)
-    if not isinstance(rope, dict) or rope.get("rope_type", "default") not in _ROPE_TYPES:
-        return {"rope_type": "default"}
-    # One for each kind of layer: a draft's layer attends to everything.
-    return rope if "rope_type" in rope or "rope_theta" in rope else rope.get("full_attention", {})
+    """The plain rotary embedding with the base's theta: what a draft with the base's sizes starts
+    from. Scaled and multi-dimensional ones are the base's affair."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    rope = rope.get("full_attention", rope)  # one for each kind of layer, in some families
+    theta = rope.get("rope_theta") or getattr(config, "rope_theta", None) or 10000.0
+    return {"rope_type": "default", "rope_theta": theta}
 
 
 def _even_head_dim(config: Any, hidden_size: int, heads: int) -> int:
@@ -24,7 +22,7 @@ def _even_head_dim(config: Any, hidden_size: int, heads: int) -> int:
     return head_dim + head_dim % 2
 
 
-def _described(model: nn.Module, parts: BaseParts) -> dict[str, Any]:
+def _described(model: Any, parts: BaseParts) -> dict[str, Any]:
     config = text_config(model)
     vocab_size, hidden_size = parts.head.weight.shape
     heads = getattr(config, "num_attention_heads", None) or 1
@@ -45,7 +43,7 @@ def _described(model: nn.Module, parts: BaseParts) -> dict[str, Any]:
     }
 
 
-def base_config(model: nn.Module, parts: BaseParts) -> str:
+def base_config(model: Any, parts: BaseParts) -> str:
     """JSON: config.json itself of a family that Outrider runs natively, else what describes the
     text part under the same keys."""
     if type(model).__name__ not in _C.native_architectures():

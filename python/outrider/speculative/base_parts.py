@@ -15,11 +15,11 @@ _NORM_NAMES = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "norm_f")
 class BaseParts:
     """Modules of a base; they belong to the model, this only points at them."""
 
-    embedding: nn.Module
-    head: nn.Module
+    embedding: Any
+    head: Any
     layers: nn.ModuleList
     decoder: nn.Module
-    norm: nn.Module | None
+    norm: Any
 
 
 def text_config(model: nn.Module) -> Any:
@@ -48,13 +48,13 @@ def _decoder_layers(model: nn.Module, decoder: nn.Module, count: int) -> nn.Modu
     return _required(None, model, f"list of {count} decoder layers")
 
 
-def _decoder(model: nn.Module) -> nn.Module:
+def _decoder(model: Any) -> nn.Module:
     get = getattr(model, "get_decoder", None)
     decoder = get() if get else None
     return model if decoder is None else decoder
 
 
-def base_parts(model: nn.Module) -> BaseParts:
+def base_parts(model: Any) -> BaseParts:
     """Raises OutriderError (Unsupported) for what is no causal language model."""
     decoder = _decoder(model)
     embedding = getattr(model, "get_input_embeddings", lambda: None)()

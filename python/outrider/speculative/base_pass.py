@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,13 +41,13 @@ class _Catcher:
         self._hooks = ExitStack()
         parts, request = self.parts, self.request
         for layer in request.layers:
-            self._after(parts.layers[layer], lambda out, i=layer: self.layers.update({i: out}))
+            self._after(parts.layers[layer], partial(self.layers.__setitem__, layer))
         if request.embeddings:
             self._before(parts.layers[0], lambda x: setattr(self.outputs, "input_embeddings", x))
         if request.prenorm and parts.norm is not None:
             self._before(parts.norm, lambda x: setattr(self.outputs, "last_hidden_prenorm", x))
-        handle = parts.head.register_forward_pre_hook(self._at_head, prepend=True)
-        self._hooks.callback(handle.remove)
+        self._hooks.callback(
+            parts.head.register_forward_pre_hook(self._at_head, prepend=True).remove)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -54,15 +55,16 @@ class _Catcher:
         self.outputs.layer_outputs = self.layers
 
     def _after(self, module: torch.nn.Module, keep: Callable[[torch.Tensor], Any]) -> None:
-        handle = module.register_forward_hook(lambda _m, _a, output: keep(_first(output)) and None)
-        self._hooks.callback(handle.remove)
+        def hook(_module: Any, _args: tuple, output: Any) -> None:
+            keep(_first(output))
+
+        self._hooks.callback(module.register_forward_hook(hook).remove)
 
     def _before(self, module: torch.nn.Module, keep: Callable[[torch.Tensor], Any]) -> None:
         def hook(_module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
             keep(_input_of(args, kwargs))
 
-        handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-        self._hooks.callback(handle.remove)
+        self._hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
     # The head then computes one row a sequence instead of [tokens, vocabulary].
     def _at_head(self, _module: Any, args: tuple) -> tuple:

@@ -64,16 +64,16 @@ class Owner:
         return None
 
 
-class ConvertedModel:
+class ConvertedModel(nn.Module):
     """Mixed into a model's class; `cls._outrider_base_class` is what it was."""
 
     accepts_loss_kwargs = False  # the Trainer divides by the accumulation steps, as Outrider does
-    _outrider_base_class: type
+    _outrider_base_class: Any
 
     # Set by attach().
     _outrider: Any  # _C.ExternalModel
     _outrider_config: str
-    _outrider_meter: Meter
+    _outrider_meters: dict[str, Meter]
     _outrider_attributes: list[str]
 
     def _outrider_drafts(self) -> dict[str, DraftModule]:
@@ -86,7 +86,7 @@ class ConvertedModel:
         """The base's own forward where no loss is wanted (generation, evaluation without labels);
         else a SpeculativeOutput. `loss_mask` [B,S]: 1 = this token is trained on; without it
         labels say so, else attention_mask."""
-        kwargs = {**dict(zip(_parameter_names(type(self)), args, strict=False)), **kwargs}
+        kwargs = {**dict(zip(_parameter_names(self._outrider_base_class), args, strict=False)), **kwargs}
         is_wanted = self.training or any(
             kwargs.get(name) is not None for name in ("labels", "loss_mask"))
         if not is_wanted or kwargs.get("past_key_values") is not None:
@@ -113,9 +113,9 @@ class ConvertedModel:
             output.lm_loss = _C.language_model_loss(outputs, batch, stand_alone)
             losses.append(output.lm_loss)
         output.loss = torch.stack([loss.to(losses[0].device) for loss in losses]).sum()
-        if self.training:
-            for metrics in output.draft_metrics.values():
-                self._outrider_meter.add(metrics)
+        meter = self._outrider_meters["train" if self.training else "eval"]
+        for metrics in output.draft_metrics.values():
+            meter.add(metrics)
         return output
 
     def train(self, mode: bool = True) -> Any:
@@ -131,17 +131,18 @@ class ConvertedModel:
         """The base's folder with the drafts' tensors in it, and outrider_state.json; where ModelOpt
         would compute the same, modelopt_state.pth as well."""
         is_main = kwargs.get("is_main_process", args[0] if args else True)
-        result = super().save_pretrained(save_directory, *args, **kwargs)
+        result = super().save_pretrained(  # type: ignore[misc]
+            save_directory, *args, **kwargs)
         if is_main:
             _C.write_record(self._outrider.record(), str(Path(save_directory).resolve()))
         return result
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_outrider": self._outrider.record(), "_outrider_meter": None}
+        return {**self.__dict__, "_outrider": self._outrider.record().json(), "_outrider_meters": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        record = state["_outrider"]
-        super().__setstate__({**state, "_outrider": None, "_outrider_meter": Meter()})
+        record = _C.Record.parse(state["_outrider"], "the copied model")
+        super().__setstate__({**state, "_outrider": None, "_outrider_meters": _meters()})
         self._outrider = _external(self, self._outrider_config, torch.device("cpu"))
         self._outrider.rebuild(record, "the copied model", _stored_bytes(self))
         for attached in self._outrider.drafts():
@@ -152,18 +153,22 @@ class ConvertedModel:
         return (_new_converted, (type(self)._outrider_base_class,), self.__getstate__())
 
 
+def _meters() -> dict[str, Meter]:
+    return {"train": Meter(), "eval": Meter()}
+
+
 def _stored_bytes(model: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in model.state_dict().values())
 
 
-def _new_converted(base_class: type) -> Any:
+def _new_converted(base_class: Any) -> Any:
     cls = _converted_class(base_class)
     return cls.__new__(cls)
 
 
 @cache
-def _parameter_names(cls: type) -> tuple[str, ...]:
-    signature = inspect.signature(cls._outrider_base_class.forward)
+def _parameter_names(base_class: Any) -> tuple[str, ...]:
+    signature = inspect.signature(base_class.forward)
     return tuple(signature.parameters)[1:]
 
 
@@ -193,20 +198,21 @@ def _batch(kwargs: dict[str, Any]) -> Any:
 
 
 @cache
-def _converted_class(base_class: type) -> type:
+def _converted_class(base_class: Any) -> Any:
     """Named as the base's class: config.json says `architectures` by it, and a checkpoint stays one
     of the base's family for programs that know nothing of drafts."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         return ConvertedModel.forward(self, *args, **kwargs)
 
+    function: Any = forward
     signature = inspect.signature(base_class.forward)
     mask = inspect.Parameter("loss_mask", inspect.Parameter.KEYWORD_ONLY, default=None)
     parameters = list(signature.parameters.values())
     keywords = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
     others = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    forward.__signature__ = signature.replace(parameters=[*others, mask, *keywords])
-    forward.__doc__ = ConvertedModel.forward.__doc__
+    function.__signature__ = signature.replace(parameters=[*others, mask, *keywords])
+    function.__doc__ = ConvertedModel.forward.__doc__
     return type(base_class.__name__, (ConvertedModel, base_class), {
         "__module__": base_class.__module__,
         "__qualname__": base_class.__qualname__,
@@ -215,7 +221,7 @@ def _converted_class(base_class: type) -> type:
     })
 
 
-def _external(model: nn.Module, config: str, device: torch.device) -> Any:
+def _external(model: Any, config: str, device: torch.device) -> Any:
     dtype = base_parts(model).head.weight.dtype
     return _C.ExternalModel(config, f"the config of {type(model).__name__}", Owner(model), device,
                             dtype)
@@ -224,8 +230,8 @@ def _external(model: nn.Module, config: str, device: torch.device) -> Any:
 class Building:
     """A model on its way to be converted; nothing of it is changed before attach()."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: Any) -> None:
+        self.model: Any = model
         self.parts = base_parts(model)
         self.is_converted = isinstance(model, ConvertedModel)
         require_plain_head(model, self.parts)
@@ -241,7 +247,7 @@ class Building:
         parameter = next(self.parts.layers[-1].parameters(), self.parts.head.weight)
         return parameter.device
 
-    def attach(self) -> nn.Module:
+    def attach(self) -> Any:
         """Puts the drafts of `external` on the model, which gets another class; returns it."""
         model = self.model
         attributes = list(model._outrider_attributes) if self.is_converted else []
@@ -261,10 +267,11 @@ class Building:
 
     def _become_converted(self) -> None:
         model = self.model
-        model.__class__ = _converted_class(type(model))
+        base_class: Any = type(model)
+        model.__class__ = _converted_class(base_class)
         model._outrider = self.external
         model._outrider_config = self.config
-        model._outrider_meter = Meter()
+        model._outrider_meters = _meters()
         model._outrider_attributes = []
         # A draft's parts are used without their modules' forward: it stays in one place.
         model._no_split_modules = [*(getattr(model, "_no_split_modules", None) or ()),
@@ -303,4 +310,4 @@ def freeze_again(model: ConvertedModel) -> None:
 
 def record_of(model: ConvertedModel) -> dict[str, Any]:
     """The content of outrider_state.json."""
-    return json.loads(model._outrider.record())
+    return json.loads(model._outrider.record().json())

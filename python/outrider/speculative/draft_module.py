@@ -1,5 +1,6 @@
 """A draft as a module of torch: its tensors are Python's, its computation the plugin's."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,16 +11,38 @@ from outrider.native import _C
 from outrider.speculative.output import DraftMetrics
 
 
-def _child(module: nn.Module, name: str) -> nn.Module:
-    if name not in module._modules:
-        module.add_module(name, nn.Module())
-    return module._modules[name]
+def _holder(tensor: torch.Tensor) -> nn.Module:
+    """What holds a parameter: a Linear for a matrix, which tools that look for such (peft) find."""
+    if tensor.dim() != 2 or not tensor.is_floating_point():
+        return nn.Module()
+    return nn.Linear(tensor.shape[1], tensor.shape[0], bias=False, device="meta")
 
 
-def _owner(root: nn.Module, path: list[str]) -> nn.Module:
-    for name in path:
-        root = _child(root, name)
-    return root
+def _place(root: Any, name: str, tensor: torch.Tensor, is_parameter: bool) -> None:
+    *path, last = name.split(".")
+    for depth, part in enumerate(path, 1):
+        if part not in root._modules:
+            root.add_module(part, _holder(tensor) if depth == len(path) else nn.Module())
+        root = root._modules[part]
+    if is_parameter:
+        root.register_parameter(last, nn.Parameter(tensor))
+    else:
+        root.register_buffer(last, tensor)
+
+
+def _found(root: Any, name: str) -> torch.Tensor:
+    """What stands under a name now; with what peft's adapters add to it."""
+    *path, last = name.split(".")
+    for part in path:
+        root = root._modules[part]
+    value = getattr(root, last)
+    if last != "weight" or not hasattr(root, "get_delta_weight"):
+        return value
+    if root.merged or root.disable_adapters:
+        return value
+    deltas = [root.get_delta_weight(adapter) for adapter in root.active_adapters
+              if adapter in root.lora_A]
+    return sum(deltas, start=value)
 
 
 class DraftModule(nn.Module):
@@ -27,30 +50,32 @@ class DraftModule(nn.Module):
     to the tensors that they are at that moment, so that moving, casting, loading and sharding them
     needs nothing special; gradients arrive at them directly."""
 
+    _attached: Any
+
     def __init__(self, attached: Any, device: torch.device | None = None) -> None:
         super().__init__()
         self._attached = attached
         self._names: list[str] = []
         for name, tensor, is_parameter in attached.tensors():
             self._names.append(name)
-            *path, last = name.split(".")
             value = tensor if device is None else torch.empty_like(tensor, device=device)
-            if is_parameter:
-                _owner(self, path).register_parameter(last, nn.Parameter(value))
-            else:
-                _owner(self, path).register_buffer(last, value)
+            _place(self, name, value, is_parameter)
         attached.release()
 
     def __getstate__(self) -> dict[str, Any]:
-        # The plugin's module is made again by whoever owns this one: see ConvertedModel.
+        # In a pickle the plugin's module is made again with the whole model: see ConvertedModel.
         return {**self.__dict__, "_attached": None}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "DraftModule":
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        other.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
+        other._attached = self._attached.copy()
+        other._attached.release()
+        return other
+
     def _tensors(self) -> Iterator[torch.Tensor]:
-        for name in self._names:
-            *path, last = name.split(".")
-            owner = _owner(self, path)
-            found = owner._parameters.get(last)
-            yield owner._buffers[last] if found is None else found
+        return (_found(self, name) for name in self._names)
 
     def _compute_dtype(self, device_type: str) -> torch.dtype | None:
         """The type that autocast asks for, or that of all floating parameters."""

@@ -11,10 +11,12 @@ class DraftMetricsCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, model: Any = None,
                **others: Any) -> None:
-        meter = getattr(_inner(model), "_outrider_meter", None)
-        if logs is None or meter is None:
+        meters = getattr(_inner(model), "_outrider_meters", None)
+        if logs is None or meters is None:
             return
-        report = meter.report()
+        report = meters["train"].report() if "loss" in logs else {}
+        if any(name.startswith("eval_") for name in logs):
+            report |= {f"eval_{name}": value for name, value in meters["eval"].report().items()}
         logs.update(report)
         if state.log_history:
             state.log_history[-1].update(report)
@@ -23,7 +25,7 @@ class DraftMetricsCallback(TrainerCallback):
 def _inner(model: Any) -> Any:
     for name in ("module", "base_model"):
         inner = getattr(model, name, None)
-        if inner is not None and not hasattr(model, "_outrider_meter"):
+        if inner is not None and not hasattr(model, "_outrider_meters"):
             return _inner(getattr(inner, "model", inner) if name == "base_model" else inner)
     return model
 
@@ -34,5 +36,6 @@ def install() -> None:
         from transformers import trainer
     except ImportError:  # the Trainer needs accelerate, which a user without it does not have
         return
-    if DraftMetricsCallback not in trainer.DEFAULT_CALLBACKS:
-        trainer.DEFAULT_CALLBACKS.append(DraftMetricsCallback)
+    callbacks: list[Any] = trainer.DEFAULT_CALLBACKS
+    if DraftMetricsCallback not in callbacks:
+        callbacks.append(DraftMetricsCallback)
