@@ -11,7 +11,7 @@ export CCACHE_NOHASHDIR := 1
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_MAXSIZE ?= 5G
 
-.PHONY: setup configure build test asan fuzz lint docs demo install bundle format clean help
+.PHONY: setup configure build test asan fuzz lint docs demo install bundle wheel format clean help
 
 setup:  ## Install what is missing: Debian packages, LibTorch and tools in .venv
 	@scripts/setup.sh
@@ -62,11 +62,17 @@ bundle: configure  ## Pack the build for other machines, in dist/
 	@$(VENV)/cmake --build build --parallel $(JOBS)
 	@scripts/bundle.sh
 
+wheel: setup  ## The Python package with the program and its plugins, in dist/
+	@scripts/setup.sh --peers
+	@$(CURDIR)/.venv-python/bin/python -m pip wheel . --no-deps --no-build-isolation --wheel-dir dist \
+	  --disable-pip-version-check \
+	  --config-settings=cmake.define.CMAKE_CXX_COMPILER_LAUNCHER=$$(command -v ccache)
+
 format: setup  ## clang-format every C++ and CUDA file
 	@$(VENV)/python scripts/format.py
 
 clean:  ## Remove what the targets wrote
-	@rm -rf build build-asan build-fuzz build-lint demo dist
+	@rm -rf build build-asan build-fuzz build-lint build-wheel demo dist
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -9,16 +9,29 @@
 #   lib/cmake/OutriderSDK/       find_package(OutriderSDK)
 #   share/doc/outrider/          the documentation
 
+# In a wheel (OUTRIDER_WHEEL) all of this lies in outrider/native/ beside the Python package, and
+# LibTorch is that of the environment, found by its place.
+
 set(package lib/cmake/OutriderSDK)
+set(libtorch_at_run_time ${LibTorch_LIBRARY_DIR})
+if(OUTRIDER_WHEEL)
+  set(libtorch_at_run_time "$ORIGIN/../../../torch/lib;$ORIGIN/../../../nvidia/cu13/lib")
+  set_target_properties(outrider_python PROPERTIES
+    INSTALL_RPATH "$ORIGIN/native/lib;$ORIGIN/../torch/lib;$ORIGIN/../nvidia/cu13/lib")
+  install(TARGETS outrider_python LIBRARY DESTINATION ${SKBUILD_PLATLIB_DIR}/outrider)
+else()
+  install(DIRECTORY python/outrider DESTINATION lib/outrider/python FILES_MATCHING PATTERN "*.py")
+  install(PROGRAMS ${CMAKE_BINARY_DIR}/bin/python DESTINATION bin)
+endif()
 
 foreach(target outrider_core outrider_host outrider)
   string(REPLACE outrider_ "" name ${target})
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
 endforeach()
 set_target_properties(outrider_sdk PROPERTIES EXPORT_NAME sdk)
-set_target_properties(outrider PROPERTIES EXPORT_NAME program INSTALL_RPATH "$ORIGIN/../lib;${LibTorch_LIBRARY_DIR}")
+set_target_properties(outrider PROPERTIES EXPORT_NAME program INSTALL_RPATH "$ORIGIN/../lib;${libtorch_at_run_time}")
 set_target_properties(outrider_core outrider_host PROPERTIES
-  INSTALL_RPATH "$ORIGIN;${LibTorch_LIBRARY_DIR}")
+  INSTALL_RPATH "$ORIGIN;${libtorch_at_run_time}")
 
 install(TARGETS outrider_core outrider_host outrider_sdk outrider EXPORT OutriderSDKTargets
   RUNTIME DESTINATION bin LIBRARY DESTINATION lib)
@@ -33,8 +46,6 @@ endforeach()
 # As they were built: the lock file holds their hashes.
 install(DIRECTORY ${CMAKE_BINARY_DIR}/lib/outrider/plugins/ DESTINATION lib/outrider/plugins
   FILES_MATCHING PATTERN "*.outrider.so" PATTERN plugins.lock.json)
-install(DIRECTORY python/outrider DESTINATION lib/outrider/python FILES_MATCHING PATTERN "*.py")
-install(PROGRAMS ${CMAKE_BINARY_DIR}/bin/python DESTINATION bin)
 install(DIRECTORY sdk/template/ DESTINATION lib/outrider/template)
 install(DIRECTORY docs/ DESTINATION share/doc/outrider)
 install(DIRECTORY examples/plugins/hydra DESTINATION share/doc/outrider/examples)

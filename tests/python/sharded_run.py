@@ -69,6 +69,7 @@ def main():
         mto.save(model, options.state + ".safetensors")
     if rank == 0:
         torch.save(seen, options.out)
+    dist.barrier()  # who leaves first takes Gloo's connections with it
     dist.destroy_process_group()
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from runs import metrics, write_shards
 from safetensors.numpy import load_file
 from small_models import EAGLE, batch, llama, made
@@ -176,6 +177,20 @@ def test_trl_trains_it(tmp_path):
     run.train()
     assert not torch.equal(model.eagle_module.fc.weight, before)
     assert len(logged(run, "loss")) == 3
+
+
+def test_the_example(python, tmp_path):
+    from outrider import demo_model
+
+    base = demo_model.default_folder()
+    demo_model.make(base)
+    chats = tmp_path / "chats.jsonl"
+    lines = (ROOT / "examples/data/smollm2_self.jsonl").read_text().splitlines()[:4]
+    chats.write_text("\n".join(lines) + "\n")
+    done = python(ROOT / "examples/python/train_with_trainer.py", base, chats, tmp_path / "out",
+                  "--max-steps", 2, "--max-length", 64)
+    assert "parameters in the draft" in done.stdout
+    assert (tmp_path / "out/outrider_state.json").is_file()
 
 
 def _tokenizer():
