@@ -147,7 +147,9 @@ Json load_and_train(TrainOptions& options, LoadOptions load) {
 
 Json train_together(TrainOptions& options, const LoadOptions& load) {
   try {
-    return load_and_train(options, load);
+    auto summary = load_and_train(options, load);
+    options.processes->leave();
+    return summary;
   } catch (const Error& e) {
     options.processes->report_failure(e.what());
     throw;

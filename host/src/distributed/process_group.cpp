@@ -27,6 +27,7 @@ using namespace std::chrono_literals;
 constexpr auto kBeatEvery = 1s;
 constexpr auto kSilence = 30s;  // after which a process is taken for lost
 constexpr auto kCollective = 45s;
+constexpr auto kFarewell = 500ms;
 constexpr int64_t kBucketBytes = int64_t{25} << 20;
 constexpr const char* kFailure = "failure";
 
@@ -134,9 +135,12 @@ class ProcessGroup::Connection {
   void wait_for(const std::string& key, int64_t rank) {
     auto pause = 1ms;
     int64_t beats = -1;
-    for (auto heard = Clock::now(); !store_->check({key}); pause = std::min(pause * 2, 64ms)) {
+    for (auto heard = Clock::now();; pause = std::min(pause * 2, 64ms)) {
+      const auto reason = failure();
+      // Asked second: a process may set the key and then fail.
+      if (store_->check({key})) return;
+      if (reason) throw lost("another process ended: " + *reason);
       std::this_thread::sleep_for(pause);
-      if (const auto reason = failure()) throw lost("another process ended: " + *reason);
       if (const auto now = store_->add(beat_key(rank), 0); now != std::exchange(beats, now)) {
         heard = Clock::now();
       }
@@ -273,6 +277,8 @@ std::string ProcessGroup::from_first(const std::function<std::string()>& work) {
 void ProcessGroup::report_failure(const std::string& reason) noexcept {
   try {
     connection_->report_failure(reason);
+    // The store may be this process's, and the others are about to read it.
+    if (is_first() && !place_.launcher_serves) std::this_thread::sleep_for(kFarewell);
   } catch (const std::exception&) {
     // The others notice that this process is gone.
   }

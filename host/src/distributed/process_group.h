@@ -40,6 +40,8 @@ class OUTRIDER_API ProcessGroup {
   /// is thrown everywhere.
   std::string from_first(const std::function<std::string()>& work);
 
+  /// Returns when all processes are done with each other.
+  void leave() { any(false); }
   /// Tells the others why this process ends.
   void report_failure(const std::string& reason) noexcept;
 
