@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REFERENCE
+from conftest import REFERENCE, TEST_PLUGINS
 from runs import TIMES, metrics, write_shards
 
 # Seven conversations: the last batch of an epoch leaves a process without one.
@@ -209,6 +209,17 @@ def test_a_process_that_fails_says_why_to_the_others(command, tmp_path):
     assert "nowhere" in second
     assert "another process ended: process 1:" in first
     assert "nowhere" in first
+
+
+def test_a_draft_whose_loss_is_no_share_is_refused(program, outrider, data, tmp_path):
+    (tmp_path / "plugins").mkdir()
+    shutil.copy(TEST_PLUGINS / "tiny.outrider.so", tmp_path / "plugins")
+    plugins = ("--plugin-dir", tmp_path / "plugins", "--allow-unlocked-plugins")
+    outrider(*plugins, "convert", REFERENCE / "base_llama/base", "--mode", "tiny", "--out", tmp_path / "tiny")
+    arguments = [program, *plugins, "train", tmp_path / "tiny", "--data", data, "--out", tmp_path / "run"]
+    for status, text in finish(start([list(map(str, arguments))] * 2)):
+        assert status == 4
+        assert "several processes cannot train tiny: its loss does not divide by" in text
 
 
 def test_malformed_variables_are_refused_all_at_once(outrider, command, tmp_path):

@@ -118,8 +118,8 @@ double Trainer::clock_of_first() const {
   return is_asked ? options_.processes->of_first(elapsed_seconds()) : elapsed_seconds();
 }
 
-bool Trainer::is_interrupted_anywhere() const {
-  return options_.processes ? options_.processes->any(is_interrupted()) : is_interrupted();
+bool Trainer::anywhere(bool is_so) const {
+  return options_.processes ? options_.processes->any(is_so) : is_so;
 }
 
 /// Each process draws its own.
@@ -147,7 +147,7 @@ void Trainer::train_to_the_end() {
     take_step();
     is_last = is_finished(clock_of_first());
     after_step(is_last);
-    if (is_interrupted_anywhere()) first_alone([&] { writer_->stop_interrupted(); });
+    if (anywhere(is_interrupted())) first_alone([&] { writer_->stop_interrupted(); });
   }
 }
 
@@ -311,10 +311,11 @@ void Trainer::after_step(bool is_last) {
   if (logs || model_.device().is_cpu()) watch_.check();
   if (logs) log_step();
   if (progress_ && !logs) progress_->update(progress_report());
-  if (is_last) return;
+  const bool evaluates = every(options_.eval_steps);
+  if (is_last || !anywhere(evaluates || (writer_ && writer_->is_save_due()))) return;
   pause([&] {
     first_alone([&] {
-      if (every(options_.eval_steps)) evaluate_and_log();
+      if (evaluates) evaluate_and_log();
       writer_->save_if_due();
     });
   });

@@ -57,7 +57,7 @@ class Trainer {
   bool is_finished(double seconds) const;
   TrainingInput next_input(const std::vector<int64_t>& conversations);
   void take_step();
-  bool is_interrupted_anywhere() const;
+  bool anywhere(bool is_so) const;
   void after_step(bool is_last);
   void pause(const std::function<void()>& work);
   void log_step();
