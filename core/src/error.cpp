@@ -43,6 +43,7 @@ constexpr std::pair<ErrorCode, std::string_view> kNames[] = {
     {ErrorCode::kPluginCheckFailed, "PluginCheckFailed"},
     {ErrorCode::kDeviceUnavailable, "DeviceUnavailable"},
     {ErrorCode::kToolMissing, "ToolMissing"},
+    {ErrorCode::kProcessLost, "ProcessLost"},
     {ErrorCode::kInterrupted, "Interrupted"},
     {ErrorCode::kInternal, "Internal"},
 };

@@ -141,6 +141,28 @@ TEST_CASE("a step's loss is the mean over what is trained, and its metrics too")
   }
 }
 
+TEST_CASE("losses and metrics of a batch's parts are shares of the whole batch's") {
+  const auto students = random({1, 6, kHidden}, 1), head = random({kVocabulary, kHidden}, 2);
+  const auto labels = random_ids({6}, kVocabulary, 3);
+  const auto weight = at::tensor({1, 0, 1, 1, 0, 1}, at::kFloat);
+  TrainBatch batch;
+  CHECK(batch.total_count(weight.sum()).item<double>() == 4.0);
+  batch.sum_over_processes = [&](const at::Tensor&) { return weight.sum(); };
+  const auto loss_of = [&](int64_t begin, int64_t end) {
+    const auto part = weight.slice(0, begin, end);
+    const auto total = batch.total_count(part.sum());
+    DraftLoss sum;
+    const auto result =
+        ops::streaming_cross_entropy(students.slice(1, begin, end), head,
+                                     labels.slice(0, begin, end), loss::mean_weights(part, total));
+    loss::add_step(sum, "head", result, part, 2.0, total);
+    return at::stack({sum.total, sum.steps[0].loss, sum.steps[0].accuracy, sum.steps[0].overlap,
+                      sum.steps[0].count});
+  };
+  // The parts have one row and three; the last has none.
+  CHECK(at::allclose(loss_of(0, 2) + loss_of(2, 6) + loss_of(4, 5), loss_of(0, 6)));
+}
+
 TEST_CASE("a step without rows has zeros, and losses may be divided by another number") {
   const auto weights = at::tensor({1, 1, 0, 0, 0, 0}, at::kFloat).view({2, 3});
   const ops::RowMetrics rows{random({2, 3}, 1).abs(), at::ones({2, 3}), random({2, 3}, 2).abs()};

@@ -101,13 +101,14 @@ def test_core_is_a_ladder():
 HOST = {
     "": set(),
     "machine": set(),
+    "distributed": {"machine"},
     "report": set(),
     "plugins": {"", "machine"},
     "convert": {"plugins", "machine"},
     "checkpoint": {"", "machine", "plugins", "convert"},
     "data": {"", "machine", "plugins", "convert", "checkpoint"},
     "formats": {"machine", "plugins", "convert", "checkpoint"},
-    "trainer": {"", "machine", "plugins", "convert", "checkpoint", "data", "report"},
+    "trainer": {"", "machine", "plugins", "convert", "checkpoint", "data", "report", "distributed"},
     "check": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "trainer"},
 }
 HOST["cli"] = set(HOST)

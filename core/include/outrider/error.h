@@ -51,6 +51,7 @@ enum class ErrorCode : int {
   // The machine. Exit status 6.
   kDeviceUnavailable = 500,
   kToolMissing = 501,
+  kProcessLost = 502,
   // Stopped by a signal. Exit status 130.
   kInterrupted = 600,
   // A defect of Outrider's. Exit status 70.

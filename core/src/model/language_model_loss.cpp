@@ -16,7 +16,7 @@ at::Tensor language_model_loss(const BaseOutputs& base, const TrainBatch& batch,
   const auto rows = base.last_hidden.slice(1, 0, -1).flatten(0, 1).unsqueeze(0);
   const auto labels = targets.ids.slice(1, 1).flatten();
   const auto mask = targets.mask.slice(1, 1).reshape({1, -1});
-  const auto weights = mask / mask.sum().clamp_min(1.0);
+  const auto weights = mask / batch.total_count(mask.sum()).clamp_min(1.0);
   return ops::streaming_cross_entropy(rows, base.head->weight(), labels, weights).total;
 }
 

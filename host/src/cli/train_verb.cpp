@@ -10,6 +10,7 @@
 #include "cli/model_options.h"
 #include "cli/python_tool.h"
 #include "cli/schema_options.h"
+#include "distributed/process_group.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/trainer.h"
 #include "outrider/text.h"
@@ -130,8 +131,34 @@ fs::path checkpoint_to_load(const TrainOptions& options) {
   return resume_point(options.output, options.resume_from).value_or(fs::path());
 }
 
+/// The same in all processes: the first has its folder to itself.
+fs::path agreed_checkpoint(const TrainOptions& options) {
+  if (!options.processes) return checkpoint_to_load(options);
+  return options.processes->from_first([&] { return checkpoint_to_load(options).string(); });
+}
+
+Json load_and_train(TrainOptions& options, LoadOptions load) {
+  options.loaded_from = agreed_checkpoint(options);
+  const auto& folder = options.loaded_from.empty() ? options.source : options.loaded_from;
+  if (base_reference_of(folder)) load.base = options.base;
+  const auto model = load_to_run(folder, load);
+  return train(*model, options);
+}
+
+Json train_together(TrainOptions& options, const LoadOptions& load) {
+  try {
+    auto summary = load_and_train(options, load);
+    options.processes->leave();
+    return summary;
+  } catch (const Error& e) {
+    options.processes->report_failure(e.what());
+    throw;
+  }
+}
+
 void run_train(const TrainArguments& a, const GlobalOptions& global) {
-  auto load = with_options({}, a.model);
+  const auto load = with_options({}, a.model);
+  const auto place = process_place();
   use_plugins(global);
   auto options = a.options;
   auto settings = training_schema().dump(options);
@@ -140,11 +167,9 @@ void run_train(const TrainArguments& a, const GlobalOptions& global) {
   options.resume |= !options.resume_from.empty();
   options.command_line = command_line();
   options.token_text = token_text_of(options.source);
-  options.loaded_from = checkpoint_to_load(options);
-  const auto& folder = options.loaded_from.empty() ? options.source : options.loaded_from;
-  if (base_reference_of(folder)) load.base = options.base;
-  const auto model = load_to_run(folder, load);
-  const auto summary = train(*model, options);
+  if (place) options.processes = std::make_shared<ProcessGroup>(*place);
+  const auto summary = place ? train_together(options, load) : load_and_train(options, load);
+  if (place && place->rank > 0) return;
   global.json ? print_json(summary) : print_run(summary);
 }
 

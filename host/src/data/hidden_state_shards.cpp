@@ -185,9 +185,8 @@ at::Tensor HiddenStateShards::rows_of(const Rows& rows, const std::string& tenso
 }
 
 StoredBaseOutputs HiddenStateShards::batch(const std::vector<int64_t>& conversations,
-                                           int64_t max_length,
-                                           const std::vector<int64_t>& layers) const {
-  int64_t width = 0;
+                                           int64_t max_length, const std::vector<int64_t>& layers,
+                                           int64_t width) const {
   for (const int64_t i : conversations) {
     width = std::max(width, std::min(rows_.at(static_cast<size_t>(i)).size, max_length));
   }

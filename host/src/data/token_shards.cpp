@@ -244,7 +244,8 @@ TokenShards::Conversation TokenShards::conversation(int64_t i) const {
   return index_[static_cast<size_t>(i)];
 }
 
-TrainBatch TokenShards::batch(const std::vector<int64_t>& conversations, int64_t max_length) const {
+TrainBatch TokenShards::batch(const std::vector<int64_t>& conversations, int64_t max_length,
+                              int64_t width) const {
   if (conversations.empty() || max_length < 1) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("a batch of {} conversations of at most {} tokens is empty",
@@ -253,7 +254,6 @@ TrainBatch TokenShards::batch(const std::vector<int64_t>& conversations, int64_t
   const auto length_of = [&](int64_t i) {
     return std::min(static_cast<int64_t>(conversation(i).input_ids.size()), max_length);
   };
-  int64_t width = 0;
   for (const auto i : conversations) width = std::max(width, length_of(i));
   const auto rows = static_cast<int64_t>(conversations.size());
   TrainBatch batch;

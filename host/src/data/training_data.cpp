@@ -46,12 +46,12 @@ TrainingData::TrainingData(const std::filesystem::path& folder, const CausalLM& 
       layers_(ascending(model.hidden_states_needed().layer_outputs)),
       device_(model.device()) {}
 
-TrainingInput TrainingData::batch(const std::vector<int64_t>& conversations,
-                                  int64_t max_length) const {
-  const auto batch = tokens_.batch(conversations, max_length);
+TrainingInput TrainingData::batch(const std::vector<int64_t>& conversations, int64_t max_length,
+                                  int64_t width) const {
+  const auto batch = tokens_.batch(conversations, max_length, width);
   TrainingInput input{forward_input(batch, device_), count_tokens(batch)};
   if (hidden_states_) {
-    input.forward.base_outputs = hidden_states_->batch(conversations, max_length, layers_);
+    input.forward.base_outputs = hidden_states_->batch(conversations, max_length, layers_, width);
   }
   return input;
 }

@@ -9,6 +9,7 @@
 #include <string>
 #include <thread>
 
+#include "distributed/process_group.h"
 #include "outrider/host/mode_registry.h"
 #include "outrider/host/plugin_loader.h"
 #include "outrider/host/sha256.h"
@@ -88,12 +89,14 @@ Json describe_run(const TrainOptions& options, Json fixed_options, const CausalL
 }
 
 Json describe_start(const TrainOptions& options, int64_t step, const CausalLM& model) {
-  return {{"time", now_utc()},
-          {"step", step},
-          {"command", options.command_line},
-          {"cpu", cpu_name()},
-          {"cpu_threads_of_machine", std::thread::hardware_concurrency()},
-          {"environment", environment(model)}};
+  Json start = {{"time", now_utc()},
+                {"step", step},
+                {"command", options.command_line},
+                {"cpu", cpu_name()},
+                {"cpu_threads_of_machine", std::thread::hardware_concurrency()},
+                {"environment", environment(model)}};
+  if (options.processes) start["processes"] = options.processes->size();
+  return start;
 }
 
 }  // namespace outrider

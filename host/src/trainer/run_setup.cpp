@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "data/batches.h"
+#include "distributed/process_group.h"
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/text.h"
@@ -41,6 +42,11 @@ Json fixed_options(const TrainOptions& options, int64_t total_steps, const Causa
     modes.push_back({{"mode", attached.state.mode}, {"config", attached.state.config}});
   }
   auto fixed = reproducible_options(options);
+  // The same batches, whatever the number of processes that share them.
+  if (options.processes) {
+    fixed["per_device_train_batch_size"] =
+        options.per_device_train_batch_size * options.processes->size();
+  }
   fixed["data"] = data_sha256(options.data);
   fixed["dtype"] = dtype_name(model.stored_dtype());
   fixed["modes"] = std::move(modes);

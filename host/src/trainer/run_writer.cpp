@@ -94,10 +94,9 @@ void RunWriter::report_failure(const std::string& reason) noexcept {
 }
 
 void RunWriter::save_if_due() {
-  if (options_.save_steps > 0 && run_.step() % options_.save_steps == 0) {
-    return try_to_write([&] { save_checkpoint(); });
-  }
-  if (save_is_due_by_time()) try_to_write([&] { save_checkpoint(/*by_time=*/true); });
+  if (is_due_by_steps()) return try_to_write([&] { save_checkpoint(); });
+  if (is_due_by_time() && has_room_to_save())
+    try_to_write([&] { save_checkpoint(/*by_time=*/true); });
 }
 
 void RunWriter::keep_if_best(const Evaluation& evaluation, bool is_at_the_end) {
@@ -148,11 +147,17 @@ void RunWriter::save_checkpoint(bool by_time) {
   write_report(fmt::format("Running; this page is from step {}.", run_.step()));
 }
 
-/// Those by time are made as room allows: the final model must fit beside them.
-bool RunWriter::save_is_due_by_time() {
-  if (options_.save_minutes <= 0) return false;
+bool RunWriter::is_due_by_steps() const {
+  return options_.save_steps > 0 && run_.step() % options_.save_steps == 0;
+}
+
+bool RunWriter::is_due_by_time() const {
   const auto interval = std::chrono::duration<double, std::ratio<60>>(options_.save_minutes);
-  if (Clock::now() - saved_at_ < interval) return false;
+  return options_.save_minutes > 0 && Clock::now() - saved_at_ >= interval;
+}
+
+/// Those by time are made as room allows: the final model must fit beside them.
+bool RunWriter::has_room_to_save() {
   if (has_room_for_checkpoint(options_, sizes_)) return true;
   saved_at_ = Clock::now();
   if (!std::exchange(lacks_room_, true)) {

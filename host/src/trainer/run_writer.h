@@ -54,6 +54,8 @@ class RunWriter {
 
   /// A line of the metrics, with the step and the time.
   void append(Json line, const MetricsCallback& on_metrics);
+  /// Whether --save-steps or --save-minutes asks for a checkpoint.
+  bool is_save_due() const { return is_due_by_steps() || is_due_by_time(); }
   /// A checkpoint where --save-steps or --save-minutes asks for one.
   void save_if_due();
   /// Keeps a model that is better than all before on held-out data. Where there is no room the run
@@ -73,7 +75,9 @@ class RunWriter {
   void note_start();
   void write_model(const std::filesystem::path& folder, bool replace) const;
   void save_checkpoint(bool by_time = false);
-  bool save_is_due_by_time();
+  bool is_due_by_steps() const;
+  bool is_due_by_time() const;
+  bool has_room_to_save();
   void save_draft_checkpoint();
   void save_what_fits();
   void try_to_write(const std::function<void()>& write);

@@ -17,6 +17,7 @@
 #include "trainer/resume_point.h"
 #include "trainer/run_record.h"
 #include "trainer/run_setup.h"
+#include "trainer/same_start.h"
 #include "trainer/train_options.h"
 
 namespace outrider {
@@ -32,6 +33,15 @@ std::optional<TrainingData> open_if_given(const fs::path& folder, const CausalLM
 AdamWOptions optimizer_options(const TrainOptions& options) {
   return {options.adam_beta1, options.adam_beta2, options.adam_epsilon, options.weight_decay,
           options.max_grad_norm};
+}
+
+int64_t process_count(const TrainOptions& options) {
+  return options.processes ? options.processes->size() : 1;
+}
+
+TrainingStep::Reduce reduce_of(const TrainOptions& options) {
+  if (!options.processes) return {};
+  return [processes = options.processes](const auto& list) { processes->sum_in_place(list); };
 }
 
 bool is_number(const Json& json, const char* key) {
@@ -50,12 +60,12 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
     : model_(model),
       options_(options),
       on_metrics_(std::move(on_metrics)),
-      training_(model, optimizer_options(options)),
+      training_(model, optimizer_options(options), reduce_of(options)),
       data_(options.data, model),
       eval_data_(open_if_given(options.eval_data, model)),
       selection_(select_conversations(data_.tokens(), model, options.max_length)),
-      order_(selection_.conversations, selection_.lengths, options.per_device_train_batch_size,
-             options.seed),
+      order_(selection_.conversations, selection_.lengths,
+             options.per_device_train_batch_size * process_count(options), options.seed),
       cursor_(order_, {}),
       schedule_{options.lr_scheduler_type, options.warmup_steps,
                 planned_steps(options, order_.batches_per_epoch()), options.warmup_ratio,
@@ -67,21 +77,55 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
         return data_.base_fault(model_, conversations, options_.max_length);
       }) {
   if (eval_data_) select_conversations(eval_data_->tokens(), model, options.max_length);
-  if (options.progress) progress_.emplace(std::cerr, terminal_width(STDERR_FILENO));
+  if (options.processes) {
+    shared_.emplace(*options.processes, data_, model, options.max_length);
+    require_same_start(*options.processes, options, model, data_);
+  }
+  if (options.progress && is_first()) progress_.emplace(std::cerr, terminal_width(STDERR_FILENO));
 }
 
 Json Trainer::run() {
   interrupt_.emplace();
   const DraftTrainingScope training_mode(model_);
   start();
-  if (auto summary = writer_->finished_before()) return *std::move(summary);
+  if (finished_before_) return *std::move(finished_before_);
   try {
     train_to_the_end();
-    return finish();
+    if (!options_.processes) return finish();
+    return Json::parse(first_says([this] { return finish().dump(); }));
   } catch (const Error& e) {
-    writer_->report_failure(e.what());
+    if (writer_) writer_->report_failure(e.what());
     throw;
   }
+}
+
+/// What the first process says, once it has; of one process alone what that says.
+std::string Trainer::first_says(const std::function<std::string()>& say) const {
+  return options_.processes ? options_.processes->from_first(say) : say();
+}
+
+/// What only one process may do, while the others wait.
+void Trainer::first_alone(const std::function<void()>& work) const {
+  first_says([&] {
+    work();
+    return std::string();
+  });
+}
+
+/// All processes go by one clock.
+double Trainer::clock_of_first() const {
+  const bool is_asked = options_.processes && options_.max_seconds > 0;
+  return is_asked ? options_.processes->of_first(elapsed_seconds()) : elapsed_seconds();
+}
+
+bool Trainer::anywhere(bool is_so) const {
+  return options_.processes ? options_.processes->any(is_so) : is_so;
+}
+
+/// Each process draws its own.
+void Trainer::seed_draws(uint64_t seed) const {
+  const auto rank = options_.processes ? options_.processes->rank() : 0;
+  seed_generators(model_.device(), seed + static_cast<uint64_t>(rank));
 }
 
 RunWriter::Run Trainer::view() {
@@ -95,35 +139,43 @@ RunWriter::Run Trainer::view() {
 }
 
 void Trainer::train_to_the_end() {
-  bool is_last = finished();
+  bool is_last = is_finished(clock_of_first());
   if (evaluation_pending_ && !is_last && every(options_.eval_steps)) {
-    pause([&] { evaluate_and_log(); });
+    pause([&] { first_alone([&] { evaluate_and_log(); }); });
   }
   while (!is_last) {
     take_step();
-    is_last = finished();
+    is_last = is_finished(clock_of_first());
     after_step(is_last);
-    if (is_interrupted()) writer_->stop_interrupted();
+    if (anywhere(is_interrupted())) first_alone([&] { writer_->stop_interrupted(); });
   }
 }
 
 void Trainer::start() {
-  seed_generators(model_.device(), options_.seed);
+  seed_draws(options_.seed);
+  first_alone([&] { open_writer(); });
+  if (options_.resume) continue_run();
+  if (finished_before_) return;
+  first_alone([&] { begin_writing(); });
+  note_what_is_special();
+  started_ = Clock::now();
+  share_before_ = share_done();
+  interval_.restart_clock();
+}
+
+void Trainer::open_writer() {
   writer_.emplace(model_, options_, training_.trains_base(), view());
   writer_->record() = describe_run(options_, fixed_options(options_, schedule_.total_steps, model_),
                                    model_, data_, eval_data_);
-  if (options_.resume) continue_run();
-  if (writer_->finished_before()) return;
+}
+
+void Trainer::begin_writing() {
   uint64_t optimizer_bytes = 0;
   for (const auto& [name, tensor] : training_.optimizer().state()) {
     optimizer_bytes += tensor.nbytes();
   }
   writer_->begin(schedule_.total_steps, optimizer_bytes, data_, selection_);
   take_up_history();
-  note_what_is_special();
-  started_ = Clock::now();
-  share_before_ = share_done();
-  interval_.restart_clock();
 }
 
 void Trainer::note_what_is_special() {
@@ -168,6 +220,20 @@ void Trainer::note_length_beyond_the_base() {
 
 /// Takes up the run that the folder holds, without a change to it.
 void Trainer::continue_run() {
+  const auto finished = first_says([&] {
+    take_up_record();
+    const auto summary = writer_->finished_before();
+    return summary ? summary->dump() : std::string();
+  });
+  if (!finished.empty()) {
+    finished_before_ = Json::parse(finished);
+    return;
+  }
+  const fs::path checkpoint = first_says([&] { return checkpoint_to_continue().string(); });
+  if (!checkpoint.empty()) load_checkpoint(checkpoint);
+}
+
+void Trainer::take_up_record() {
   auto& record = writer_->record();
   if (const auto before = writer_->record_before()) {
     require_same_options(record["fixed_options"], before->at("fixed_options"),
@@ -175,26 +241,28 @@ void Trainer::continue_run() {
     record["starts"] = before->at("starts");
     record["summary"] = before->value("summary", Json());
   }
-  const auto chosen = [&]() -> std::optional<fs::path> {
-    if (options_.loaded_from.empty()) return resume_point(options_.output, options_.resume_from);
+  if (!writer_->finished_before()) return;
+  say(fmt::format("note: the run in {} is finished; there is nothing to resume",
+                  in_quotes(options_.output.string())));
+}
+
+/// Empty where the run has none.
+fs::path Trainer::checkpoint_to_continue() {
+  if (!options_.loaded_from.empty()) {
     // Chosen before this process had the folder to itself.
     if (options_.resume_from.empty()) require_newest(options_.output, options_.loaded_from);
     return options_.loaded_from;
-  };
-  if (writer_->finished_before()) {
-    say(fmt::format("note: the run in {} is finished; there is nothing to resume",
-                    in_quotes(options_.output.string())));
-  } else if (const auto checkpoint = chosen()) {
-    load_checkpoint(*checkpoint);
-  } else {
-    say(fmt::format("note: {} holds no checkpoint yet: the run starts again from step 0",
-                    in_quotes(options_.output.string())));
   }
+  if (const auto found = resume_point(options_.output, options_.resume_from)) return *found;
+  say(fmt::format("note: {} holds no checkpoint yet: the run starts again from step 0",
+                  in_quotes(options_.output.string())));
+  return {};
 }
 
 void Trainer::load_checkpoint(const fs::path& checkpoint) {
   const auto saved = TrainingState::read(checkpoint);
-  require_same_options(writer_->record()["fixed_options"], saved.options, checkpoint);
+  require_same_options(fixed_options(options_, schedule_.total_steps, model_), saved.options,
+                       checkpoint);
   for (const auto& difference : differences(environment(model_), saved.environment)) {
     say(fmt::format("note: {}: results may differ in their last bits", difference));
   }
@@ -202,29 +270,36 @@ void Trainer::load_checkpoint(const fs::path& checkpoint) {
   training_.optimizer().load_state(saved.tensors);
   interval_.load_state(saved.tensors, model_.device());
   set_random_state(model_.device(), saved.tensors);
+  // The state is the first process's.
+  if (!is_first()) seed_draws(options_.seed + static_cast<uint64_t>(saved.step));
   cursor_ = BatchCursor(order_, saved.position);
   step_ = saved.step;
-  writer_->resumed();
+  if (writer_) writer_->resumed();
   evaluation_pending_ = saved.evaluation_pending;
   elapsed_before_ = saved.elapsed_seconds;
   say(fmt::format("resuming from {}", in_quotes(checkpoint.string())));
 }
 
-bool Trainer::finished() const {
-  const bool out_of_time = options_.max_seconds > 0 && elapsed_seconds() >= options_.max_seconds;
+bool Trainer::is_finished(double seconds) const {
+  const bool out_of_time = options_.max_seconds > 0 && seconds >= options_.max_seconds;
   return out_of_time || (schedule_.total_steps > 0 && step_ >= schedule_.total_steps);
+}
+
+TrainingInput Trainer::next_input(const std::vector<int64_t>& conversations) {
+  return shared_ ? shared_->part(conversations) : data_.batch(conversations, options_.max_length);
 }
 
 void Trainer::take_step() {
   const auto batches = cursor_.next(options_.gradient_accumulation_steps);
   for (const auto& conversations : batches) {
-    auto [input, counts] = data_.batch(conversations, options_.max_length);
-    const auto output =
-        training_.learn(std::move(input), 1.0 / static_cast<double>(batches.size()));
+    auto [input, counts] = next_input(conversations);
+    auto output = training_.learn(std::move(input), 1.0 / static_cast<double>(batches.size()));
+    if (shared_) shared_->complete(output, counts);
     interval_.add(output, counts);
   }
-  learning_rate_ = options_.learning_rate * schedule_.factor(step_, elapsed_seconds());
+  learning_rate_ = options_.learning_rate * schedule_.factor(step_, clock_of_first());
   auto result = training_.update(learning_rate_);
+  if (options_.processes) options_.processes->sum_in_place({result.loss});
   gradient_norm_ = result.gradient_norm;
   ++step_;
   watch_.remember({step_, flattened(batches), std::move(result.loss), gradient_norm_});
@@ -236,9 +311,13 @@ void Trainer::after_step(bool is_last) {
   if (logs || model_.device().is_cpu()) watch_.check();
   if (logs) log_step();
   if (progress_ && !logs) progress_->update(progress_report());
+  const bool evaluates = every(options_.eval_steps);
+  if (is_last || !anywhere(evaluates || (writer_ && writer_->is_save_due()))) return;
   pause([&] {
-    if (!is_last && every(options_.eval_steps)) evaluate_and_log();
-    if (!is_last) writer_->save_if_due();
+    first_alone([&] {
+      if (evaluates) evaluate_and_log();
+      writer_->save_if_due();
+    });
   });
 }
 
@@ -256,7 +335,7 @@ void Trainer::log_step() {
   metrics_["grad_norm"] = gradient_norm_.item<double>();
   metrics_["peak_memory_mib"] = peak_memory_mib();
   interval_.restart();
-  writer_->append(metrics_, on_metrics_);
+  if (writer_) writer_->append(metrics_, on_metrics_);
   if (progress_) progress_->logged(progress_report());
 }
 
@@ -289,7 +368,7 @@ void Trainer::evaluate_and_log() {
                     draft.mode, draft.loss, draft.expected_acceptance_length));
   }
   if (!std::isfinite(evaluation_->loss())) say_what_is_not_finite();
-  writer_->keep_if_best(*evaluation_, /*is_at_the_end=*/finished());
+  writer_->keep_if_best(*evaluation_, /*is_at_the_end=*/is_finished(elapsed_seconds()));
 }
 
 void Trainer::say_what_is_not_finite() {

@@ -10,6 +10,7 @@
 
 #include "data/batch_order.h"
 #include "data/batches.h"
+#include "distributed/process_group.h"
 #include "outrider/host/held_out.h"
 #include "outrider/host/trainer.h"
 #include "outrider/host/training_data.h"
@@ -19,6 +20,7 @@
 #include "trainer/progress.h"
 #include "trainer/run_writer.h"
 #include "trainer/schedule.h"
+#include "trainer/shared_batch.h"
 #include "trainer/training_state.h"
 #include "trainer/training_step.h"
 
@@ -37,14 +39,25 @@ class Trainer {
 
   RunWriter::Run view();
   void start();
+  std::string first_says(const std::function<std::string()>& say) const;
+  void first_alone(const std::function<void()>& work) const;
+  double clock_of_first() const;
+  bool is_first() const { return !options_.processes || options_.processes->is_first(); }
+  void seed_draws(uint64_t seed) const;
+  void open_writer();
+  void begin_writing();
   void continue_run();
+  void take_up_record();
+  std::filesystem::path checkpoint_to_continue();
   void load_checkpoint(const std::filesystem::path& checkpoint);
   void take_up_history();
   void note_what_is_special();
   void note_length_beyond_the_base();
   void train_to_the_end();
-  bool finished() const;
+  bool is_finished(double seconds) const;
+  TrainingInput next_input(const std::vector<int64_t>& conversations);
   void take_step();
+  bool anywhere(bool is_so) const;
   void after_step(bool is_last);
   void pause(const std::function<void()>& work);
   void log_step();
@@ -75,7 +88,9 @@ class Trainer {
   FiniteWatch watch_;
   std::optional<ProgressLine> progress_;
   std::optional<InterruptScope> interrupt_;
-  std::optional<RunWriter> writer_;
+  std::optional<SharedBatches> shared_;  // where several processes train together
+  std::optional<RunWriter> writer_;      // in the first of them
+  std::optional<Json> finished_before_;  // the summary of a run that came to its end
 
   int64_t step_ = 0;
   bool evaluation_pending_ = false;

@@ -35,10 +35,12 @@ outrider::DraftLoss Draft::loss(const outrider::BaseOutputs& base,
     const auto rows = hidden.index_select(0, targets.rows.index());
     const auto students = (rows + heads_[i]->forward(rows)).unsqueeze(0);
     const auto& weight = targets.rows.weight;
+    // Over all processes, where several train together.
+    const auto total = batch.total_count(weight.sum());
     // The head is fused into the loss: logits of all tokens never exist at once.
     const auto loss = outrider::ops::streaming_cross_entropy(
-        students, base.head->weight(), targets.labels, outrider::loss::mean_weights(weight));
-    outrider::loss::add_step(result, "head_" + std::to_string(i), loss, weight, scale);
+        students, base.head->weight(), targets.labels, outrider::loss::mean_weights(weight, total));
+    outrider::loss::add_step(result, "head_" + std::to_string(i), loss, weight, scale, total);
   }
   return result;
 }

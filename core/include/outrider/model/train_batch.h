@@ -31,6 +31,14 @@ struct TrainBatch {
   bool measure_acceptance = false;
   /// Empty unless intermediate tensors are wanted.
   TensorRecorder recorder;
+  /// Adds a tensor up over the processes that share a batch; empty where there is one.
+  std::function<at::Tensor(const at::Tensor&)> sum_over_processes;
+
+  /// How many rows the whole batch has, of `count` here. What a loss and its metrics divide by: so
+  /// they are shares, whose sum over the processes is the whole batch's.
+  at::Tensor total_count(const at::Tensor& count) const {
+    return sum_over_processes ? sum_over_processes(count) : count;
+  }
 };
 
 /// Which tokens are trained on and what they are, by the position of the token itself.

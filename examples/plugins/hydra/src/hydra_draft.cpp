@@ -78,10 +78,11 @@ at::Tensor HydraDraft::head_states(size_t head, const outrider::BaseOutputs& bas
 }
 
 ops::StreamingLoss HydraDraft::head_loss(size_t head, const outrider::BaseOutputs& base,
-                                         const loss::ShiftedTargets& targets) const {
+                                         const loss::ShiftedTargets& targets,
+                                         const at::Tensor& total) const {
   const auto states = head_states(head, base, targets.rows.index()).unsqueeze(0);
   const auto& projection = *heads_[head].projection;
-  const auto weights = loss::mean_weights(targets.rows.weight);
+  const auto weights = loss::mean_weights(targets.rows.weight, total);
   if (config_.hydra_loss == "teacher") {
     // The base predicts the target from the state before it.
     const auto teacher =
@@ -98,10 +99,11 @@ outrider::DraftLoss HydraDraft::loss(const outrider::BaseOutputs& base,
   outrider::DraftLoss result{at::zeros({}, base.last_hidden.options().dtype(at::kFloat)), {}};
   for (size_t i = 0; i < heads_.size(); ++i) {
     const auto targets = loss::shifted_targets(batch, static_cast<int64_t>(i) + 2);
+    const auto total = batch.total_count(targets.rows.weight.sum());
     const double scale = config_.hydra_heads_coefficient *
                          std::pow(config_.hydra_decay_coefficient, static_cast<double>(i));
-    loss::add_step(result, fmt::format("head_{}", i), head_loss(i, base, targets),
-                   targets.rows.weight, scale);
+    loss::add_step(result, fmt::format("head_{}", i), head_loss(i, base, targets, total),
+                   targets.rows.weight, scale, total);
     if (batch.recorder) record_logits(i, base, batch.recorder);
   }
   return result;

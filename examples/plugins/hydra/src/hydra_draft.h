@@ -48,7 +48,8 @@ class HydraDraft : public outrider::Draft {
   at::Tensor head_states(size_t head, const outrider::BaseOutputs& base,
                          const at::Tensor& rows) const;
   outrider::ops::StreamingLoss head_loss(size_t head, const outrider::BaseOutputs& base,
-                                         const outrider::loss::ShiftedTargets& targets) const;
+                                         const outrider::loss::ShiftedTargets& targets,
+                                         const at::Tensor& total) const;
   void record_logits(size_t head, const outrider::BaseOutputs& base,
                      const outrider::TensorRecorder& recorder) const;
 

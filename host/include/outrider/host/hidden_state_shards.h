@@ -38,7 +38,7 @@ class OUTRIDER_API HiddenStateShards {
   /// SHA-256 of a file is checked when it is first read from: kInvalidFile. Throws kInvalidArgument
   /// for a `max_length` beyond what is stored.
   StoredBaseOutputs batch(const std::vector<int64_t>& conversations, int64_t max_length,
-                          const std::vector<int64_t>& layers) const;
+                          const std::vector<int64_t>& layers, int64_t width = 0) const;
 
   /// kNonFinite that names file, tensor, conversation and token where one of these states is not
   /// finite; nothing where all are.

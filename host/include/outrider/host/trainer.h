@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,6 +14,8 @@
 #include "outrider/model/causal_lm.h"
 
 namespace outrider {
+
+class ProcessGroup;
 
 /// Conversations in stretches of token ids that follow each other, and the text of each stretch.
 /// Nothing where there is no tokenizer at hand.
@@ -54,6 +57,7 @@ struct TrainOptions : TrainingSettings {
   bool progress = true;               // shown on stderr
   std::string command_line;           // noted in the run's record
   TokenText token_text;               // for the report; empty: it shows token ids
+  std::shared_ptr<ProcessGroup> processes;  // that train together; empty: this one alone
 };
 
 /// What `metrics.jsonl` gets per logged step and callers may watch.

@@ -32,7 +32,9 @@ class OUTRIDER_API TrainingData {
 
   const TokenShards& tokens() const { return tokens_; }
   bool has_hidden_states() const { return hidden_states_.has_value(); }
-  TrainingInput batch(const std::vector<int64_t>& conversations, int64_t max_length) const;
+  /// Padded to at least `width` tokens.
+  TrainingInput batch(const std::vector<int64_t>& conversations, int64_t max_length,
+                      int64_t width = 0) const;
 
   /// kNonFinite about the first of these conversations for which the base, or what is stored of it,
   /// has values that are not finite; nothing where there is none. Slow: for when a loss is wrong.

@@ -144,12 +144,13 @@ void EagleDraft::add_head(DraftLoss& result, const BaseOutputs& base, const Trai
   const auto count = static_cast<int64_t>(steps.size());
   const auto rows = trained_rows(batch, settings_.numerics, head);
   const auto weights = step_weights(rows, count);
+  const auto totals = batch.total_count(weights.sum(1));
   const auto decay =
       at::pow(settings_.loss_decay_factor, at::arange(head, head + count, weights.options()));
   const auto loss = cross_entropy(base, batch, rows, steps,
-                                  weights * (decay / (weights.sum(1) + 1e-5)).unsqueeze(1), head);
+                                  weights * (decay / (totals + 1e-5)).unsqueeze(1), head);
   result.total = result.total.defined() ? result.total + loss.total : loss.total;
-  for (auto& metrics : head_metrics(loss.rows, weights, head)) {
+  for (auto& metrics : head_metrics(loss.rows, weights, totals, head)) {
     if (settings_.numerics.rounds_accuracies) {
       metrics.accuracy = at::round(metrics.accuracy, /*decimals=*/3);
     }

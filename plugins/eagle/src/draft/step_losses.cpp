@@ -56,12 +56,12 @@ at::Tensor gather_rows(const std::vector<at::Tensor>& steps, const TrainedRows& 
 }
 
 std::vector<StepMetrics> head_metrics(const ops::RowMetrics& rows, const at::Tensor& weights,
-                                      int64_t head) {
+                                      const at::Tensor& totals, int64_t head) {
   std::vector<std::string> names;
   for (int64_t k = 0; k < weights.size(0); ++k) {
     names.push_back(fmt::format("parallel_{}_step_{}", head, k));
   }
-  return loss::step_metrics(names, rows, weights, weights.sum(1) + 1e-5);
+  return loss::step_metrics(names, rows, weights, totals + 1e-5, totals);
 }
 
 }  // namespace outrider::eagle

@@ -28,8 +28,8 @@ at::Tensor step_weights(const TrainedRows& rows, int64_t steps);
 /// first.
 at::Tensor gather_rows(const std::vector<at::Tensor>& steps, const TrainedRows& rows);
 
-/// Losses and metrics of all steps, weights [T,N].
+/// Losses and metrics of all steps, weights [T,N]; totals [T]: the whole batch's sums of them.
 std::vector<StepMetrics> head_metrics(const ops::RowMetrics& rows, const at::Tensor& weights,
-                                      int64_t head = 0);
+                                      const at::Tensor& totals, int64_t head = 0);
 
 }  // namespace outrider::eagle

@@ -82,11 +82,13 @@ DraftLoss MedusaDraft::loss(const BaseOutputs& base, const TrainBatch& batch) {
     const auto targets = loss::shifted_targets(batch, static_cast<int64_t>(i) + 2, rule);
     const auto rows = heads_[i]->forward(hidden.index_select(0, targets.rows.index()));
     const auto& weight = targets.rows.weight;
-    const auto head_loss = ops::streaming_cross_entropy(rows.unsqueeze(0), heads_[i]->projection(),
-                                                        targets.labels, loss::mean_weights(weight));
+    const auto total = batch.total_count(weight.sum());
+    const auto head_loss =
+        ops::streaming_cross_entropy(rows.unsqueeze(0), heads_[i]->projection(), targets.labels,
+                                     loss::mean_weights(weight, total));
     const double scale = config_.medusa_heads_coefficient *
                          std::pow(config_.medusa_decay_coefficient, static_cast<double>(i));
-    loss::add_step(result, fmt::format("head_{}", i), head_loss, weight, scale);
+    loss::add_step(result, fmt::format("head_{}", i), head_loss, weight, scale, total);
     if (batch.recorder) {
       batch.recorder(fmt::format("medusa_logits.{}", i),
                      at::linear(heads_[i]->forward(base.last_hidden), heads_[i]->projection()));

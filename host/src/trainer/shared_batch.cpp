@@ -1,0 +1,88 @@
+#include "trainer/shared_batch.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "data/batches.h"
+#include "outrider/error.h"
+#include "outrider/text.h"
+
+namespace outrider {
+namespace {
+
+std::vector<at::Tensor*> shares_in(ForwardOutput& output) {
+  std::vector<at::Tensor*> shares = {&output.loss};
+  if (output.lm_loss.defined()) shares.push_back(&output.lm_loss);
+  for (auto& draft : output.draft_losses) {
+    shares.push_back(&draft.total);
+    for (auto& step : draft.steps) {
+      for (auto* value : {&step.loss, &step.accuracy, &step.overlap, &step.count}) {
+        shares.push_back(value);
+      }
+    }
+  }
+  return shares;
+}
+
+}  // namespace
+
+SharedBatches::SharedBatches(ProcessGroup& processes, const TrainingData& data,
+                             const CausalLM& model, int64_t max_length)
+    : processes_(processes), data_(data), model_(model), max_length_(max_length) {
+  if (model.device().is_cpu()) return;
+  throw Error(ErrorCode::kUnsupported, "several processes train together on CPUs only so far",
+              "give --device cpu, or train with one process");
+}
+
+int64_t SharedBatches::width(const std::vector<int64_t>& conversations) const {
+  int64_t width = 0;
+  for (const auto i : conversations) {
+    const auto length = static_cast<int64_t>(data_.tokens().conversation(i).input_ids.size());
+    width = std::max(width, std::min(length, max_length_));
+  }
+  return width;
+}
+
+TrainingInput SharedBatches::part(const std::vector<int64_t>& conversations) {
+  const auto count = static_cast<int64_t>(conversations.size());
+  const auto begin = conversations.begin() + count * processes_.rank() / processes_.size();
+  const auto end = conversations.begin() + count * (processes_.rank() + 1) / processes_.size();
+  std::vector<int64_t> part(begin, end);
+  const bool is_empty = part.empty();
+  if (is_empty) part.push_back(conversations.front());
+  auto input = data_.batch(part, max_length_, width(conversations));
+  auto& batch = input.forward.batch;
+  if (is_empty) {
+    batch.loss_mask.zero_();
+    input.counts = {};
+  }
+  counts_summed_ = 0;
+  batch.sum_over_processes = [this](const at::Tensor& values) {
+    ++counts_summed_;
+    return processes_.sum(values);
+  };
+  return input;
+}
+
+void SharedBatches::complete(ForwardOutput& output, TokenCounts& counts) const {
+  const auto losses = output.draft_losses.size() + (output.lm_loss.defined() ? 1 : 0);
+  if (counts_summed_ < static_cast<int64_t>(losses)) {
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("several processes cannot train {}: its loss does not divide by "
+                            "TrainBatch::total_count",
+                            join(mode_names(model_), ", ")),
+                "train with one process");
+  }
+  const auto shares = shares_in(output);
+  std::vector<at::Tensor> values;
+  for (const auto* share : shares) values.push_back(share->detach().to(at::kDouble));
+  values.push_back(at::full({}, static_cast<double>(counts.tokens), at::kDouble));
+  values.push_back(at::full({}, static_cast<double>(counts.trained), at::kDouble));
+  const auto whole = processes_.sum(at::stack(values)).unbind();
+  for (size_t i = 0; i < shares.size(); ++i) *shares[i] = whole[i];
+  counts = {whole[shares.size()].item<int64_t>(), whole[shares.size() + 1].item<int64_t>()};
+}
+
+}  // namespace outrider

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "distributed/process_group.h"
+#include "outrider/host/training_data.h"
+#include "outrider/model/causal_lm.h"
+
+namespace outrider {
+
+/// This process's part of the batches that several processes share. All parts of a batch are
+/// equally wide, so that each process makes the same steps; one that gets no conversation has a row
+/// without a target.
+class SharedBatches {
+ public:
+  /// Throws kUnsupported for a model on a device that processes cannot share yet. All must outlive
+  /// it.
+  SharedBatches(ProcessGroup& processes, const TrainingData& data, const CausalLM& model,
+                int64_t max_length);
+
+  TrainingInput part(const std::vector<int64_t>& conversations);
+
+  /// Makes the losses, metrics and counts of a part those of the whole batch. Throws kUnsupported
+  /// where a draft's loss is no share of the batch's.
+  void complete(ForwardOutput& output, TokenCounts& counts) const;
+
+ private:
+  int64_t width(const std::vector<int64_t>& conversations) const;
+
+  ProcessGroup& processes_;
+  const TrainingData& data_;
+  const CausalLM& model_;
+  int64_t max_length_;
+  int64_t counts_summed_ = 0;  // in the present pass
+};
+
+}  // namespace outrider
