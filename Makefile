@@ -11,7 +11,7 @@ export CCACHE_NOHASHDIR := 1
 export CCACHE_BASEDIR := $(CURDIR)
 export CCACHE_MAXSIZE ?= 5G
 
-.PHONY: setup configure build test asan fuzz lint docs demo install bundle wheel format clean help
+.PHONY: setup configure build test asan fuzz lint docs demo install bundle wheel test-wheel format clean help
 
 setup:  ## Install what is missing: Debian packages, LibTorch and tools in .venv
 	@scripts/setup.sh
@@ -68,6 +68,9 @@ wheel: setup  ## The Python package with the program and its plugins, in dist/
 	  --disable-pip-version-check \
 	  --config-settings=cmake.define.CMAKE_CXX_COMPILER_LAUNCHER=$$(command -v ccache)
 
+test-wheel: wheel  ## Install the wheel in a fresh environment and use it there
+	@tests/python/wheel.sh dist/outrider-*.whl
+
 format: setup  ## clang-format every C++ and CUDA file
 	@$(VENV)/python scripts/format.py
 
@@ -75,4 +78,4 @@ clean:  ## Remove what the targets wrote
 	@rm -rf build build-asan build-fuzz build-lint build-wheel demo dist
 
 help:  ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,6 +1,7 @@
 """The bindings, loaded after torch, whose libraries they use."""
 
 from importlib import metadata
+from importlib.util import find_spec
 
 from outrider.errors import OutriderError
 
@@ -20,7 +21,14 @@ def _check_torch() -> None:
     )
 
 
+def _check_transformers() -> None:
+    if find_spec("transformers") is None:
+        raise ImportError("outrider converts models of transformers, which this environment has not: "
+                          "pip install transformers")
+
+
 _check_torch()
+_check_transformers()
 
 import torch  # noqa: E402, F401
 

@@ -1,4 +1,4 @@
-"""The Python package as it is built: OUTRIDER_PROGRAM names the program, build/python the package."""
+"""The package as it is built: OUTRIDER_PROGRAM names the program, build/python holds the package."""
 
 import os
 import subprocess

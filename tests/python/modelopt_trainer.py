@@ -1,5 +1,5 @@
-"""ModelOpt in the same Trainer: modelopt_trainer.py FOLDER OUT prints the losses of a run that starts
-from FOLDER, and leaves the trained model in OUT."""
+"""ModelOpt in the same Trainer: modelopt_trainer.py FOLDER OUT prints the losses of a run that
+starts from FOLDER, and leaves the trained model in OUT."""
 
 import json
 import sys

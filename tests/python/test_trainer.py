@@ -127,8 +127,8 @@ def test_options_of_the_trainer(options, trains_base, tmp_path):
 
 
 def test_the_log_says_how_drafts_do(tmp_path):
-    run = trainer(eagle(), tmp_path / "run", rows(), evaluation=rows(4, labels=True), eval_strategy="steps",
-                  eval_steps=3, logging_steps=2)
+    run = trainer(eagle(), tmp_path / "run", rows(), evaluation=rows(4, labels=True),
+                  eval_strategy="steps", eval_steps=3, logging_steps=2)
     run.train()
     accuracies = [f"eagle/accuracy_parallel_0_step_{step}" for step in range(3)]
     entries = [entry for entry in run.state.log_history if "loss" in entry]

@@ -45,7 +45,8 @@ def restore(model: Model, path: Any, *, reference_numerics: str | None = None) -
     size = sum(tensor.nbytes for tensor in tensors.values())
     building.external.rebuild(record, str(path), size)
     building.attach()
-    _load(model, tensors, str(path), drafts_only="reference" in json.loads(record.json())["base_model"])
+    base = json.loads(record.json())["base_model"]
+    _load(model, tensors, str(path), drafts_only="reference" in base)
     return model
 
 

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import logging
 import types
 import weakref
 from functools import cache
@@ -22,8 +21,6 @@ from outrider.speculative.draft_module import DraftModule
 from outrider.speculative.labels import are_unshifted
 from outrider.speculative.meter import Meter
 from outrider.speculative.output import SpeculativeOutput
-
-logger = logging.getLogger("outrider")
 
 # Read here, or of no use in a pass whose head is not run.
 _OWN_ARGUMENTS = ("labels", "loss_mask", "logits_to_keep", "num_items_in_batch", "return_dict",
@@ -86,7 +83,8 @@ class ConvertedModel(nn.Module):
         """The base's own forward where no loss is wanted (generation, evaluation without labels);
         else a SpeculativeOutput. `loss_mask` [B,S]: 1 = this token is trained on; without it
         labels say so, else attention_mask."""
-        kwargs = {**dict(zip(_parameter_names(self._outrider_base_class), args, strict=False)), **kwargs}
+        names = _parameter_names(self._outrider_base_class)
+        kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
         is_wanted = self.training or any(
             kwargs.get(name) is not None for name in ("labels", "loss_mask"))
         if not is_wanted or kwargs.get("past_key_values") is not None:
@@ -138,7 +136,8 @@ class ConvertedModel(nn.Module):
         return result
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_outrider": self._outrider.record().json(), "_outrider_meters": None}
+        return {**self.__dict__, "_outrider": self._outrider.record().json(),
+                "_outrider_meters": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         record = _C.Record.parse(state["_outrider"], "the copied model")

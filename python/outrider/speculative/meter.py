@@ -19,7 +19,7 @@ class Meter:
             self._steps[metrics.mode] = metrics.steps
             self._sums[metrics.mode] = sums
         else:
-            self._sums[metrics.mode] = self._sums[metrics.mode] + sums
+            self._sums[metrics.mode] = self._sums[metrics.mode].to(sums.device) + sums
 
     def report(self) -> dict[str, float]:
         """{"eagle/accuracy_STEP": …, "eagle/expected_acceptance_length": …}; starts again."""
