@@ -132,6 +132,10 @@ def test_what_cannot_be_trained_on_is_named():
         mtsp.convert(model, "medusa")
     with pytest.raises(OutriderError, match="neither the tokens"):
         model(**batch(), labels=batch(seed=5)["input_ids"])
+    positions = torch.arange(24).repeat(2, 1)
+    with pytest.raises(OutriderError, match="more than one conversation"):
+        model(batch()["input_ids"], position_ids=positions % 12)
+    assert torch.equal(model(**batch(), position_ids=positions).loss, model(**batch()).loss)
     with pytest.raises(OutriderError, match="input_ids are missing"):
         model(inputs_embeds=torch.zeros(1, 4, 32))
 

@@ -17,8 +17,8 @@ from outrider.speculative import trainer_log
 from outrider.speculative.base_config import base_config
 from outrider.speculative.base_parts import BaseParts, base_parts, plain, require_plain_head
 from outrider.speculative.base_pass import Request, run_base
+from outrider.speculative.batch import Labels, train_batch
 from outrider.speculative.draft_module import DraftModule
-from outrider.speculative.labels import are_unshifted
 from outrider.speculative.meter import Meter
 from outrider.speculative.output import SpeculativeOutput
 
@@ -72,6 +72,7 @@ class ConvertedModel(nn.Module):
     _outrider_config: str
     _outrider_meters: dict[str, Meter]
     _outrider_attributes: list[str]
+    _outrider_labels: Labels
 
     def _outrider_drafts(self) -> dict[str, DraftModule]:
         return {name: getattr(self, name) for name in self._outrider_attributes}
@@ -93,7 +94,7 @@ class ConvertedModel(nn.Module):
         return self._outrider_losses(kwargs)
 
     def _outrider_losses(self, kwargs: dict[str, Any]) -> SpeculativeOutput:
-        batch = _batch(kwargs)
+        batch = train_batch(kwargs, self._outrider_labels)
         drafts = self._outrider_drafts()
         request = Request([draft._attached for draft in drafts.values()])
         trains_base = self._outrider_trains_base()
@@ -169,31 +170,6 @@ def _new_converted(base_class: Any) -> Any:
 def _parameter_names(base_class: Any) -> tuple[str, ...]:
     signature = inspect.signature(base_class.forward)
     return tuple(signature.parameters)[1:]
-
-
-def _batch(kwargs: dict[str, Any]) -> Any:
-    batch = _C.Batch()
-    batch.input_ids = kwargs.get("input_ids")
-    if batch.input_ids is None:
-        raise OutriderError("input_ids are missing", "InvalidArgument",
-                            "drafts are trained on tokens: inputs_embeds alone do not tell them")
-    mask = kwargs.get("attention_mask")
-    if mask is not None and mask.dim() != 2:
-        raise OutriderError(f"attention_mask is {list(mask.shape)}, expected [B,S]")
-    batch.attention_mask = mask
-    positions = kwargs.get("position_ids")
-    if positions is not None and positions.shape == batch.input_ids.shape:
-        batch.position_ids = positions
-    batch.loss_mask = kwargs.get("loss_mask")
-    labels = kwargs.get("labels")
-    if labels is None:
-        return batch
-    if are_unshifted(batch.input_ids, labels):
-        if batch.loss_mask is None:
-            batch.loss_mask = (labels >= 0).to(torch.float32)
-    else:
-        batch.labels = labels
-    return batch
 
 
 @cache
@@ -272,6 +248,7 @@ class Building:
         model._outrider_config = self.config
         model._outrider_meters = _meters()
         model._outrider_attributes = []
+        model._outrider_labels = Labels()
         # A draft's parts are used without their modules' forward: it stays in one place.
         model._no_split_modules = [*(getattr(model, "_no_split_modules", None) or ()),
                                    DraftModule.__name__]
