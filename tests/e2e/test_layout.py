@@ -17,6 +17,7 @@ FORBIDDEN = {
     "host": ("outrider/eagle/", "outrider/medusa/"),
     "plugins/eagle": ("outrider/host/", "outrider/medusa/"),
     "plugins/medusa": ("outrider/host/", "outrider/eagle/"),
+    "python/bindings": ("outrider/eagle/", "outrider/medusa/", "trainer/", "checkpoint/", "plugins/"),
 }
 
 
@@ -53,6 +54,13 @@ def test_public_headers_are_short():
 def test_nobody_includes_all_of_torch():
     files = [p for part in (*FORBIDDEN, "tests") for p in sources(part)]
     wrong = [str(p.relative_to(ROOT)) for p in files if "torch/torch.h" in includes(p)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_the_bindings_know_python():
+    wrong = [str(p.relative_to(ROOT)) for part in FORBIDDEN if part != "python/bindings"
+             for p in sources(part) if any("pybind" in name or name == "Python.h"
+                                           for name in includes(p))]
     assert not wrong, "\n".join(wrong)
 
 
@@ -154,6 +162,7 @@ def names_of_algorithms(text):
 def test_only_plugins_know_their_algorithms():
     assert names_of_algorithms('if (mode == "eagle") // eagle\n') == ['if (mode == "eagle")']
     assert not names_of_algorithms('"convert first: "\n   "outrider convert BASE --mode eagle"')
-    found = [f"{path.relative_to(ROOT)}: {line}" for part in ("core", "sdk/include", "host") for path in sources(part)
+    parts = ("core", "sdk/include", "host", "python/bindings")
+    found = [f"{path.relative_to(ROOT)}: {line}" for part in parts for path in sources(part)
              for line in names_of_algorithms(path.read_text())]
     assert not found, "\n".join(found)
