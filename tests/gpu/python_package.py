@@ -1,6 +1,7 @@
 """The package on GPUs: equal to the CPU, sharded equal to whole, and how fast.
 
     python3 tests/gpu/python_package.py check                     one GPU against the CPU
+    torchrun --nproc-per-node N tests/gpu/python_package.py accelerate   FSDP2 by accelerate
     torchrun --nproc-per-node N tests/gpu/python_package.py train --shape 1b|8b [--rows N] [--shard]
 
 `train` prints tokens/s over all GPUs. The base has random weights; without --shard every GPU holds
@@ -54,6 +55,43 @@ def check():
     for on_cpu, on_gpu in zip(*results, strict=True):
         torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-5)
     print(f"cpu {results[0][0]:.6f}, cuda {results[1][0]:.6f}: losses and gradients agree")
+
+
+def accelerated():
+    """FSDP2 as accelerate sets it up against the whole model on one GPU; saved and read again."""
+    import tempfile
+
+    from accelerate import Accelerator, FullyShardedDataParallelPlugin
+
+    accelerator = Accelerator(fsdp_plugin=FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False,
+        transformer_cls_names_to_wrap=["LlamaDecoderLayer", "DraftModule"]))
+    rank, world = accelerator.process_index, accelerator.num_processes
+    ids = torch.randint(0, 512, (4, 64), generator=torch.Generator().manual_seed(1)).cuda()
+    whole = made("tiny", accelerator.device, torch.float32)
+    whole(input_ids=ids).loss.backward()
+    model = made("tiny", accelerator.device, torch.float32)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    model, optimizer = accelerator.prepare(model, optimizer)
+    size = len(ids) // world
+    accelerator.backward(model(input_ids=ids[rank * size:(rank + 1) * size]).loss)
+    expected = dict(whole.named_parameters())
+    count = 0
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad.full_tensor(), expected[name].grad,
+                                       rtol=1e-3, atol=1e-5)
+            count += 1
+    optimizer.step()
+    state = accelerator.get_state_dict(model)
+    if rank == 0:
+        with tempfile.TemporaryDirectory() as folder:
+            accelerator.unwrap_model(model).save_pretrained(folder, state_dict=state)
+            files = sorted(os.listdir(folder))
+        print(f"{world} GPUs, {type(parameter).__name__}: {count} gradients agree; saved {files}",
+              flush=True)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
 
 
 def sharded(model):
@@ -132,7 +170,7 @@ def overlap(model, ids, rank):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["check", "train"])
+    parser.add_argument("what", choices=["check", "accelerate", "train"])
     parser.add_argument("--shape", default="1b", choices=list(SHAPES))
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--length", type=int, default=2048)
@@ -140,7 +178,8 @@ def main():
     parser.add_argument("--shard", action="store_true")
     parser.add_argument("--profile", action="store_true", help="print what overlaps")
     options = parser.parse_args()
-    return check() if options.what == "check" else train(options)
+    runs = {"check": check, "accelerate": accelerated, "train": lambda: train(options)}
+    return runs[options.what]()
 
 
 if __name__ == "__main__":

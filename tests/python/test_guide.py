@@ -1,10 +1,11 @@
 """Each step of ModelOpt's module guide, with Outrider's module paths in place of its own."""
 
 import inspect
+import json
 
 import pytest
 import torch
-from small_models import EAGLE, batch, made, qwen3_moe
+from small_models import EAGLE, batch, llama, made, qwen3_moe
 from training import rows, trainer
 from transformers import AutoModelForCausalLM
 
@@ -34,8 +35,6 @@ def test_presets_and_configs_are_those_of_the_reference(python):
             "'EAGLE3_DEFAULT_CFG': m.EAGLE3_DEFAULT_CFG,"
             "'EAGLE_MTP_DEFAULT_CFG': m.EAGLE_MTP_DEFAULT_CFG,"
             "'eagle': m.EagleConfig().model_dump(), 'medusa': m.MedusaConfig().model_dump()}))")
-    import json
-
     theirs = json.loads(python("-c", code).stdout.splitlines()[-1])
     for name in ("EAGLE3_DEFAULT_CFG", "EAGLE_MTP_DEFAULT_CFG"):
         assert getattr(mtsp, name) == theirs[name]
@@ -65,9 +64,40 @@ def test_convert_train_save_restore(tmp_path, checkpointing):
     assert torch.equal(other.train()(**batch()).loss, expected)
 
 
-def test_restore_is_strict(tmp_path):
-    from small_models import llama
+@pytest.mark.parametrize("options", [
+    {"device_map": "auto"}, {"device_map": "cpu"}, {"dtype": torch.bfloat16}])
+def test_loading_options_of_transformers(options, tmp_path, checkpointing):
+    model = mtsp.convert(made(llama), [("eagle", EAGLE), ("medusa", {})])
+    model.save_pretrained(tmp_path / "model")
+    restored = AutoModelForCausalLM.from_pretrained(tmp_path / "model", **options).train()
+    assert restored.eagle_module.fc.weight.dtype == options.get("dtype", torch.float32)
+    expected = model.train()(**batch()).loss.item()
+    assert restored(**batch()).loss.item() == pytest.approx(
+        expected, rel=0.01 if "dtype" in options else 1e-6)
 
+
+def test_a_draft_vocabulary_and_a_tied_head(tmp_path, checkpointing, outrider):
+    def tied():
+        return llama(tie_word_embeddings=True)
+
+    config = {"eagle_architecture_config": EAGLE["eagle_architecture_config"]
+              | {"draft_vocab_size": 48}}
+    base = made(tied)
+    base.save_pretrained(tmp_path / "base")
+    model = mtsp.convert(base, [("eagle", config)], draft_vocabulary=torch.arange(0, 96, 2))
+    model.save_pretrained(tmp_path / "model")
+    mto.save(model, tmp_path / "file.safetensors")
+    outrider("restore", tmp_path / "base", tmp_path / "file.safetensors", "--out",
+             tmp_path / "by-program")
+    expected = model.train()(**batch()).loss
+    for folder in ("model", "by-program"):
+        restored = AutoModelForCausalLM.from_pretrained(tmp_path / folder).train()
+        assert torch.equal(restored(**batch()).loss, expected)
+    restored = mto.restore(made(tied), tmp_path / "file.safetensors").train()
+    assert torch.equal(restored(**batch()).loss, expected)
+
+
+def test_restore_is_strict(tmp_path):
     mto.save(mtsp.convert(made(llama), "medusa"), tmp_path / "file")
     with pytest.raises(mtsp.OutriderError, match="hidden_size"):
         mto.restore(made(lambda: llama(hidden_size=64)), tmp_path / "file")
