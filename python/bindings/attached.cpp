@@ -9,7 +9,7 @@
 
 #include "bound_tensors.h"
 #include "outrider/error.h"
-#include "outrider/host/plugin_loader.h"
+#include "outrider/host/checkpoint.h"
 #include "outrider/model/language_model_loss.h"
 #include "outrider/model/prepared_batch.h"
 
@@ -64,14 +64,12 @@ py::dict Attached::request() const {
   return wanted;
 }
 
-Attached Attached::copy() const {
+Attached Attached::copy(size_t stored_bytes) const {
   const auto base = std::make_shared<ExternalBase>(base_->config(), ExternalBase::Owner(),
                                                    base_->device(), base_->dtype());
-  const auto conversion =
-      mode_registry()
-          .get(attached_.state.mode)
-          .descriptor->restore(base->base_info(), attached_.state.config, attached_.state.metadata);
-  base->attach(conversion, attached_.state);
+  CheckpointMetadata record;
+  record.modes = {attached_.state};
+  rebuild(*base, record, stored_bytes, "the copied draft");
   return Attached(base->speculative_state().front(), base);
 }
 

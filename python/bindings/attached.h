@@ -2,6 +2,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstddef>
 #include <map>
 #include <memory>
 #include <optional>
@@ -40,8 +41,9 @@ class Attached {
   Attached(AttachedDraft attached, std::shared_ptr<const ExternalBase> base)
       : attached_(std::move(attached)), base_(std::move(base)) {}
 
-  /// The same draft made again, which may stand for other tensors at the same time.
-  Attached copy() const;
+  /// The same draft, of `stored_bytes` in all, made again: it may stand for other tensors at the
+  /// same time.
+  Attached copy(size_t stored_bytes) const;
 
   std::string mode() const { return attached_.state.mode; }
   std::string attribute() const { return attached_.attribute; }

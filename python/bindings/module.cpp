@@ -37,7 +37,7 @@ void translate(std::exception_ptr pointer) {
 
 void define_attached(py::module_& module) {
   py::class_<Attached>(module, "Attached")
-      .def("copy", &Attached::copy)
+      .def("copy", &Attached::copy, py::arg("stored_bytes"))
       .def_property_readonly("mode", &Attached::mode)
       .def_property_readonly("attribute", &Attached::attribute)
       .def_property_readonly("freezes_base", &Attached::freezes_base)

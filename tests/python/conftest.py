@@ -9,6 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(os.environ.get("OUTRIDER_PROGRAM", ROOT / "build/bin/outrider"))
+TEST_PLUGINS = Path(os.environ.get("OUTRIDER_TEST_PLUGINS",
+                                   ROOT / "build/tests/host/plugins/built"))
 PACKAGE = PROGRAM.parents[1] / "python"
 sys.path.insert(0, str(PACKAGE))
 sys.path.append(str(ROOT / "tests/e2e"))  # runs.py

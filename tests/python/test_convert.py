@@ -1,9 +1,11 @@
 """What convert() makes of a model: the right tensors reach the plugin, and gradients come back."""
 
 import copy
+import shutil
 
 import pytest
 import torch
+from conftest import TEST_PLUGINS
 from safetensors.torch import load_file, save_file
 from small_models import EAGLE, FAMILIES, batch, gemma2, gpt2, llama, made
 
@@ -163,6 +165,22 @@ def test_generation_is_the_bases():
     assert torch.equal(model.eval().generate(prompt, **options), expected)
 
 
+UNSEEN = """
+from small_models import batch, gpt_oss, made
+import outrider.speculative as mtsp
+assert "tiny" in mtsp.modes()
+model = mtsp.convert(made(gpt_oss), "tiny").train()
+model(**batch()).loss.backward()
+assert [n for n, p in model.named_parameters() if p.grad is not None] == ["tiny_module.weight"]
+"""
+
+
+def test_a_plugin_that_nobody_here_has_seen(python, outrider, tmp_path):
+    shutil.copy(TEST_PLUGINS / "tiny.outrider.so", tmp_path)
+    outrider("plugin", "lock", tmp_path)
+    python("-c", UNSEEN, OUTRIDER_PLUGIN_PATH=str(tmp_path))
+
+
 class TestAsAnyModule:
     """A converted model goes through what modules go through."""
 
@@ -173,7 +191,10 @@ class TestAsAnyModule:
     def test_copies_are_apart(self, model, tmp_path):
         expected = model(**batch()).loss
         torch.save(model, tmp_path / "model.pt")
-        for other in (copy.deepcopy(model), torch.load(tmp_path / "model.pt", weights_only=False)):
+        drawn = torch.get_rng_state()
+        copies = (copy.deepcopy(model), torch.load(tmp_path / "model.pt", weights_only=False))
+        assert torch.equal(torch.get_rng_state(), drawn)
+        for other in copies:
             assert torch.equal(other(**batch()).loss, expected)
             other.eagle_module.fc.weight.data.zero_()
             assert not torch.equal(other(**batch()).loss, expected)

@@ -70,7 +70,8 @@ class DraftModule(nn.Module):
         other = type(self).__new__(type(self))
         memo[id(self)] = other
         other.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
-        other._attached = self._attached.copy()
+        size = sum(tensor.nbytes for tensor in self.state_dict().values())
+        other._attached = self._attached.copy(size)
         other._attached.release()
         return other
 
