@@ -46,7 +46,7 @@ def binding_time(model):
         return None
     begin, count = time.perf_counter(), 200
     for _ in range(count):
-        draft._attached.bind(list(draft._tensors()))
+        draft._attached.bind(draft._tensors())
     return (time.perf_counter() - begin) / count
 
 

@@ -28,7 +28,7 @@ def test_what_is_caught_is_what_transformers_returns(family):
         expected = model(**inputs, output_hidden_states=True)
     mtsp.convert(model, BOTH)
     base_forward = type(model)._outrider_base_class.forward.__get__(model)
-    caught = run_base(base_forward, base_parts(model), Request(drafts_of(model)), False, (),
+    caught = run_base(base_forward, base_parts(model), Request(drafts_of(model)), False,
                       {**inputs, "use_cache": False})
     seen = inputs["attention_mask"].bool()
     assert list(caught.layer_outputs) == [1, 3, 4]

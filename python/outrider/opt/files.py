@@ -11,6 +11,7 @@ from outrider.errors import OutriderError
 from outrider.native import _C
 from outrider.speculative.base_parts import plain
 from outrider.speculative.converted import Building, converted
+from outrider.speculative.draft_module import stored_bytes
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -42,8 +43,7 @@ def restore(model: Model, path: Any, *, reference_numerics: str | None = None) -
     tensors raise OutriderError (TensorMismatch), all named; the model is then of no use."""
     record, tensors = _C.read_stored(str(Path(path).resolve()), reference_numerics)
     building = Building(model)
-    size = sum(tensor.nbytes for tensor in tensors.values())
-    building.external.rebuild(record, str(path), size)
+    building.external.rebuild(record, str(path), stored_bytes(tensors))
     building.attach()
     base = json.loads(record.json())["base_model"]
     _load(model, tensors, str(path), drafts_only="reference" in base)
@@ -51,13 +51,13 @@ def restore(model: Model, path: Any, *, reference_numerics: str | None = None) -
 
 
 def _load(model: nn.Module, tensors: dict[str, torch.Tensor], path: str, drafts_only: bool) -> None:
-    targets = _once(dict(model.state_dict()))
+    known = dict(model.state_dict())
+    targets = _once(known)
     if drafts_only:
         drafts = tuple(f"{name}." for name in converted(model)._outrider_attributes)
         targets = {name: target for name, target in targets.items() if name.startswith(drafts)}
-    known = model.state_dict().keys()
     problems = [f"missing {name}" for name in targets.keys() - tensors.keys()]
-    problems += [f"unexpected {name}" for name in tensors.keys() - known]
+    problems += [f"unexpected {name}" for name in tensors.keys() - known.keys()]
     for name in targets.keys() & tensors.keys():
         if targets[name].shape != tensors[name].shape:
             problems.append(f"{name} is {list(tensors[name].shape)}, "

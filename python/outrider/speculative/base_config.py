@@ -7,6 +7,9 @@ from outrider.native import _C
 from outrider.speculative.base_parts import BaseParts, text_config
 
 
+def _dtype_name(parts: BaseParts) -> str:
+    return str(parts.head.weight.dtype).removeprefix("torch.")
+
 
 def _rope(config: Any) -> dict[str, Any]:
     """The plain rotary embedding with the base's theta: what a draft with the base's sizes starts
@@ -39,7 +42,7 @@ def _described(model: Any, parts: BaseParts) -> dict[str, Any]:
         "max_position_embeddings": getattr(config, "max_position_embeddings", None) or 2048,
         "rms_norm_eps": getattr(config, "rms_norm_eps", None) or 1e-6,
         "rope_parameters": _rope(config),
-        "dtype": str(parts.head.weight.dtype).removeprefix("torch."),
+        "dtype": _dtype_name(parts),
     }
 
 
@@ -51,7 +54,7 @@ def base_config(model: Any, parts: BaseParts) -> str:
     config = json.loads(model.config.to_json_string(use_diff=False))
     config["architectures"] = [type(model).__name__]
     config["vocab_size"] = parts.head.weight.shape[0]
-    config["dtype"] = str(parts.head.weight.dtype).removeprefix("torch.")
+    config["dtype"] = _dtype_name(parts)
     for key in ("torch_dtype", "quantization_config"):
         config.pop(key, None)
     return json.dumps(config)

@@ -74,14 +74,15 @@ class _Catcher:
 
 def run_base(
     forward: Callable[..., Any], parts: BaseParts, request: Request, trains_base: bool,
-    args: tuple, kwargs: dict[str, Any],
+    arguments: dict[str, Any],
 ) -> Any:
     """Runs `forward`, the base's own, and returns a PassOutputs."""
-    with torch.set_grad_enabled(trains_base and torch.is_grad_enabled()):
+    keeps_graph = trains_base and torch.is_grad_enabled()
+    with torch.set_grad_enabled(keeps_graph):
         with _Catcher(parts, request) as catcher:
-            forward(*args, **kwargs)
+            forward(**arguments)
         outputs = catcher.outputs
         outputs.embedding_weight = plain(parts.embedding.weight)
         outputs.head_weight = plain(parts.head.weight)
-    outputs.carries_gradient = trains_base and torch.is_grad_enabled()
+    outputs.carries_gradient = keeps_graph
     return outputs

@@ -1,7 +1,6 @@
 """What a model of transformers becomes by a conversion: itself, with drafts and their losses."""
 
 import inspect
-import json
 import types
 import weakref
 from functools import cache
@@ -18,7 +17,7 @@ from outrider.speculative.base_config import base_config
 from outrider.speculative.base_parts import BaseParts, base_parts, plain, require_plain_head
 from outrider.speculative.base_pass import Request, run_base
 from outrider.speculative.batch import Labels, train_batch
-from outrider.speculative.draft_module import DraftModule
+from outrider.speculative.draft_module import DraftModule, stored_bytes
 from outrider.speculative.meter import Meter
 from outrider.speculative.output import SpeculativeOutput
 
@@ -99,7 +98,7 @@ class ConvertedModel(nn.Module):
         request = Request([draft._attached for draft in drafts.values()])
         trains_base = self._outrider_trains_base()
         base_arguments = {k: v for k, v in kwargs.items() if k not in _OWN_ARGUMENTS}
-        outputs = run_base(super().forward, base_parts(self), request, trains_base, (),
+        outputs = run_base(super().forward, base_parts(self), request, trains_base,
                            {**base_arguments, "use_cache": False})
         results = {name: draft(outputs, batch) for name, draft in drafts.items()}
         output = SpeculativeOutput(
@@ -144,7 +143,7 @@ class ConvertedModel(nn.Module):
         record = _C.Record.parse(state["_outrider"], "the copied model")
         super().__setstate__({**state, "_outrider": None, "_outrider_meters": _meters()})
         self._outrider = _external(self, self._outrider_config, torch.device("cpu"))
-        self._outrider.rebuild(record, "the copied model", _stored_bytes(self))
+        self._outrider.rebuild(record, "the copied model", stored_bytes(self.state_dict()))
         for attached in self._outrider.drafts():
             attached.release()
             getattr(self, attached.attribute)._attached = attached
@@ -155,10 +154,6 @@ class ConvertedModel(nn.Module):
 
 def _meters() -> dict[str, Meter]:
     return {"train": Meter(), "eval": Meter()}
-
-
-def _stored_bytes(model: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in model.state_dict().values())
 
 
 def _new_converted(base_class: Any) -> Any:
@@ -282,8 +277,3 @@ def freeze_again(model: ConvertedModel) -> None:
     """Where somebody exchanged the parameters, such as a loader of transformers."""
     if not model._outrider_trains_base():
         _freeze(model, model._outrider_attributes)
-
-
-def record_of(model: ConvertedModel) -> dict[str, Any]:
-    """The content of outrider_state.json."""
-    return json.loads(model._outrider.record().json())

@@ -1,7 +1,7 @@
 """A draft as a module of torch: its tensors are Python's, its computation the plugin's."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -45,6 +45,11 @@ def _found(root: Any, name: str) -> torch.Tensor:
     return sum(deltas, start=value)
 
 
+def stored_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    """What tensors take: the bound on a draft that is made again for them."""
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
 class DraftModule(nn.Module):
     """Parameters and buffers under the draft's names. At each forward the plugin's module is bound
     to the tensors that they are at that moment, so that moving, casting, loading and sharding them
@@ -70,26 +75,18 @@ class DraftModule(nn.Module):
         other = type(self).__new__(type(self))
         memo[id(self)] = other
         other.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
-        size = sum(tensor.nbytes for tensor in self.state_dict().values())
-        other._attached = self._attached.copy(size)
+        other._attached = self._attached.copy(stored_bytes(self.state_dict()))
         other._attached.release()
         return other
 
-    def _tensors(self) -> Iterator[torch.Tensor]:
-        return (_found(self, name) for name in self._names)
-
-    def _compute_dtype(self, device_type: str) -> torch.dtype | None:
-        """The type that autocast asks for, or that of all floating parameters."""
-        if torch.is_autocast_enabled(device_type):
-            return torch.get_autocast_dtype(device_type)
-        floating = (tensor.dtype for tensor in self._tensors() if tensor.is_floating_point())
-        return next(floating, None)
+    def _tensors(self) -> list[torch.Tensor]:
+        return [_found(self, name) for name in self._names]
 
     def forward(self, base: Any, batch: Any) -> tuple[torch.Tensor, DraftMetrics]:
         """Loss (0-dim) and metrics for a PassOutputs and a Batch."""
-        tensors = list(self._tensors())
+        tensors = self._tensors()
         device = tensors[0].device
-        dtype = self._compute_dtype(device.type)
+        dtype = _compute_dtype(tensors, device.type)
         fitted = [_fitted(tensor, device, dtype) for tensor in tensors]
         with torch.autocast(device.type, enabled=False):
             self._attached.bind(fitted)
@@ -100,6 +97,13 @@ class DraftModule(nn.Module):
     def extra_repr(self) -> str:
         count = sum(parameter.numel() for parameter in self.parameters())
         return f"mode={self._attached.mode}, parameters={count}" if self._attached else ""
+
+
+def _compute_dtype(tensors: list[torch.Tensor], device_type: str) -> torch.dtype | None:
+    """The type that autocast asks for, or that of all floating parameters."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
 
 
 def _fitted(tensor: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
