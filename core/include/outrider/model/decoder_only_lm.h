@@ -46,6 +46,7 @@ class OUTRIDER_API DecoderOnlyLM : public CausalLM {
   BaseOutputs run_base(const BasePass& pass) override;
   const LmHead& head() const override;
   at::Tensor final_norm(const at::Tensor& hidden) const override;
+  bool divides_sequences() const override { return true; }
   bool compute_in(at::ScalarType type) override;
   void drop_decoder_layers() override;
 
