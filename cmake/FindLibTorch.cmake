@@ -2,7 +2,7 @@
 #
 # Input:   LIBTORCH_ROOT, the folder that holds include/ and lib/; by default that of the interpreter's torch package.
 # Output:  LibTorch_VERSION, LibTorch_LIBRARY_DIR, targets LibTorch::cpu, LibTorch::c10 and, where the
-#          build has them, LibTorch::python, LibTorch::cuda and LibTorch::c10_cuda.
+#          build has them, LibTorch::python, LibTorch::cuda and LibTorch::c10_cuda; LibTorch_NCCL_INCLUDE.
 
 if(NOT LIBTORCH_ROOT)
   find_package(Python3 QUIET COMPONENTS Interpreter)
@@ -17,6 +17,8 @@ find_path(LibTorch_INCLUDE torch/headeronly/version.h
 foreach(library torch_cpu c10 torch_cuda c10_cuda torch_python)
   find_library(LibTorch_${library} ${library} PATHS ${LIBTORCH_ROOT}/lib NO_DEFAULT_PATH)
 endforeach()
+# The wheel of LibTorch brings NCCL's in a package beside its own.
+find_path(LibTorch_NCCL_INCLUDE nccl.h PATHS ${LIBTORCH_ROOT}/../nvidia/nccl/include)
 set(LibTorch_LIBRARY_DIR ${LIBTORCH_ROOT}/lib)
 
 if(LibTorch_INCLUDE)

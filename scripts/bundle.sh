@@ -50,6 +50,9 @@ add_libraries() {
     install -D -m 644 "$build/lib/lib$library.so" "$bundle/lib/lib$library.so"
     set_runpath "$bundle/lib/lib$library.so" .
   done
+  # Only a build with CUDA has it.
+  library=$build/lib/liboutrider_nccl.so
+  if [[ -f $library ]]; then install -m 644 -t "$bundle/lib" "$library"; fi
 }
 
 # The lock file holds the plugins' hashes: they are copied as they are.

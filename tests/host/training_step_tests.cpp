@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
+#include <map>
 
 #include "tiny_training.h"
 #include "trainer/training_step.h"
@@ -42,9 +43,9 @@ Plain plain_mean(CausalLM& model, const std::vector<AdamW::Parameter>& parameter
 TEST_CASE("a step's gradients are the mean over its batches, seen whole before they are clipped") {
   const auto model = tiny_model();
   std::vector<at::Tensor> seen;
-  TrainingStep step(*model, {.max_grad_norm = 1e-3}, [&](const auto& gradients) {
+  TrainingStep step(*model, {.max_grad_norm = 1e-3}, {.finish = [&](const auto& gradients) {
     for (const auto& gradient : gradients) seen.push_back(gradient.clone());
-  });
+  }});
   REQUIRE(!step.trains_base());
   const auto expected = plain_mean(*model, step.parameters());
   at::manual_seed(7);
@@ -66,9 +67,9 @@ TEST_CASE("a step's gradients are the mean over its batches, seen whole before t
 TEST_CASE("what the reduction makes of the gradients is what moves the parameters") {
   for (const double factor : {0.0, 1.0}) {
     const auto model = tiny_model();
-    TrainingStep step(*model, {}, [&](const auto& gradients) {
+    TrainingStep step(*model, {}, {.finish = [&](const auto& gradients) {
       for (const auto& gradient : gradients) at::Tensor(gradient).mul_(factor);
-    });
+    }});
     const auto before = values(step);
     step.learn(batch(1), 1.0);
     const auto result = step.update(0.1);
@@ -80,13 +81,35 @@ TEST_CASE("what the reduction makes of the gradients is what moves the parameter
   }
 }
 
+TEST_CASE("each gradient is handed out once, complete, while the last batch is computed") {
+  const auto model = tiny_model();
+  std::map<size_t, at::Tensor> ready;
+  std::vector<at::Tensor> all;
+  TrainingStep step(*model, {},
+                    {.ready =
+                         [&](size_t index, const at::Tensor& gradient) {
+                           CHECK(ready.emplace(index, gradient.clone()).second);
+                         },
+                     .finish = [&](const auto& gradients) { all = gradients; }});
+  step.learn(batch(0), 0.5, /*is_last=*/false);
+  CHECK(ready.empty());
+  step.learn(batch(3), 0.5, /*is_last=*/true);
+  CHECK(all.empty());
+  step.update(0.0);
+  REQUIRE(all.size() == step.parameters().size());
+  for (size_t i = 0; i < all.size(); ++i) {
+    REQUIRE(ready.contains(i) == all[i].defined());
+    if (all[i].defined()) CHECK(at::equal(ready.at(i), all[i]));
+  }
+}
+
 TEST_CASE("each step begins with no gradient and no loss of the one before") {
   const auto model = tiny_model();
   TrainingStep step(*model, {});
   at::manual_seed(1);
   const auto first = step.learn(batch(2), 1.0).loss.item<double>();
   CHECK(step.update(0.0).loss.item<double>() == doctest::Approx(first));
-  CHECK(step.optimizer().gradients().empty());
+  for (const auto& gradient : step.optimizer().gradients()) CHECK(!gradient.defined());
   at::manual_seed(1);
   step.learn(batch(2), 1.0);
   CHECK(step.update(0.0).loss.item<double>() == doctest::Approx(first));

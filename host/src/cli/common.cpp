@@ -1,6 +1,7 @@
 #include "cli/common.h"
 
 #include <ATen/Context.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -79,6 +80,20 @@ void apply_setting(Json& config, const std::string& assignment) {
   *at = std::move(value);
 }
 
+namespace {
+
+void require_present(at::Device device) {
+  if (!device.is_cuda()) return;
+  const auto count = at::detail::getCUDAHooks().deviceCount();
+  if (device.index() < count) return;
+  throw Error(ErrorCode::kDeviceUnavailable,
+              fmt::format("--device {}: this machine has {} CUDA device{}", device.str(), count,
+                          count == 1 ? "" : "s"),
+              "count from 0; with torchrun start as many processes as there are devices");
+}
+
+}  // namespace
+
 at::Device parse_device(const std::string& name) {
   const bool is_cuda = name == "cuda" || name.starts_with("cuda:");
   if (name != "cpu" && !is_cuda) {
@@ -92,7 +107,9 @@ at::Device parse_device(const std::string& name) {
                 "run on the CPU with --device cpu, or see `outrider doctor`");
   }
   try {
-    return at::Device(name == "cuda" ? "cuda:0" : name);
+    const at::Device device(name == "cuda" ? "cuda:0" : name);
+    require_present(device);
+    return device;
   } catch (const c10::Error&) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("--device {}: not a device number", printable(name)),

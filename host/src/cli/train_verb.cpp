@@ -145,8 +145,15 @@ Json load_and_train(TrainOptions& options, LoadOptions load) {
   return train(*model, options);
 }
 
+/// Each process has the GPU of its number on its machine, unless told which.
+LoadOptions load_options(ModelOptions model, const std::optional<ProcessPlace>& place) {
+  if (place && model.device == "cuda") model.device += fmt::format(":{}", place->local_rank);
+  return with_options({}, model);
+}
+
 Json train_together(TrainOptions& options, const LoadOptions& load) {
   try {
+    options.processes->use_device(load.device);
     auto summary = load_and_train(options, load);
     options.processes->leave();
     return summary;
@@ -157,8 +164,8 @@ Json train_together(TrainOptions& options, const LoadOptions& load) {
 }
 
 void run_train(const TrainArguments& a, const GlobalOptions& global) {
-  const auto load = with_options({}, a.model);
   const auto place = process_place();
+  const auto load = load_options(a.model, place);
   use_plugins(global);
   auto options = a.options;
   auto settings = training_schema().dump(options);

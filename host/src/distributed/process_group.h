@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "distributed/communicator.h"
 #include "distributed/process_place.h"
 #include "outrider/api.h"
 
@@ -23,12 +24,20 @@ class OUTRIDER_API ProcessGroup {
   ProcessGroup(const ProcessGroup&) = delete;
   ProcessGroup& operator=(const ProcessGroup&) = delete;
 
-  int64_t rank() const { return place_.rank; }
-  int64_t size() const { return place_.world_size; }
+  int64_t rank() const { return rendezvous_->place().rank; }
+  int64_t size() const { return rendezvous_->place().world_size; }
   bool is_first() const { return rank() == 0; }
 
-  /// Sums tensors of the CPU over the processes, in place; each has the same bits everywhere then.
-  void sum_in_place(const std::vector<at::Tensor>& tensors);
+  /// What computes: tensors there can be summed from here on. Every process has a device of its
+  /// own.
+  void use_device(at::Device device);
+  /// Of all processes, for tensors on `device`, the CPU or the one of use_device().
+  Communicator& tensors_on(at::Device device);
+  /// Of some of them, for tensors on the device of use_device(); `name` tells it from others.
+  std::unique_ptr<Communicator> subgroup(const std::string& name, ProcessRange range);
+
+  /// Sums tensors of one device over the processes, in place.
+  void sum_in_place(std::vector<at::Tensor> tensors);
   at::Tensor sum(const at::Tensor& tensor);
   bool any(bool value);
   double of_first(double value);
@@ -40,16 +49,20 @@ class OUTRIDER_API ProcessGroup {
   /// is thrown everywhere.
   std::string from_first(const std::function<std::string()>& work);
 
+  /// Throws where a process is known to be lost: what was computed together since is worth nothing.
+  void require_all() {
+    rendezvous_->guarded([] {});
+  }
   /// Returns when all processes are done with each other.
-  void leave() { any(false); }
+  void leave();
   /// Tells the others why this process ends.
   void report_failure(const std::string& reason) noexcept;
 
  private:
-  class Connection;
-
-  ProcessPlace place_;
-  std::unique_ptr<Connection> connection_;
+  std::unique_ptr<Rendezvous> rendezvous_;
+  std::unique_ptr<Communicator> control_;  // on the CPU
+  std::unique_ptr<Communicator> tensors_;  // null where that computes too
+  at::Device device_ = at::kCPU;
   int64_t round_ = 0;  // of what goes through the store
 };
 

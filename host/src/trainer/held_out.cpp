@@ -8,6 +8,7 @@
 
 #include "data/batches.h"
 #include "trainer/draft_meter.h"
+#include "trainer/held_out_pass.h"
 #include "trainer/random_state.h"
 
 namespace outrider {
@@ -45,6 +46,12 @@ Json Evaluation::to_json() const {
 
 Evaluation evaluate(CausalLM& model, const TrainingData& data, int64_t batch_size,
                     int64_t max_length, const EvaluationProgress& on_batch) {
+  WholeBatches batches(data, max_length);
+  return evaluate(model, data, batches, batch_size, max_length, on_batch);
+}
+
+Evaluation evaluate(CausalLM& model, const TrainingData& data, BatchSource& batches,
+                    int64_t batch_size, int64_t max_length, const EvaluationProgress& on_batch) {
   require_drafts(model);
   const auto selection = select_conversations(data.tokens(), model, max_length);
   const at::NoGradGuard no_grad;
@@ -54,10 +61,12 @@ Evaluation evaluate(CausalLM& model, const TrainingData& data, int64_t batch_siz
   const auto total = static_cast<int64_t>(selection.conversations.size());
   int64_t done = 0, tokens = 0, trained_tokens = 0;
   for (const auto& conversations : batches_by_length(selection, batch_size)) {
-    auto [input, counts] = data.batch(conversations, max_length);
-    trained_tokens += counts.trained;
+    auto [input, counts] = batches.part(conversations);
     input.batch.measure_acceptance = true;
-    meter.add(model.forward(input).draft_losses);
+    auto output = model.forward(input);
+    batches.complete(output, counts);
+    meter.add(output.draft_losses);
+    trained_tokens += counts.trained;
     done += static_cast<int64_t>(conversations.size());
     tokens += counts.tokens;
     if (on_batch) on_batch(done, total, tokens);

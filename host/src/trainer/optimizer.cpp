@@ -23,18 +23,17 @@ AdamW::AdamW(const std::vector<Parameter>& parameters, const AdamWOptions& optio
   }
 }
 
-void AdamW::collect_gradients() {
+void AdamW::collect_gradient(size_t index) {
   const at::NoGradGuard no_grad;
-  for (auto& slot : slots_) {
-    auto& gradient = slot.parameter.mutable_grad();
-    if (!gradient.defined()) continue;
-    if (slot.gradient.defined()) {
-      slot.gradient.add_(gradient);
-    } else {
-      slot.gradient = gradient.to(at::kFloat);
-    }
-    gradient.reset();
+  auto& slot = slots_[index];
+  auto& gradient = slot.parameter.mutable_grad();
+  if (!gradient.defined()) return;
+  if (slot.gradient.defined()) {
+    slot.gradient.add_(gradient);
+  } else {
+    slot.gradient = gradient.to(at::kFloat).contiguous();
   }
+  gradient.reset();
 }
 
 std::vector<at::Tensor> AdamW::gather(at::Tensor Slot::*member, bool decays) const {
@@ -45,16 +44,24 @@ std::vector<at::Tensor> AdamW::gather(at::Tensor Slot::*member, bool decays) con
   return tensors;
 }
 
+void AdamW::collect_gradients() {
+  for (size_t i = 0; i < slots_.size(); ++i) collect_gradient(i);
+}
+
 std::vector<at::Tensor> AdamW::gradients() const {
   std::vector<at::Tensor> tensors;
-  for (const auto& slot : slots_) {
-    if (slot.gradient.defined()) tensors.push_back(slot.gradient);
-  }
+  for (const auto& slot : slots_) tensors.push_back(slot.gradient);
+  return tensors;
+}
+
+std::vector<at::Tensor> AdamW::defined_gradients() const {
+  auto tensors = gradients();
+  std::erase_if(tensors, [](const auto& gradient) { return !gradient.defined(); });
   return tensors;
 }
 
 at::Tensor AdamW::clip_gradients() const {
-  const auto tensors = gradients();
+  const auto tensors = defined_gradients();
   if (tensors.empty()) return at::zeros({}, slots_.front().step.options());
   const auto norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(tensors, 2)), 2);
   if (options_.max_grad_norm > 0) {

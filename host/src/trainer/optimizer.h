@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -30,12 +31,15 @@ class OUTRIDER_API AdamW {
   };
   AdamW(const std::vector<Parameter>& parameters, const AdamWOptions& options);
 
-  /// Takes the parameters' gradients, adding to what earlier calls since the last step took. Call
-  /// after each backward pass.
+  /// Takes the gradient of parameter `index`, if it has one, adding to what earlier calls since the
+  /// last step took. Call when a backward pass has completed it.
+  void collect_gradient(size_t index);
+  /// All of them: after a backward pass.
   void collect_gradients();
 
-  /// The collected ones, float32, of the parameters that have any; shares storage.
+  /// The collected ones, float32, by parameter, undefined where there is none; shares storage.
   std::vector<at::Tensor> gradients() const;
+  const at::Tensor& gradient(size_t index) const { return slots_[index].gradient; }
 
   /// One update by the collected gradients, which are then forgotten. Parameters without a gradient
   /// stay as they are. Returns the gradients' total norm before clipping, a 0-dim float32 tensor.
@@ -54,6 +58,7 @@ class OUTRIDER_API AdamW {
     bool decays, has_stored_master;
   };
   std::vector<at::Tensor> gather(at::Tensor Slot::*member, bool decays) const;
+  std::vector<at::Tensor> defined_gradients() const;
   at::Tensor clip_gradients() const;
   void update(double learning_rate, bool decays);
   void round_masters() const;

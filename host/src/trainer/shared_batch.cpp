@@ -30,11 +30,7 @@ std::vector<at::Tensor*> shares_in(ForwardOutput& output) {
 
 SharedBatches::SharedBatches(ProcessGroup& processes, const TrainingData& data,
                              const CausalLM& model, int64_t max_length)
-    : processes_(processes), data_(data), model_(model), max_length_(max_length) {
-  if (model.device().is_cpu()) return;
-  throw Error(ErrorCode::kUnsupported, "several processes train together on CPUs only so far",
-              "give --device cpu, or train with one process");
-}
+    : processes_(processes), data_(data), model_(model), max_length_(max_length) {}
 
 int64_t SharedBatches::width(const std::vector<int64_t>& conversations) const {
   int64_t width = 0;
@@ -78,11 +74,11 @@ void SharedBatches::complete(ForwardOutput& output, TokenCounts& counts) const {
   const auto shares = shares_in(output);
   std::vector<at::Tensor> values;
   for (const auto* share : shares) values.push_back(share->detach().to(at::kDouble));
-  values.push_back(at::full({}, static_cast<double>(counts.tokens), at::kDouble));
-  values.push_back(at::full({}, static_cast<double>(counts.trained), at::kDouble));
   const auto whole = processes_.sum(at::stack(values)).unbind();
   for (size_t i = 0; i < shares.size(); ++i) *shares[i] = whole[i];
-  counts = {whole[shares.size()].item<int64_t>(), whole[shares.size() + 1].item<int64_t>()};
+  // The host knows these: to ask the device would be to wait for it.
+  const auto sums = processes_.sum(at::tensor({counts.tokens, counts.trained}, at::kLong));
+  counts = {sums[0].item<int64_t>(), sums[1].item<int64_t>()};
 }
 
 }  // namespace outrider

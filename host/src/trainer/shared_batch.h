@@ -6,24 +6,24 @@
 #include "distributed/process_group.h"
 #include "outrider/host/training_data.h"
 #include "outrider/model/causal_lm.h"
+#include "trainer/batch_source.h"
 
 namespace outrider {
 
 /// This process's part of the batches that several processes share. All parts of a batch are
 /// equally wide, so that each process makes the same steps; one that gets no conversation has a row
 /// without a target.
-class SharedBatches {
+class SharedBatches : public BatchSource {
  public:
-  /// Throws kUnsupported for a model on a device that processes cannot share yet. All must outlive
-  /// it.
+  /// All must outlive it.
   SharedBatches(ProcessGroup& processes, const TrainingData& data, const CausalLM& model,
                 int64_t max_length);
 
-  TrainingInput part(const std::vector<int64_t>& conversations);
+  TrainingInput part(const std::vector<int64_t>& conversations) override;
 
-  /// Makes the losses, metrics and counts of a part those of the whole batch. Throws kUnsupported
-  /// where a draft's loss is no share of the batch's.
-  void complete(ForwardOutput& output, TokenCounts& counts) const;
+  /// Losses, metrics and counts. Throws kUnsupported where a draft's loss is no share of the
+  /// batch's.
+  void complete(ForwardOutput& output, TokenCounts& counts) const override;
 
  private:
   int64_t width(const std::vector<int64_t>& conversations) const;

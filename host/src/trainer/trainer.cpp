@@ -13,11 +13,13 @@
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/held_out.h"
 #include "outrider/text.h"
+#include "trainer/held_out_pass.h"
 #include "trainer/random_state.h"
 #include "trainer/resume_point.h"
 #include "trainer/run_record.h"
 #include "trainer/run_setup.h"
 #include "trainer/same_start.h"
+#include "trainer/shared_batch.h"
 #include "trainer/train_options.h"
 
 namespace outrider {
@@ -39,9 +41,21 @@ int64_t process_count(const TrainOptions& options) {
   return options.processes ? options.processes->size() : 1;
 }
 
-TrainingStep::Reduce reduce_of(const TrainOptions& options) {
-  if (!options.processes) return {};
-  return [processes = options.processes](const auto& list) { processes->sum_in_place(list); };
+std::optional<BucketedSum> sum_over(const TrainOptions& options, at::Device device) {
+  if (!options.processes) return std::nullopt;
+  return BucketedSum(options.processes->tensors_on(device));
+}
+
+GradientReduction reduction_by(std::optional<BucketedSum>& sum) {
+  if (!sum) return {};
+  return {[&](size_t index, const at::Tensor& gradient) { sum->ready(index, gradient); },
+          [&](const std::vector<at::Tensor>& gradients) { sum->finish(gradients); }};
+}
+
+std::unique_ptr<BatchSource> batches_of(const TrainingData& data, const CausalLM& model,
+                                        const TrainOptions& options) {
+  if (!options.processes) return std::make_unique<WholeBatches>(data, options.max_length);
+  return std::make_unique<SharedBatches>(*options.processes, data, model, options.max_length);
 }
 
 bool is_number(const Json& json, const char* key) {
@@ -60,7 +74,8 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
     : model_(model),
       options_(options),
       on_metrics_(std::move(on_metrics)),
-      training_(model, optimizer_options(options), reduce_of(options)),
+      gradient_sum_(sum_over(options, model.device())),
+      training_(model, optimizer_options(options), reduction_by(gradient_sum_)),
       data_(options.data, model),
       eval_data_(open_if_given(options.eval_data, model)),
       selection_(select_conversations(data_.tokens(), model, options.max_length)),
@@ -76,11 +91,12 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
         if (training_.trains_base()) return std::nullopt;
         return data_.base_fault(model_, conversations, options_.max_length);
       }) {
-  if (eval_data_) select_conversations(eval_data_->tokens(), model, options.max_length);
-  if (options.processes) {
-    shared_.emplace(*options.processes, data_, model, options.max_length);
-    require_same_start(*options.processes, options, model, data_);
+  batches_ = batches_of(data_, model, options);
+  if (eval_data_) {
+    select_conversations(eval_data_->tokens(), model, options.max_length);
+    eval_batches_ = batches_of(*eval_data_, model, options);
   }
+  if (options.processes) require_same_start(*options.processes, options, model, data_);
   if (options.progress && is_first()) progress_.emplace(std::cerr, terminal_width(STDERR_FILENO));
 }
 
@@ -91,8 +107,7 @@ Json Trainer::run() {
   if (finished_before_) return *std::move(finished_before_);
   try {
     train_to_the_end();
-    if (!options_.processes) return finish();
-    return Json::parse(first_says([this] { return finish().dump(); }));
+    return finish();
   } catch (const Error& e) {
     if (writer_) writer_->report_failure(e.what());
     throw;
@@ -141,7 +156,7 @@ RunWriter::Run Trainer::view() {
 void Trainer::train_to_the_end() {
   bool is_last = is_finished(clock_of_first());
   if (evaluation_pending_ && !is_last && every(options_.eval_steps)) {
-    pause([&] { first_alone([&] { evaluate_and_log(); }); });
+    pause([&] { evaluate_and_log(); });
   }
   while (!is_last) {
     take_step();
@@ -285,16 +300,13 @@ bool Trainer::is_finished(double seconds) const {
   return out_of_time || (schedule_.total_steps > 0 && step_ >= schedule_.total_steps);
 }
 
-TrainingInput Trainer::next_input(const std::vector<int64_t>& conversations) {
-  return shared_ ? shared_->part(conversations) : data_.batch(conversations, options_.max_length);
-}
-
 void Trainer::take_step() {
   const auto batches = cursor_.next(options_.gradient_accumulation_steps);
-  for (const auto& conversations : batches) {
-    auto [input, counts] = next_input(conversations);
-    auto output = training_.learn(std::move(input), 1.0 / static_cast<double>(batches.size()));
-    if (shared_) shared_->complete(output, counts);
+  const double share = 1.0 / static_cast<double>(batches.size());
+  for (size_t i = 0; i < batches.size(); ++i) {
+    auto [input, counts] = batches_->part(batches[i]);
+    auto output = training_.learn(std::move(input), share, /*is_last=*/i + 1 == batches.size());
+    batches_->complete(output, counts);
     interval_.add(output, counts);
   }
   learning_rate_ = options_.learning_rate * schedule_.factor(step_, clock_of_first());
@@ -308,17 +320,25 @@ void Trainer::take_step() {
 void Trainer::after_step(bool is_last) {
   const bool logs = is_last || every(options_.logging_steps);
   // Elsewhere than on the CPU a look at each step would wait for it.
-  if (logs || model_.device().is_cpu()) watch_.check();
+  if (logs || model_.device().is_cpu()) {
+    wait_for_all();
+    watch_.check();
+  }
   if (logs) log_step();
   if (progress_ && !logs) progress_->update(progress_report());
   const bool evaluates = every(options_.eval_steps);
   if (is_last || !anywhere(evaluates || (writer_ && writer_->is_save_due()))) return;
   pause([&] {
-    first_alone([&] {
-      if (evaluates) evaluate_and_log();
-      writer_->save_if_due();
-    });
+    if (evaluates) evaluate_and_log();
+    first_alone([&] { writer_->save_if_due(); });
   });
+}
+
+/// Until the step is computed. Where another process was lost in it, its numbers are none.
+void Trainer::wait_for_all() const {
+  if (!options_.processes) return;
+  gradient_norm_.item<double>();
+  options_.processes->require_all();
 }
 
 /// Time that is no training time.
@@ -344,10 +364,11 @@ Evaluation Trainer::evaluate_held_out() {
   if (progress_) {
     work.emplace(*progress_, fmt::format("evaluation at step {}: conversation", step_));
   }
-  return evaluate(model_, *eval_data_, options_.per_device_train_batch_size, options_.max_length,
-                  [&](int64_t done, int64_t total, int64_t tokens) {
+  return evaluate(model_, *eval_data_, *eval_batches_,
+                  options_.per_device_train_batch_size * process_count(options_),
+                  options_.max_length, [&](int64_t done, int64_t total, int64_t tokens) {
                     if (work) work->update(done, total, tokens);
-                    if (done < total && is_interrupted()) {
+                    if (done < total && anywhere(is_interrupted())) {
                       throw Error(ErrorCode::kInterrupted, "the evaluation was interrupted");
                     }
                   });
@@ -359,9 +380,14 @@ void Trainer::evaluate_and_log() {
     evaluation_ = evaluate_held_out();
   } catch (const Error& e) {
     if (e.code() != ErrorCode::kInterrupted) throw;
-    writer_->stop_interrupted();  // here the random generators are those of training again
+    // Here the random generators are those of training again.
+    first_alone([&] { writer_->stop_interrupted(); });
   }
   evaluation_pending_ = false;
+  first_alone([&] { log_evaluation(); });
+}
+
+void Trainer::log_evaluation() {
   writer_->append({{"epoch", cursor_.epochs()}, {"eval", evaluation_->to_json()}}, on_metrics_);
   for (const auto& draft : evaluation_->drafts) {
     say(fmt::format("eval at step {}: {} loss {:.4f}, expected acceptance length {:.2f}", step_,
@@ -386,9 +412,10 @@ void Trainer::say(const std::string& text) {
 }
 
 Json Trainer::finish() {
-  writer_->write_final();
+  first_alone([&] { writer_->write_final(); });
   if (eval_data_) evaluate_and_log();
-  return writer_->finish(summary());
+  if (!options_.processes) return writer_->finish(summary());
+  return Json::parse(first_says([&] { return writer_->finish(summary()).dump(); }));
 }
 
 TrainingState Trainer::state() const {

@@ -4,23 +4,25 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "data/batch_order.h"
 #include "data/batches.h"
+#include "distributed/bucketed_sum.h"
 #include "distributed/process_group.h"
 #include "outrider/host/held_out.h"
 #include "outrider/host/trainer.h"
 #include "outrider/host/training_data.h"
+#include "trainer/batch_source.h"
 #include "trainer/finite_watch.h"
 #include "trainer/interrupt.h"
 #include "trainer/interval_metrics.h"
 #include "trainer/progress.h"
 #include "trainer/run_writer.h"
 #include "trainer/schedule.h"
-#include "trainer/shared_batch.h"
 #include "trainer/training_state.h"
 #include "trainer/training_step.h"
 
@@ -55,14 +57,15 @@ class Trainer {
   void note_length_beyond_the_base();
   void train_to_the_end();
   bool is_finished(double seconds) const;
-  TrainingInput next_input(const std::vector<int64_t>& conversations);
   void take_step();
   bool anywhere(bool is_so) const;
   void after_step(bool is_last);
+  void wait_for_all() const;
   void pause(const std::function<void()>& work);
   void log_step();
   Evaluation evaluate_held_out();
   void evaluate_and_log();
+  void log_evaluation();
   void say_what_is_not_finite();
   Json finish();
   Json summary() const;
@@ -77,6 +80,7 @@ class Trainer {
   CausalLM& model_;
   const TrainOptions& options_;
   MetricsCallback on_metrics_;
+  std::optional<BucketedSum> gradient_sum_;  // where several processes train together
   TrainingStep training_;
   TrainingData data_;
   std::optional<TrainingData> eval_data_;
@@ -88,7 +92,7 @@ class Trainer {
   FiniteWatch watch_;
   std::optional<ProgressLine> progress_;
   std::optional<InterruptScope> interrupt_;
-  std::optional<SharedBatches> shared_;  // where several processes train together
+  std::unique_ptr<BatchSource> batches_, eval_batches_;
   std::optional<RunWriter> writer_;      // in the first of them
   std::optional<Json> finished_before_;  // the summary of a run that came to its end
 

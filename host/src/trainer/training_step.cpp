@@ -1,8 +1,11 @@
 #include "trainer/training_step.h"
 
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
+#include <memory>
 #include <set>
 #include <utility>
 
@@ -19,6 +22,16 @@ bool includes_base(const std::vector<AdamW::Parameter>& parameters, const Causal
     });
   });
 }
+
+/// Called when a backward pass has added up a parameter's gradient.
+class WhenComplete : public torch::autograd::PostAccumulateGradHook {
+ public:
+  explicit WhenComplete(std::function<void()> act) : act_(std::move(act)) {}
+  void operator()(const at::Tensor&) override { act_(); }
+
+ private:
+  std::function<void()> act_;
+};
 
 }  // namespace
 
@@ -38,25 +51,43 @@ std::vector<AdamW::Parameter> trainable_parameters(const CausalLM& model) {
               "convert the base model again");
 }
 
-TrainingStep::TrainingStep(CausalLM& model, const AdamWOptions& options, Reduce reduce)
+TrainingStep::TrainingStep(CausalLM& model, const AdamWOptions& options,
+                           GradientReduction reduction)
     : model_(model),
       parameters_(trainable_parameters(model)),
       trains_base_(includes_base(parameters_, model)),
       optimizer_(parameters_, options),
-      reduce_(std::move(reduce)) {}
+      reduction_(std::move(reduction)) {
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    torch::autograd::impl::set_post_acc_grad_hooks(
+        parameters_[i].tensor, std::make_unique<WhenComplete>([this, i] { collect(i); }));
+  }
+}
 
-ForwardOutput TrainingStep::learn(ForwardInput input, double share) {
+TrainingStep::~TrainingStep() {
+  for (const auto& parameter : parameters_) {
+    torch::autograd::impl::set_post_acc_grad_hooks(parameter.tensor, nullptr);
+  }
+}
+
+// As the backward pass goes on: so no two sets of gradients exist, and each can travel at once.
+void TrainingStep::collect(size_t index) {
+  optimizer_.collect_gradient(index);
+  if (is_last_ && reduction_.ready) reduction_.ready(index, optimizer_.gradient(index));
+}
+
+ForwardOutput TrainingStep::learn(ForwardInput input, double share, bool is_last) {
   input.want_lm_loss = trains_base_;
+  is_last_ = is_last;
   auto output = model_.forward(input);
   const auto loss = output.loss * share;
   loss.backward();
-  optimizer_.collect_gradients();
   loss_ = loss_.defined() ? loss_ + loss.detach() : loss.detach();
   return output;
 }
 
 TrainingStep::Result TrainingStep::update(double learning_rate) {
-  if (reduce_) reduce_(optimizer_.gradients());
+  if (reduction_.finish) reduction_.finish(optimizer_.gradients());
   auto norm = optimizer_.step(learning_rate);
   return {std::exchange(loss_, at::Tensor()), std::move(norm)};
 }

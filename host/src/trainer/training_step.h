@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstddef>
 #include <functional>
 #include <vector>
 
@@ -14,20 +15,28 @@ namespace outrider {
 /// What gets gradients, each tensor once. Throws kNotConverted where that is nothing.
 OUTRIDER_API std::vector<AdamW::Parameter> trainable_parameters(const CausalLM& model);
 
+/// What changes the float32 gradients of a whole step, in place, before they are clipped: where
+/// several processes train together, it sums them.
+struct GradientReduction {
+  /// The gradient of parameter `index` is complete, while others are still computed.
+  std::function<void(size_t index, const at::Tensor& gradient)> ready;
+  /// All are, by parameter, undefined where there is none.
+  std::function<void(const std::vector<at::Tensor>& gradients)> finish;
+};
+
 /// Updates of what a model trains: forward and backward over the batches of a step, gradients
 /// reduced and clipped, AdamW. It knows no file, clock or log.
 class OUTRIDER_API TrainingStep {
  public:
-  /// Gets the float32 gradients of a whole step before they are clipped, to change them in place:
-  /// where several processes train together, they are summed here.
-  using Reduce = std::function<void(const std::vector<at::Tensor>& gradients)>;
-
   /// `model` must outlive it.
-  TrainingStep(CausalLM& model, const AdamWOptions& options, Reduce reduce = {});
+  TrainingStep(CausalLM& model, const AdamWOptions& options, GradientReduction reduction = {});
+  ~TrainingStep();
+  TrainingStep(const TrainingStep&) = delete;
+  TrainingStep& operator=(const TrainingStep&) = delete;
 
   /// Forward and backward over one batch of a step, whose loss counts `share` (the shares of a step
-  /// sum to 1).
-  ForwardOutput learn(ForwardInput input, double share);
+  /// sum to 1). Gradients of the step's last batch are reduced as they are computed.
+  ForwardOutput learn(ForwardInput input, double share, bool is_last = false);
 
   struct Result {
     at::Tensor loss, gradient_norm;  // 0-dim, on the model's device; the norm before clipping
@@ -42,12 +51,15 @@ class OUTRIDER_API TrainingStep {
   const AdamW& optimizer() const { return optimizer_; }
 
  private:
+  void collect(size_t index);
+
   CausalLM& model_;
   std::vector<AdamW::Parameter> parameters_;
   bool trains_base_;
   AdamW optimizer_;
-  Reduce reduce_;
-  at::Tensor loss_;  // of the step so far
+  GradientReduction reduction_;
+  bool is_last_ = false;  // of the step's batches
+  at::Tensor loss_;       // of the step so far
 };
 
 }  // namespace outrider
