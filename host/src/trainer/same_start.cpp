@@ -8,6 +8,7 @@
 
 #include "outrider/error.h"
 #include "outrider/host/mode_registry.h"
+#include "outrider/host/plugin_loader.h"
 #include "outrider/host/sha256.h"
 #include "outrider/problems.h"
 #include "outrider/text.h"
