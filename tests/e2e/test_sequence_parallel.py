@@ -83,6 +83,12 @@ def test_more_groups_than_a_batch_has_conversations(command, data, tmp_path):
     check_same_numbers(tmp_path / "four", tmp_path / "one")
 
 
+def test_a_base_that_processes_hold_together_too(command, tmp_path):
+    by_itself(command(tmp_path / "one", 2, *FEW))
+    together(command, tmp_path / "four", 4, 1, *FEW, "--sequence-parallel", 2, "--shard-base", "--save", "draft")
+    check_same_numbers(tmp_path / "four", tmp_path / "one")
+
+
 @pytest.mark.parametrize("processes", (2, 4))
 def test_a_sliding_window_and_more_steps(command, models, tmp_path, processes):
     model = models("base_mistral_swa", "--set", "eagle_ttt_steps=5")

@@ -56,6 +56,7 @@ at::Tensor sum_of(const std::vector<DraftLoss>& losses, const at::Tensor& lm_los
 }  // namespace
 
 BaseView::~BaseView() = default;
+LayerSupply::~LayerSupply() = default;
 
 CausalLM::CausalLM(ModelConfig config) : config_(std::move(config)) {}
 CausalLM::~CausalLM() = default;
@@ -76,6 +77,8 @@ at::Tensor CausalLM::parameter(const std::string& hugging_face_name) const {
 }
 
 bool CausalLM::divides_sequences() const { return false; }
+std::vector<std::shared_ptr<torch::nn::Module>> CausalLM::decoder_layers() const { return {}; }
+bool CausalLM::supply_layers(std::shared_ptr<LayerSupply>) { return false; }
 
 bool CausalLM::compute_in(at::ScalarType type) { return type == dtype(); }
 
