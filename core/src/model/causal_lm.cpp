@@ -76,9 +76,9 @@ at::Tensor CausalLM::parameter(const std::string& hugging_face_name) const {
   return found ? *found : at::Tensor();
 }
 
-bool CausalLM::divides_sequences() const { return false; }
 std::vector<std::shared_ptr<torch::nn::Module>> CausalLM::decoder_layers() const { return {}; }
 bool CausalLM::supply_layers(std::shared_ptr<LayerSupply>) { return false; }
+bool CausalLM::divides_sequences() const { return false; }
 
 bool CausalLM::compute_in(at::ScalarType type) { return type == dtype(); }
 
