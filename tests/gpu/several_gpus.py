@@ -111,6 +111,7 @@ def make_shape(work, shape, ttt):
     config = {**CONFIG, **SHAPES[shape], "vocab_size": 128256, "dtype": "bfloat16",
               "max_position_embeddings": 131072}
     base = work / shape
+    shutil.rmtree(base, ignore_errors=True)
     base.mkdir(parents=True)
     (base / "config.json").write_text(json.dumps(config))
     save_random(base, config)
@@ -163,6 +164,7 @@ def measure(work, shape, gpus, batch, ttt, long):
     print(torch.cuda.get_device_name(), shape, f"K {ttt}", flush=True)
     model = make_shape(work, shape, ttt)
     for length, rows in ((2048, 64), (long, 16)):
+        shutil.rmtree(work / f"shards-{length}", ignore_errors=True)
         make_shards(work / f"shards-{length}", 128256, rows=rows, length=length)
     timed(work, model, "one", 1, batch, 2048)
     timed(work, model, "shared", gpus, batch, 2048)
