@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from runs import SHORT, TIMES, metrics
+from conftest import REFERENCE
+from runs import SHORT, TIMES, metrics, write_shards
 from safetensors.torch import load_file
 
 # --- learning ----------------------------------------------------------------------------------
@@ -19,6 +20,18 @@ def check_falling(run, at_least):
         first, last = (line["drafts"][0]["steps"][step]["loss"] for line in
                        (metrics(run)[0], metrics(run)[5]))
         assert last < first
+
+
+def test_conversations_too_short_for_some_steps_train_beside_others(outrider, convert, tmp_path):
+    model = convert(REFERENCE / "base_llama/base", "--mode", "eagle", "--preset", "eagle3", "--set",
+                    "eagle_ttt_steps=5")
+    data = write_shards(tmp_path / "shards", lengths=(3, 24, 2, 6))
+    outrider("train", model, "--data", data, "--eval-data", data, "--out", tmp_path / "run",
+             "--max-steps", 8, "--logging-steps", 4, "--per-device-train-batch-size", 1)
+    for line in metrics(tmp_path / "run"):
+        steps = (line.get("eval") or line)["drafts"][0]["steps"]
+        assert [step["name"] for step in steps] == [f"parallel_0_step_{k}" for k in range(5)]
+        assert all(0 <= step["accuracy"] <= 1 for step in steps)
 
 
 def test_the_loss_of_eagle_falls(train, eagle, tmp_path):

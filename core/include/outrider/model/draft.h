@@ -27,8 +27,10 @@ struct StepMetrics {
 };
 
 struct DraftLoss {
-  at::Tensor total;                // what to call backward() on
-  std::vector<StepMetrics> steps;  // in the order in which drafted tokens follow each other
+  at::Tensor total;  // what to call backward() on
+  /// In the order in which drafted tokens follow each other; the same list for every batch, with
+  /// counts of zero where it is too short for a step.
+  std::vector<StepMetrics> steps;
 };
 
 /// The trainable part that an algorithm attaches to a base.

@@ -173,11 +173,15 @@ DraftLoss EagleDraft::loss(const BaseOutputs& base, const TrainBatch& batch) {
     throw Error(ErrorCode::kInvalidData, "eagle: sequences must have at least two tokens");
   }
   check_draft_vocabulary();
-  const auto steps = decoder_->run(base, batch, is_training() ? settings_.ttt_steps : 1);
+  const int64_t wanted = is_training() ? settings_.ttt_steps : 1;
+  const auto steps = decoder_->run(base, batch, wanted);
   if (batch.recorder) record(batch.recorder, base, steps);
   DraftLoss result;
-  for (int64_t head = 0; head < std::min(head_count(), length - 1); ++head) {
-    add_head(result, base, batch, steps, head);
+  for (int64_t head = 0; head < head_count(); ++head) {
+    const bool has_rows = head < length - 1;
+    if (has_rows) add_head(result, base, batch, steps, head);
+    const auto computed = has_rows ? static_cast<int64_t>(steps.size()) : 0;
+    add_absent_steps(result, head, computed, wanted);
   }
   return result;
 }

@@ -56,11 +56,26 @@ at::Tensor gather_rows(const std::vector<at::Tensor>& steps, const TrainedRows& 
   return at::stack(gathered);
 }
 
+namespace {
+
+std::string step_name(int64_t head, int64_t step) {
+  return fmt::format("parallel_{}_step_{}", head, step);
+}
+
+}  // namespace
+
+void add_absent_steps(DraftLoss& result, int64_t head, int64_t first, int64_t end) {
+  for (int64_t step = first; step < end; ++step) {
+    const auto zero = at::zeros_like(result.total.detach());
+    result.steps.push_back({step_name(head, step), zero, zero, zero, zero});
+  }
+}
+
 std::vector<StepMetrics> head_metrics(const ops::RowMetrics& rows, const at::Tensor& weights,
                                       const at::Tensor& totals, int64_t head) {
   std::vector<std::string> names;
   for (int64_t k = 0; k < weights.size(0); ++k) {
-    names.push_back(fmt::format("parallel_{}_step_{}", head, k));
+    names.push_back(step_name(head, k));
   }
   return loss::step_metrics(names, rows, weights, totals + 1e-5, totals);
 }

@@ -33,4 +33,7 @@ at::Tensor gather_rows(const std::vector<at::Tensor>& steps, const TrainedRows& 
 std::vector<StepMetrics> head_metrics(const ops::RowMetrics& rows, const at::Tensor& weights,
                                       const at::Tensor& totals, int64_t head = 0);
 
+/// Steps `first` to `end` that a batch is too short for: every batch has the same list of them.
+void add_absent_steps(DraftLoss& result, int64_t head, int64_t first, int64_t end);
+
 }  // namespace outrider::eagle
