@@ -115,9 +115,45 @@ def test_two_processes_train_as_one_under_torchrun(command, alone, data, tmp_pat
 
 
 def test_more_processes_than_a_batch_has_conversations(command, tmp_path):
-    subprocess.run(command(tmp_path / "one", 3, *STEPS), check=True, capture_output=True)
-    together(command, tmp_path / "three", 3, 1, *STEPS)
-    check_same_numbers(tmp_path / "three", tmp_path / "one")
+    subprocess.run(command(tmp_path / "one", 4, *STEPS), check=True, capture_output=True)
+    together(command, tmp_path / "four", 4, 1, *STEPS)
+    check_same_numbers(tmp_path / "four", tmp_path / "one")
+
+
+@pytest.mark.parametrize("count", (2, 3))
+def test_a_base_that_processes_hold_together_computes_the_same(command, data, tmp_path, count):
+    evaluated = (*STEPS, "--eval-data", data, "--eval-steps", 6, "--save", "draft")
+    subprocess.run(command(tmp_path / "one", count, *evaluated), check=True, capture_output=True)
+    together(command, tmp_path / "shared", count, 1, *evaluated, "--shard-base")
+    check_same_numbers(tmp_path / "shared", tmp_path / "one")
+    run = half_of(tmp_path / "shared", tmp_path / "resumed")
+    together(command, run, count, 1, *evaluated, "--shard-base", "--resume")
+    check_same_numbers(run, tmp_path / "one")
+
+
+def test_a_base_that_no_process_has_is_not_written(outrider, command, tmp_path):
+    said = outrider(*command(tmp_path / "run", 1, "--shard-base")[1:], status=2).stderr
+    assert "shard_base needs several processes; shard_base needs save draft" in said
+    for status, text in finish(start([command(tmp_path / "run", 1, "--shard-base")] * 2)):
+        assert status == 2
+        assert "no process has the whole base to write" in text
+
+
+def test_a_base_that_trains_is_not_held_together(convert, program, data, tmp_path):
+    model = convert(REFERENCE / "base_llama/base", "--mode", "eagle", "--preset", "eagle3", "--set",
+                    "eagle_freeze_base_model=false")
+    arguments = [program, "train", model, "--data", data, "--out", tmp_path / "run", "--shard-base"]
+    for status, text in finish(start([list(map(str, [*arguments, "--save", "draft"]))] * 2)):
+        assert status == 4
+        assert "a base that is trained cannot be shared" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_steps_are_recorded_by_time(outrider, command, tmp_path):
+    outrider(*command(tmp_path / "run", 2, *STEPS, "--trace-steps", 2)[1:])
+    events = json.loads((tmp_path / "run/trace.json").read_text())["traceEvents"]
+    names = {event.get("name") for event in events}
+    assert {"aten::linear", "aten::_fused_adamw_"} <= names
 
 
 def half_of(run, folder):

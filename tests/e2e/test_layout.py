@@ -113,7 +113,7 @@ HOST = {
     "report": set(),
     "plugins": {"", "machine"},
     "convert": {"plugins", "machine"},
-    "checkpoint": {"", "machine", "plugins", "convert"},
+    "checkpoint": {"", "machine", "distributed", "plugins", "convert"},
     "data": {"", "machine", "plugins", "convert", "checkpoint"},
     "formats": {"machine", "plugins", "convert", "checkpoint"},
     "trainer": {"", "machine", "plugins", "convert", "checkpoint", "data", "report", "distributed"},

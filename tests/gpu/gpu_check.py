@@ -42,14 +42,14 @@ def base_tensors():
     return tensors
 
 
-def make_shards(folder, vocab):
+def make_shards(folder, vocab, rows=128, length=256):
     """Texts of few distinct tokens: what follows what can be learnt in some steps."""
     from outrider.text.shard_writer import ShardWriter
 
     folder.mkdir(parents=True)
     writer = ShardWriter(folder, shard_tokens=1 << 21)
-    for _ in range(128):
-        ids = torch.randint(3, vocab // 16, (256,), dtype=torch.int32)
+    for _ in range(rows):
+        ids = torch.randint(3, vocab // 16, (length,), dtype=torch.int32)
         writer.add(ids.numpy().astype("<i4").tobytes(), bytes([1]) * len(ids))
     writer.flush()
     description = {"format_version": 1, "kind": "tokens", "vocab_size": vocab,

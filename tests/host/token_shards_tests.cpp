@@ -243,6 +243,18 @@ TEST_CASE_FIXTURE(Fixture, "shards with nothing to train on are refused") {
   CHECK(contains(failure(ErrorCode::kInvalidData), "no token is trained on"));
 }
 
+TEST_CASE_FIXTURE(Fixture, "of several processes each checks its own files, and reads them all") {
+  hashes_are_right = false;
+  description["shards"][1]["sha256"] = std::string(64, '1');
+  CHECK_THROWS_AS(open(), Error);
+  description["shards"][0]["sha256"] = sha256_of_file(file(0));
+  write_json_file(folder / "shards.json", description);
+  const auto opened = TokenShards::open(folder, {0, 2});
+  CHECK(opened.size() == 3);
+  CHECK(opened.trained_token_count() == 4);
+  CHECK_THROWS_AS(TokenShards::open(folder, {1, 2}), Error);
+}
+
 TEST_CASE_FIXTURE(Fixture, "tensors of another type or that are missing are refused") {
   const std::vector<int64_t> values{1, 2, 3};
   const auto bytes = std::as_bytes(std::span(values));

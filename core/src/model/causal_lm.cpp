@@ -55,6 +55,7 @@ at::Tensor sum_of(const std::vector<DraftLoss>& losses, const at::Tensor& lm_los
 }  // namespace
 
 BaseView::~BaseView() = default;
+LayerSupply::~LayerSupply() = default;
 
 CausalLM::CausalLM(ModelConfig config) : config_(std::move(config)) {}
 CausalLM::~CausalLM() = default;
@@ -73,6 +74,9 @@ at::Tensor CausalLM::parameter(const std::string& hugging_face_name) const {
   const auto* found = all.find(hugging_face_name);
   return found ? *found : at::Tensor();
 }
+
+std::vector<std::shared_ptr<torch::nn::Module>> CausalLM::decoder_layers() const { return {}; }
+bool CausalLM::supply_layers(std::shared_ptr<LayerSupply>) { return false; }
 
 bool CausalLM::compute_in(at::ScalarType type) { return type == dtype(); }
 

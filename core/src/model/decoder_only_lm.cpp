@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "outrider/error.h"
 
@@ -94,6 +95,15 @@ at::Tensor DecoderOnlyLM::final_norm(const at::Tensor& hidden) const {
   return model_->norm->forward(hidden);
 }
 
+std::vector<std::shared_ptr<torch::nn::Module>> DecoderOnlyLM::decoder_layers() const {
+  return {model_->layers.begin(), model_->layers.end()};
+}
+
+bool DecoderOnlyLM::supply_layers(std::shared_ptr<LayerSupply> supply) {
+  layer_supply_ = std::move(supply);
+  return true;
+}
+
 void DecoderOnlyLM::drop_decoder_layers() { model_->drop_layers(); }
 
 BaseOutputs DecoderOnlyLM::run_base(const BasePass& pass) {
@@ -112,6 +122,7 @@ BaseOutputs DecoderOnlyLM::run_base(const BasePass& pass) {
           : at::arange(pass.input_ids.size(1), pass.input_ids.options()).unsqueeze(0);
   const auto tables = model_->rotary.tables(positions, hidden.scalar_type());
   for (int64_t i = 0; i < config().num_hidden_layers; ++i) {
+    if (layer_supply_) layer_supply_->bring(i);
     hidden = model_->layers[static_cast<size_t>(i)]->forward(hidden, tables, pass.key_mask);
     if (contains(request.layer_outputs, i)) outputs.layer_outputs[i] = hidden;
   }

@@ -10,6 +10,7 @@
 #include "base_identity.h"
 #include "convert/allocation_budget.h"
 #include "convert/random_scope.h"
+#include "distributed/sharded_layers.h"
 #include "machine/cpu_arithmetic.h"
 #include "machine/memory.h"
 #include "model_folder.h"
@@ -93,10 +94,14 @@ void check_size(double described, const StoredTensors& stored, const fs::path& f
               hint_for_misfits(stored));
 }
 
-/// Fills `targets`, which are tensors of `model`.
+/// Fills `targets`, which are tensors of `model`, and `layers`, which may keep some of it.
 void load_model(const CausalLM& model, const TensorMap& targets, const StoredTensors& stored,
-                const fs::path& origin, const std::string& hint) {
-  TensorMismatches mismatches;
+                const fs::path& origin, const std::string& hint, ShardedLayers* layers = nullptr) {
+  TensorMismatches mismatches([&](const std::string& name, const at::Tensor& value) {
+    if (!layers || !layers->holds(name)) return false;
+    layers->keep(name, value);
+    return true;
+  });
   load_strictly(
       targets, stored, [&](const std::string& name) { return may_be_ignored(model, name); },
       std::identity(), mismatches);
@@ -234,11 +239,13 @@ std::map<std::string, at::ScalarType> types_of_widened(const CausalLM& model,
 }
 
 // The values are those of the narrower type too: a base may lie there in more precision.
-void keep_stored_types(CausalLM& model, const StoredTensors& stored, at::ScalarType model_type) {
+void keep_stored_types(CausalLM& model, const StoredTensors& stored, at::ScalarType model_type,
+                       const ShardedLayers* layers) {
   model.set_stored_types({model_type, types_of_widened(model, stored, model_type)});
   const at::NoGradGuard no_grad;
   const auto tensors = checkpoint_tensors(model);
   for (const auto& [name, type] : model.stored_types()->tensors) {
+    if (layers && layers->holds(name)) continue;
     tensors.at(name).copy_(tensors.at(name).to(type));
   }
 }
@@ -249,21 +256,25 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& path, const LoadOption
   const auto folder =
       ModelFolder::open(path, OpenFor::kBuilding, options.reference_numerics, options.on_note);
   const auto& metadata = folder.metadata;
-  const auto stored = folder.stored_with_base(options.base);
+  const auto stored = folder.stored_with_base(options.base, options.check_base);
   const auto part = stored_part(*folder.structure, stored, !metadata.modes.empty());
   check_size(part.described, stored, path);
   const auto precision = precision_of(folder.config, options);
   // Layers that are about to be dropped take no memory on the host as long as nothing is written.
+  const bool gives_layers_away = part.is_offline || options.layers;
   const auto model =
-      create_base(folder.config, stored, precision, part.is_offline ? at::kCPU : options.device);
+      create_base(folder.config, stored, precision, gives_layers_away ? at::kCPU : options.device);
+  if (options.layers) options.layers->take(*model, options.device);
   model->eval();
   identify_base(*model, metadata, stored, options.hash_weights);
   check_base(*model, metadata.base_model, path,
              "config.json was replaced after the conversion: put the original back");
-  for (const auto& state : metadata.modes) restore_mode(*model, state, total_bytes(stored));
+  const auto stored_bytes = total_bytes(stored);
+  for (const auto& state : metadata.modes) restore_mode(*model, state, stored_bytes);
   if (part.is_offline) model->to(options.device);
-  load_model(*model, checkpoint_tensors(*model), stored, path, hint_for_misfits(stored));
-  if (precision.is_widened()) keep_stored_types(*model, stored, precision.stored);
+  auto* layers = options.layers.get();
+  load_model(*model, checkpoint_tensors(*model), stored, path, hint_for_misfits(stored), layers);
+  if (precision.is_widened()) keep_stored_types(*model, stored, precision.stored, layers);
   return model;
 }
 

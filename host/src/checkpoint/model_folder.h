@@ -37,8 +37,8 @@ struct ModelFolder {
                                        const std::function<void(const std::string&)>& on_note);
 
   /// All tensors of the model: with those of the base that it refers to, which is looked for in
-  /// `base` (may be empty) and checked.
-  StoredTensors stored_with_base(const std::filesystem::path& base) const;
+  /// `base` (may be empty) and, unless another process does, checked by its hash.
+  StoredTensors stored_with_base(const std::filesystem::path& base, bool is_checked) const;
 };
 
 /// What a base and its drafts need beside the plugins of their modes.

@@ -11,6 +11,7 @@
 #include "cli/python_tool.h"
 #include "cli/schema_options.h"
 #include "distributed/process_group.h"
+#include "distributed/sharded_layers.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/trainer.h"
 #include "outrider/text.h"
@@ -18,6 +19,7 @@
 #include "trainer/progress.h"
 #include "trainer/resume_point.h"
 #include "trainer/run_folder.h"
+#include "trainer/train_options.h"
 
 namespace outrider::cli {
 namespace fs = std::filesystem;
@@ -44,6 +46,13 @@ void add_run_options(CLI::App& verb, TrainArguments& a) {
                   "The same from this checkpoint of the run, such as checkpoint-500")
       ->type_name("CHECKPOINT");
   add_model_options(verb, a.model);
+  verb.add_flag("--shard-base", o.shard_base,
+                "Several processes: each holds a part of the base's layers, not all of them");
+  verb.add_option(
+          "--trace-steps", o.trace_steps,
+          "Record this many steps, after three, in trace.json of the run: what the host and "
+          "the device did when, for Perfetto")
+      ->check(CLI::Range(int64_t{1}, int64_t{100}));
   verb.add_option("--seed", o.seed, "Decides data order and random draws")->capture_default_str();
 }
 
@@ -151,9 +160,13 @@ LoadOptions load_options(ModelOptions model, const std::optional<ProcessPlace>& 
   return with_options({}, model);
 }
 
-Json train_together(TrainOptions& options, const LoadOptions& load) {
+Json train_together(TrainOptions& options, LoadOptions load) {
   try {
     options.processes->use_device(load.device);
+    load.check_base = options.processes->is_first();
+    if (options.shard_base) {
+      load.layers = std::make_shared<ShardedLayers>(options.processes->tensors_on(load.device));
+    }
     auto summary = load_and_train(options, load);
     options.processes->leave();
     return summary;
@@ -175,6 +188,7 @@ void run_train(const TrainArguments& a, const GlobalOptions& global) {
   options.command_line = command_line();
   options.token_text = token_text_of(options.source);
   if (place) options.processes = std::make_shared<ProcessGroup>(*place);
+  check_options(options);
   const auto summary = place ? train_together(options, load) : load_and_train(options, load);
   if (place && place->rank > 0) return;
   global.json ? print_json(summary) : print_run(summary);

@@ -40,8 +40,9 @@ std::optional<HiddenStateShards> open_hidden_states(const std::filesystem::path&
 
 }  // namespace
 
-TrainingData::TrainingData(const std::filesystem::path& folder, const CausalLM& model)
-    : tokens_(TokenShards::open(folder)),
+TrainingData::TrainingData(const std::filesystem::path& folder, const CausalLM& model,
+                           TokenShards::Part part)
+    : tokens_(TokenShards::open(folder, part)),
       hidden_states_(open_hidden_states(folder, tokens_, model)),
       layers_(ascending(model.hidden_states_needed().layer_outputs)),
       device_(model.device()) {}

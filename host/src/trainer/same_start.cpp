@@ -3,11 +3,12 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <set>
 #include <string>
 #include <vector>
 
 #include "outrider/error.h"
-#include "outrider/host/mode_registry.h"
+#include "outrider/host/plugin_loader.h"
 #include "outrider/host/sha256.h"
 #include "outrider/problems.h"
 #include "outrider/text.h"
@@ -18,10 +19,21 @@
 namespace outrider {
 namespace {
 
-/// Tells models with other weights apart at the cost of one look at each.
-std::string weights_digest(const CausalLM& model) {
+std::set<const void*> tensors_of_layers(const CausalLM& model) {
+  std::set<const void*> tensors;
+  for (const auto& layer : model.decoder_layers()) {
+    for (const auto& tensor : layer->parameters()) tensors.insert(tensor.unsafeGetTensorImpl());
+  }
+  return tensors;
+}
+
+/// Tells models with other weights apart at the cost of one look at each. Layers that no process
+/// has alone are left out.
+std::string weights_digest(const CausalLM& model, bool has_layers) {
+  const auto left_out = has_layers ? std::set<const void*>() : tensors_of_layers(model);
   std::string sums;
   for (const auto& item : model.named_parameters()) {
+    if (left_out.contains(item.value().unsafeGetTensorImpl())) continue;
     const auto sum = item.value().detach().sum(at::kDouble).item<double>();
     sums += fmt::format("{} {}\n", item.key(), sum);
   }
@@ -40,10 +52,12 @@ std::string drafts_digest(const CausalLM& model) {
 Json start_of(const TrainOptions& options, const CausalLM& model, const TrainingData& data) {
   Json start = {{"Outrider", std::string(version())},
                 {"config of the model", sha256_of(model.config().raw.dump())},
-                {"weights of the model", weights_digest(model)},
+                {"weights of the model", weights_digest(model, !options.shard_base)},
                 {"plugins or configs of the drafts", drafts_digest(model)},
                 {"data", data_sha256(options.data)},
                 {"hidden states in the data", data.has_hidden_states()},
+                {"eval data", options.eval_data.empty() ? "" : data_sha256(options.eval_data)},
+                {"shard_base", options.shard_base},
                 {"seed", options.seed}};
   start.update(training_schema().dump(options));
   return start;
@@ -53,13 +67,15 @@ Json start_of(const TrainOptions& options, const CausalLM& model, const Training
 
 void require_same_start(ProcessGroup& processes, const TrainOptions& options, const CausalLM& model,
                         const TrainingData& data) {
-  const auto starts = processes.gather(start_of(options, model, data).dump());
-  const auto first = Json::parse(starts.front());
+  std::vector<Json> starts;
+  for (const auto& text : processes.gather(start_of(options, model, data).dump())) {
+    starts.push_back(Json::parse(text));
+  }
   Problems problems;
-  for (const auto& [name, value] : first.items()) {
+  for (const auto& [name, value] : starts.front().items()) {
     std::vector<std::string> others;
     for (size_t i = 1; i < starts.size(); ++i) {
-      if (Json::parse(starts[i]).value(name, Json()) != value) others.push_back(std::to_string(i));
+      if (starts[i].value(name, Json()) != value) others.push_back(std::to_string(i));
     }
     problems.add_when(!others.empty(), fmt::format("{} (process {})", name, join(others, ", ")));
   }

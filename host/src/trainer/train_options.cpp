@@ -104,6 +104,9 @@ void check_together(const TrainOptions& o, Problems& problems) {
                       fmt::format("{} is {}, accepted is at least 0 and below 1", name, beta));
   }
   problems.add_when(!o.resume_from.empty() && !o.resume, "resume_from needs resume");
+  problems.add_when(o.shard_base && !o.processes, "shard_base needs several processes");
+  problems.add_when(o.shard_base && o.save != "draft",
+                    "shard_base needs save draft: no process has the whole base to write");
   problems.add_when(o.eval_steps > 0 && o.eval_data.empty(), "eval_steps needs eval_data");
 }
 

@@ -27,9 +27,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::optional<TrainingData> open_if_given(const fs::path& folder, const CausalLM& model) {
+TokenShards::Part part_of(const TrainOptions& options) {
+  if (!options.processes) return {};
+  return {options.processes->rank(), options.processes->size()};
+}
+
+std::optional<TrainingData> open_if_given(const fs::path& folder, const CausalLM& model,
+                                          TokenShards::Part part) {
   if (folder.empty()) return std::nullopt;
-  return TrainingData(folder, model);
+  return TrainingData(folder, model, part);
 }
 
 AdamWOptions optimizer_options(const TrainOptions& options) {
@@ -76,8 +82,8 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
       on_metrics_(std::move(on_metrics)),
       gradient_sum_(sum_over(options, model.device())),
       training_(model, optimizer_options(options), reduction_by(gradient_sum_)),
-      data_(options.data, model),
-      eval_data_(open_if_given(options.eval_data, model)),
+      data_(options.data, model, part_of(options)),
+      eval_data_(open_if_given(options.eval_data, model, part_of(options))),
       selection_(select_conversations(data_.tokens(), model, options.max_length)),
       order_(selection_.conversations, selection_.lengths,
              options.per_device_train_batch_size * process_count(options), options.seed),
@@ -86,11 +92,18 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
                 planned_steps(options, order_.batches_per_epoch()), options.warmup_ratio,
                 options.max_seconds},
       interval_(mode_names(model)),
-      watch_(options.data, [this](const auto& conversations) -> std::optional<Error> {
-        // Of a base that is trained, the step itself has spoiled what could be looked at.
-        if (training_.trains_base()) return std::nullopt;
-        return data_.base_fault(model_, conversations, options_.max_length);
-      }) {
+      watch_(options.data,
+             [this](const auto& conversations) -> std::optional<Error> {
+               // Of a base that is trained, the step itself has spoiled what could be looked at; a
+               // shared one runs in all processes together only.
+               if (training_.trains_base() || options_.shard_base) return std::nullopt;
+               return data_.base_fault(model_, conversations, options_.max_length);
+             }),
+      trace_(is_first() ? options.trace_steps : 0, options.output / "trace.json") {
+  if (options.shard_base && training_.trains_base()) {
+    throw Error(ErrorCode::kUnsupported, "a base that is trained cannot be shared by --shard-base",
+                "convert with a frozen base, or train without --shard-base");
+  }
   batches_ = batches_of(data_, model, options);
   if (eval_data_) {
     select_conversations(eval_data_->tokens(), model, options.max_length);
@@ -164,6 +177,7 @@ void Trainer::train_to_the_end() {
     after_step(is_last);
     if (anywhere(is_interrupted())) first_alone([&] { writer_->stop_interrupted(); });
   }
+  trace_.finish();
 }
 
 void Trainer::start() {
@@ -301,6 +315,7 @@ bool Trainer::is_finished(double seconds) const {
 }
 
 void Trainer::take_step() {
+  trace_.before_step();
   const auto batches = cursor_.next(options_.gradient_accumulation_steps);
   const double share = 1.0 / static_cast<double>(batches.size());
   for (size_t i = 0; i < batches.size(); ++i) {
@@ -398,7 +413,7 @@ void Trainer::log_evaluation() {
 }
 
 void Trainer::say_what_is_not_finite() {
-  if (training_.trains_base() || !progress_) return;
+  if (training_.trains_base() || options_.shard_base || !progress_) return;
   const auto held_out =
       select_conversations(eval_data_->tokens(), model_, options_.max_length).conversations;
   const auto fault = eval_data_->base_fault(model_, held_out, options_.max_length);

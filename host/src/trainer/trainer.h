@@ -23,6 +23,7 @@
 #include "trainer/progress.h"
 #include "trainer/run_writer.h"
 #include "trainer/schedule.h"
+#include "trainer/step_trace.h"
 #include "trainer/training_state.h"
 #include "trainer/training_step.h"
 
@@ -90,6 +91,7 @@ class Trainer {
   LrSchedule schedule_;
   IntervalMetrics interval_;
   FiniteWatch watch_;
+  StepTrace trace_;
   std::optional<ProgressLine> progress_;
   std::optional<InterruptScope> interrupt_;
   std::unique_ptr<BatchSource> batches_, eval_batches_;

@@ -14,6 +14,7 @@
 #include "outrider/model/base_pass.h"
 #include "outrider/model/base_view.h"
 #include "outrider/model/conversion.h"
+#include "outrider/model/layer_supply.h"
 #include "outrider/model/stored_base_outputs.h"
 
 namespace outrider {
@@ -58,6 +59,10 @@ class OUTRIDER_API CausalLM : public torch::nn::Module, public BaseView {
   /// Computes in `type` from here on, each parameter converted as it is used: what runs a base
   /// whose parameters do not fit into memory in that type. False where the base cannot.
   virtual bool compute_in(at::ScalarType type);
+  /// In their order; empty where the base has no such layers.
+  virtual std::vector<std::shared_ptr<torch::nn::Module>> decoder_layers() const;
+  /// Has each decoder layer brought before its pass. False where the base cannot.
+  virtual bool supply_layers(std::shared_ptr<LayerSupply> supply);
   /// Releases the decoder layers for good; run_base() must not be called afterwards.
   virtual void drop_decoder_layers() = 0;
 

@@ -47,6 +47,8 @@ class OUTRIDER_API DecoderOnlyLM : public CausalLM {
   const LmHead& head() const override;
   at::Tensor final_norm(const at::Tensor& hidden) const override;
   bool compute_in(at::ScalarType type) override;
+  std::vector<std::shared_ptr<torch::nn::Module>> decoder_layers() const override;
+  bool supply_layers(std::shared_ptr<LayerSupply> supply) override;
   void drop_decoder_layers() override;
 
  private:
@@ -55,6 +57,7 @@ class OUTRIDER_API DecoderOnlyLM : public CausalLM {
   std::shared_ptr<DecoderStack> model_;
   std::shared_ptr<nn::Linear> lm_head_;  // null when tied to the embedding
   std::shared_ptr<const LmHead> head_;
+  std::shared_ptr<LayerSupply> layer_supply_;  // null: the layers hold their values
 };
 
 }  // namespace outrider

@@ -15,6 +15,8 @@
 
 namespace outrider {
 
+class ShardedLayers;
+
 /// ModelOpt's record of a conversion in a model folder.
 constexpr const char* kModelOptStateFile = "modelopt_state.pth";
 
@@ -27,6 +29,9 @@ struct LoadOptions {
   std::optional<std::string> reference_numerics;
   at::Device device = at::kCPU;
   std::filesystem::path base;  // of a folder that holds drafts only; default: where it says
+  /// Keeps the decoder layers, which the model then does not; empty: the model holds all.
+  std::shared_ptr<ShardedLayers> layers;
+  bool check_base = true;     // hash the base of a folder that holds drafts only
   bool hash_weights = false;  // for CausalLM::weights_sha256(), where the folder does not record it
   /// Called with what the user should know: where the tensors counted instead of config.json.
   std::function<void(const std::string&)> on_note;

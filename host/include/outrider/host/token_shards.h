@@ -21,7 +21,15 @@ class OUTRIDER_API TokenShards {
   /// Reads every byte once. Throws kFileNotFound, kInvalidFile (another SHA-256 than shards.json
   /// says, bad offsets, ids outside the vocabulary, mask length) and kInvalidData when no token is
   /// trained on.
-  static TokenShards open(const std::filesystem::path& folder);
+  static TokenShards open(const std::filesystem::path& folder) { return open(folder, {}); }
+
+  /// Which of the files are checked here; others' processes check the others.
+  struct Part {
+    int64_t index = 0, count = 1;
+  };
+  /// The same, where several processes share the work: of files that are not of this part, neither
+  /// hash nor values are looked at.
+  static TokenShards open(const std::filesystem::path& folder, Part part);
 
   struct Conversation {
     std::span<const int32_t> input_ids;

@@ -58,6 +58,8 @@ struct TrainOptions : TrainingSettings {
   std::string command_line;           // noted in the run's record
   TokenText token_text;               // for the report; empty: it shows token ids
   std::shared_ptr<ProcessGroup> processes;  // that train together; empty: this one alone
+  int64_t trace_steps = 0;                  // written to trace.json in `output`, by time
+  bool shard_base = false;  // the processes hold the base together, as LoadOptions::layers has it
 };
 
 /// What `metrics.jsonl` gets per logged step and callers may watch.

@@ -28,7 +28,8 @@ class OUTRIDER_API TrainingData {
  public:
   /// Throws as both kinds of shards do, kInvalidData for a base without decoder layers and a folder
   /// without hidden states, kInvalidArgument for hidden states when the base itself is trained.
-  TrainingData(const std::filesystem::path& folder, const CausalLM& model);
+  TrainingData(const std::filesystem::path& folder, const CausalLM& model,
+               TokenShards::Part part = {});
 
   const TokenShards& tokens() const { return tokens_; }
   bool has_hidden_states() const { return hidden_states_.has_value(); }

@@ -1,0 +1,193 @@
+"""`outrider train` on several GPUs of one host: equal to one CPU process, and how fast.
+
+    several_gpus.py check WORK               a small model in float32: shared, sharded, divided sequences
+    several_gpus.py time WORK --shape 1b|8b  bfloat16, random weights: tokens/s of one GPU and of all
+
+OUTRIDER names the program (default: the bundle's that this file lies in). Needs torch, numpy, safetensors.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+from gpu_check import CONFIG, make_base, make_shards
+from safetensors.torch import save_file
+
+HERE = Path(__file__).resolve().parent
+OUTRIDER = os.environ.get("OUTRIDER", str(HERE / "../../../bin/outrider"))
+DRAFT_VOCABULARY = 32000
+SHAPES = {
+    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+           "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
+           "tie_word_embeddings": True},
+    "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+           "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}}
+
+
+def outrider(*arguments, processes=1, profile=None):
+    """Runs the program; returns what it said on stderr."""
+    command = [OUTRIDER, *map(str, arguments)]
+    if profile:
+        command = ["nsys", "profile", "--force-overwrite=true", "-t", "cuda", "-o", str(profile), *command]
+    if processes > 1:
+        command = ["torchrun", "--standalone", "--nproc-per-node", str(processes), "--no-python", *command]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stderr[-4000:]}")
+    return done.stderr
+
+
+def metrics(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line]
+
+
+# ---- check -----------------------------------------------------------------------------------------
+
+
+def losses(work, name, processes, *options):
+    run = work / name
+    shutil.rmtree(run, ignore_errors=True)
+    outrider("train", work / "eagle", "--data", work / "shards", "--eval-data", work / "shards",
+             "--out", run, "--max-steps", 6, "--logging-steps", 1, "--learning-rate", 1e-3,
+             "--save", "draft", "--max-length", 250, *options, processes=processes)
+    evaluated = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["eval"]
+    return [line["loss"] for line in metrics(run)] + [evaluated["drafts"][0]["loss"]]
+
+
+def check(work, gpus):
+    make_base(work)
+    outrider("convert", work / "base", "--mode", "eagle", "--preset", "eagle3", "--out", work / "eagle")
+    expected = losses(work, "cpu", 1, "--per-device-train-batch-size", 2 * gpus)
+    share = ("--device", "cuda", "--per-device-train-batch-size", 2)
+    runs = {"shared": share, "sharded": (*share, "--shard-base"),
+            "sequences": ("--device", "cuda", "--sequence-parallel", gpus,
+                          "--per-device-train-batch-size", 2 * gpus)}
+    for name, options in runs.items():
+        actual = losses(work, name, gpus, *options)
+        worst = max(abs(a - b) / abs(b) for a, b in zip(actual, expected, strict=True))
+        print(f"{name}: {len(actual)} losses on {gpus} GPUs and on the CPU differ by {worst:.1e} at most")
+        if not worst < 1e-4:
+            sys.exit(f"{actual}\n{expected}")
+
+
+# ---- time ------------------------------------------------------------------------------------------
+
+
+def save_random(folder, config):
+    """Checkpoint files with weights drawn on the GPU."""
+    draw = torch.Generator(device="cuda").manual_seed(1)
+    index = {}
+
+    def put(shapes):
+        file = f"model-{len(index):05d}.safetensors"
+        save_file({name: (torch.randn(*shape, generator=draw, device="cuda") * 0.02).bfloat16().cpu()
+                   for name, shape in shapes.items()}, folder / file, metadata={"format": "pt"})
+        index.update(dict.fromkeys(shapes, file))
+
+    hidden, mid, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    queries, keys = (config[name] * config["head_dim"]
+                     for name in ("num_attention_heads", "num_key_value_heads"))
+    outer = {"model.embed_tokens.weight": (vocab, hidden), "model.norm.weight": (hidden,)}
+    put(outer if config["tie_word_embeddings"] else {**outer, "lm_head.weight": (vocab, hidden)})
+    for layer in range(config["num_hidden_layers"]):
+        put({f"model.layers.{layer}.{name}.weight": shape for name, shape in {
+            "self_attn.q_proj": (queries, hidden), "self_attn.k_proj": (keys, hidden),
+            "self_attn.v_proj": (keys, hidden), "self_attn.o_proj": (hidden, queries),
+            "mlp.gate_proj": (mid, hidden), "mlp.up_proj": (mid, hidden), "mlp.down_proj": (hidden, mid),
+            "input_layernorm": (hidden,), "post_attention_layernorm": (hidden,)}.items()})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+def make_shape(work, shape, ttt):
+    config = {**CONFIG, **SHAPES[shape], "vocab_size": 128256, "dtype": "bfloat16",
+              "max_position_embeddings": 131072}
+    base = work / shape
+    base.mkdir(parents=True)
+    (base / "config.json").write_text(json.dumps(config))
+    save_random(base, config)
+    torch.cuda.empty_cache()
+    save_file({"d2t": torch.arange(DRAFT_VOCABULARY) * 3}, work / "d2t.safetensors")
+    outrider("convert", base, "--mode", "eagle", "--preset", "eagle3", "--set", f"eagle_ttt_steps={ttt}",
+             "--set", f"eagle_architecture_config.draft_vocab_size={DRAFT_VOCABULARY}",
+             "--draft-vocab", work / "d2t.safetensors", "--out", work / f"{shape}-eagle")
+    return work / f"{shape}-eagle"
+
+
+class PeakMemory:
+    """The driver's, of the fullest GPU, in GiB."""
+
+    def __enter__(self):
+        self.gib, self.done = 0.0, False
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+
+    def watch(self):
+        while not self.done:
+            used = subprocess.run(["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
+                                  capture_output=True, text=True, check=False).stdout.split()
+            self.gib = max([self.gib, *(int(mib) / 1024 for mib in used)])
+            time.sleep(0.3)
+
+    def __exit__(self, *_):
+        self.done = True
+        self.thread.join()
+
+
+def timed(work, model, name, processes, batch, length, *options, profile=None):
+    run = work / f"run-{name}"
+    shutil.rmtree(run, ignore_errors=True)
+    with PeakMemory() as peak:
+        outrider("train", model, "--data", work / f"shards-{length}", "--out", run, "--device", "cuda",
+                 "--dtype", "bfloat16", "--max-steps", 12, "--logging-steps", 1, "--max-length", length,
+                 "--per-device-train-batch-size", batch, "--save", "draft", *options,
+                 processes=processes, profile=profile)
+    rates = [line["tokens_per_second"] for line in metrics(run)][4:]
+    print(json.dumps({"run": name, "GPUs": processes, "tokens_per_second": round(statistics.median(rates)),
+                      "least": round(min(rates)), "most": round(max(rates)), "peak_gib": round(peak.gib, 1),
+                      "losses": [round(line["loss"], 4) for line in metrics(run)[:3]]}), flush=True)
+
+
+def measure(work, shape, gpus, batch, ttt, long):
+    print(torch.cuda.get_device_name(), shape, f"K {ttt}", flush=True)
+    model = make_shape(work, shape, ttt)
+    for length, rows in ((2048, 64), (long, 16)):
+        make_shards(work / f"shards-{length}", 128256, rows=rows, length=length)
+    timed(work, model, "one", 1, batch, 2048)
+    timed(work, model, "shared", gpus, batch, 2048)
+    timed(work, model, "sharded", gpus, batch, 2048, "--shard-base")
+    timed(work, model, "long-one", 1, 1, long)
+    timed(work, model, "long-divided", gpus, 1, long, "--sequence-parallel", gpus)
+    if shutil.which("nsys"):
+        profile = work / f"{shape}-%p"
+        timed(work, model, "profiled", gpus, batch, 2048, "--shard-base", profile=profile)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", choices=("check", "time"))
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="1b")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--ttt-steps", type=int, default=3)
+    parser.add_argument("--long", type=int, default=16384)
+    arguments = parser.parse_args()
+    gpus = torch.cuda.device_count()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    if arguments.what == "check":
+        check(arguments.work, gpus)
+    else:
+        measure(arguments.work, arguments.shape, gpus, arguments.batch, arguments.ttt_steps, arguments.long)
+
+
+if __name__ == "__main__":
+    main()
