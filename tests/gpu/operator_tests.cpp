@@ -92,8 +92,8 @@ TEST_CASE("a norm and a gated unit agree at sizes of real models and at odd ones
     for (const auto& size : kSizes) {
       CAPTURE(fmt::format("{} width {}", c10::toString(type), size.back()));
       const auto rows = [&] { return (at::randn(size) * 3).to(type); };
-      check_operator("outrider::rms_norm",
-                     {rows(), (at::rand({size.back()}) + 0.5).to(type), 1e-5}, tolerance(type));
+      check_operator("outrider::rms_norm", {rows(), (at::rand({size.back()}) + 0.5).to(type), 1e-5},
+                     tolerance(type));
       check_operator("outrider::swiglu", {rows(), rows()}, tolerance(type));
     }
   }
@@ -109,8 +109,9 @@ TEST_CASE("rotation agrees at real head sizes, strides and parts of a head") {
         const auto x = at::randn({2, 33, 5, head_dim}).to(type);
         const auto cos = angles.cos().to(type), sin = angles.sin().to(type);
         check_operator("outrider::rotary", {x.transpose(1, 2), cos, sin}, tolerance(type));
-        check_operator("outrider::rotary", {x.transpose(1, 2).contiguous(), cos[0].unsqueeze(0),
-                                            sin[0].unsqueeze(0)}, tolerance(type));
+        check_operator("outrider::rotary",
+                       {x.transpose(1, 2).contiguous(), cos[0].unsqueeze(0), sin[0].unsqueeze(0)},
+                       tolerance(type));
       }
     }
   }
