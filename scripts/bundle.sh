@@ -75,7 +75,8 @@ add_gpu_check() {
   [[ -x $build/bin/gpu_tests ]] || return 0
   add_program gpu_tests
   install -D -m 755 -t "$bundle/share/outrider/gpu" "$root/tests/gpu/run.sh"
-  install -D -m 644 -t "$bundle/share/outrider/gpu" "$root/tests/gpu/gpu_check.py" "$root/tests/gpu/several_gpus.py"
+  install -D -m 644 -t "$bundle/share/outrider/gpu" "$root/tests/gpu/gpu_check.py" "$root/tests/gpu/several_gpus.py" \
+    "$root/tests/gpu/step_trace.py"
 }
 
 needed "$build/bin/outrider"

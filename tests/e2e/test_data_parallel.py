@@ -1,18 +1,15 @@
 """outrider train in several processes: one run, equal to one process with the same global batch."""
 
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from conftest import REFERENCE, TEST_PLUGINS
-from runs import TIMES, metrics, write_shards
+from processes import check_same_numbers, finish, first_steps_of, start, together, under_torchrun
+from runs import metrics, write_shards
 
 # Seven conversations: the last batch of an epoch leaves a process without one.
 LENGTHS = (24, 17, 20, 24, 9, 30, 12)
@@ -44,36 +41,6 @@ def command(program, model, data):
     return make
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def start(commands):
-    """One process for each command, that train together."""
-    port = free_port()
-    place = {"WORLD_SIZE": len(commands), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = []
-    for rank, arguments in enumerate(commands):
-        variables = {**place, "RANK": rank, "LOCAL_RANK": rank}
-        processes.append(subprocess.Popen(
-            arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **{name: str(value) for name, value in variables.items()}}))
-    return processes
-
-
-def finish(processes):
-    """(status, what was said) of each."""
-    said = [process.communicate(timeout=100)[1] for process in processes]
-    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
-
-
-def together(command, run, count, batch, *options):
-    for status, text in finish(start([command(run, batch, *options)] * count)):
-        assert status == 0, text
-
-
 @pytest.fixture(scope="module")
 def alone(command, data, tmp_path_factory):
     """One process with batches of two."""
@@ -83,30 +50,9 @@ def alone(command, data, tmp_path_factory):
     return run
 
 
-def numbers(value):
-    """All numbers of a line that do not depend on time, with where they stand."""
-    if isinstance(value, dict):
-        return {f"{key}.{path}": number for key, part in value.items() if key not in TIMES
-                for path, number in numbers(part).items()}
-    if isinstance(value, list):
-        return numbers(dict(enumerate(value)))
-    return {"": value} if isinstance(value, (int, float)) else {}
-
-
-def check_same_numbers(run, other):
-    assert len(metrics(run)) == len(metrics(other))
-    for line, expected in zip(metrics(run), metrics(other), strict=True):
-        assert numbers(line) == pytest.approx(numbers(expected), rel=1e-5, abs=1e-9)
-
-
 def test_two_processes_train_as_one_under_torchrun(command, alone, data, tmp_path):
     run = tmp_path / "run"
-    torchrun = Path(sys.executable).with_name("torchrun")
-    done = subprocess.run(
-        [torchrun, "--standalone", "--nproc-per-node", "2", "--no-python",
-         *command(run, 1, *STEPS, "--eval-data", data, "--eval-steps", 6)],
-        capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stderr
+    done = under_torchrun(command(run, 1, *STEPS, "--eval-data", data, "--eval-steps", 6), 2)
     check_same_numbers(run, alone)
     assert done.stdout.count("written to") == done.stderr.count("step 12/12") == 1
     record = json.loads((run / "run.json").read_text())
@@ -126,7 +72,7 @@ def test_a_base_that_processes_hold_together_computes_the_same(command, data, tm
     subprocess.run(command(tmp_path / "one", count, *evaluated), check=True, capture_output=True)
     together(command, tmp_path / "shared", count, 1, *evaluated, "--shard-base")
     check_same_numbers(tmp_path / "shared", tmp_path / "one")
-    run = half_of(tmp_path / "shared", tmp_path / "resumed")
+    run = first_steps_of(tmp_path / "shared", tmp_path / "resumed")
     together(command, run, count, 1, *evaluated, "--shard-base", "--resume")
     check_same_numbers(run, tmp_path / "one")
 
@@ -156,26 +102,18 @@ def test_steps_are_recorded_by_time(outrider, command, tmp_path):
     assert {"aten::linear", "aten::_fused_adamw_"} <= names
 
 
-def half_of(run, folder):
-    """The run as it was after six steps."""
-    folder.mkdir()
-    shutil.copytree(run / "checkpoint-6", folder / "checkpoint-6")
-    shutil.copy(run / "metrics.jsonl", folder)
-    return folder
-
-
 def test_a_run_goes_on_with_another_number_of_processes(command, alone, data, tmp_path):
     evaluated = ("--eval-data", data, "--eval-steps", 6, "--resume")
-    run = half_of(alone, tmp_path / "more")
+    run = first_steps_of(alone, tmp_path / "more")
     together(command, run, 2, 1, *STEPS, *evaluated)
     check_same_numbers(run, alone)
-    run = half_of(run, tmp_path / "fewer")
+    run = first_steps_of(run, tmp_path / "fewer")
     subprocess.run(command(run, 2, *STEPS, *evaluated), check=True, capture_output=True)
     check_same_numbers(run, alone)
 
 
 def test_another_global_batch_is_refused(command, alone, tmp_path):
-    run = half_of(alone, tmp_path / "run")
+    run = first_steps_of(alone, tmp_path / "run")
     for status, text in finish(start([command(run, 2, *STEPS, "--resume")] * 2)):
         assert status == 2
         assert "per_device_train_batch_size is 4, was 2" in text

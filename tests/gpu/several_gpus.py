@@ -20,10 +20,12 @@ from pathlib import Path
 import torch
 from gpu_check import CONFIG, make_base, make_shards
 from safetensors.torch import save_file
+from step_trace import summary
 
 HERE = Path(__file__).resolve().parent
 OUTRIDER = os.environ.get("OUTRIDER", str(HERE / "../../../bin/outrider"))
 DRAFT_VOCABULARY = 32000
+TRACED = 3  # steps
 SHAPES = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
            "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
@@ -32,11 +34,9 @@ SHAPES = {
            "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}}
 
 
-def outrider(*arguments, processes=1, profile=None):
+def outrider(*arguments, processes=1):
     """Runs the program; returns what it said on stderr."""
     command = [OUTRIDER, *map(str, arguments)]
-    if profile:
-        command = ["nsys", "profile", "--force-overwrite=true", "-t", "cuda", "-o", str(profile), *command]
     if processes > 1:
         command = ["torchrun", "--standalone", "--nproc-per-node", str(processes), "--no-python", *command]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -111,6 +111,7 @@ def make_shape(work, shape, ttt):
     config = {**CONFIG, **SHAPES[shape], "vocab_size": 128256, "dtype": "bfloat16",
               "max_position_embeddings": 131072}
     base = work / shape
+    shutil.rmtree(base, ignore_errors=True)
     base.mkdir(parents=True)
     (base / "config.json").write_text(json.dumps(config))
     save_random(base, config)
@@ -143,33 +144,33 @@ class PeakMemory:
         self.thread.join()
 
 
-def timed(work, model, name, processes, batch, length, *options, profile=None):
+def timed(work, model, name, processes, batch, length, *options):
     run = work / f"run-{name}"
     shutil.rmtree(run, ignore_errors=True)
     with PeakMemory() as peak:
         outrider("train", model, "--data", work / f"shards-{length}", "--out", run, "--device", "cuda",
-                 "--dtype", "bfloat16", "--max-steps", 12, "--logging-steps", 1, "--max-length", length,
-                 "--per-device-train-batch-size", batch, "--save", "draft", *options,
-                 processes=processes, profile=profile)
-    rates = [line["tokens_per_second"] for line in metrics(run)][4:]
+                 "--dtype", "bfloat16", "--max-steps", 14, "--logging-steps", 1, "--max-length", length,
+                 "--per-device-train-batch-size", batch, "--save", "draft", "--trace-steps", TRACED,
+                 *options, processes=processes)
+    trace = summary(run / "trace.json", TRACED)
+    rates = [line["tokens_per_second"] for line in metrics(run)][4 + TRACED:]
     print(json.dumps({"run": name, "GPUs": processes, "tokens_per_second": round(statistics.median(rates)),
                       "least": round(min(rates)), "most": round(max(rates)), "peak_gib": round(peak.gib, 1),
-                      "losses": [round(line["loss"], 4) for line in metrics(run)[:3]]}), flush=True)
+                      "losses": [round(line["loss"], 4) for line in metrics(run)[:3]],
+                      "trace": trace}), flush=True)
 
 
 def measure(work, shape, gpus, batch, ttt, long):
     print(torch.cuda.get_device_name(), shape, f"K {ttt}", flush=True)
     model = make_shape(work, shape, ttt)
     for length, rows in ((2048, 64), (long, 16)):
+        shutil.rmtree(work / f"shards-{length}", ignore_errors=True)
         make_shards(work / f"shards-{length}", 128256, rows=rows, length=length)
     timed(work, model, "one", 1, batch, 2048)
     timed(work, model, "shared", gpus, batch, 2048)
     timed(work, model, "sharded", gpus, batch, 2048, "--shard-base")
     timed(work, model, "long-one", 1, 1, long)
     timed(work, model, "long-divided", gpus, 1, long, "--sequence-parallel", gpus)
-    if shutil.which("nsys"):
-        profile = work / f"{shape}-%p"
-        timed(work, model, "profiled", gpus, batch, 2048, "--shard-base", profile=profile)
 
 
 def main():

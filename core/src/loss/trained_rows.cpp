@@ -56,8 +56,10 @@ TrainedRows trained_rows(const at::Tensor& weights, int64_t length) {
 
 ShiftedTargets shifted_targets(const TrainBatch& batch, int64_t ahead, RowRule rule) {
   const auto targets = token_targets(batch);
-  const int64_t length = targets.ids.size(1), kept = std::max<int64_t>(0, length - ahead);
-  const auto mask = targets.mask.slice(1, length - kept) * allowed_rows(batch, kept, ahead, rule);
+  const int64_t length = targets.ids.size(1);
+  const int64_t kept = std::clamp<int64_t>(length - ahead, 0, batch.own_rows());
+  const auto mask =
+      targets.mask.slice(1, ahead, ahead + kept) * allowed_rows(batch, kept, ahead, rule);
   auto rows = trained_rows(mask, length);
   auto labels = targets.ids.flatten().index_select(0, rows.index(ahead));
   return {std::move(rows), std::move(labels)};

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <set>
 
+#include "model/sequence_division.h"
 #include "model/stored_base_outputs.h"
 #include "outrider/error.h"
 #include "outrider/model/language_model_loss.h"
@@ -77,6 +78,7 @@ at::Tensor CausalLM::parameter(const std::string& hugging_face_name) const {
 
 std::vector<std::shared_ptr<torch::nn::Module>> CausalLM::decoder_layers() const { return {}; }
 bool CausalLM::supply_layers(std::shared_ptr<LayerSupply>) { return false; }
+bool CausalLM::divides_sequences() const { return false; }
 
 bool CausalLM::compute_in(at::ScalarType type) { return type == dtype(); }
 
@@ -115,13 +117,23 @@ BaseOutputs CausalLM::base_outputs(const ForwardInput& input, const TrainBatch& 
   const auto request =
       batch.recorder ? full_request(config_.num_hidden_layers) : hidden_states_needed();
   const at::AutoGradMode mode(trains_base);
-  auto base = run_base({batch.input_ids, batch.position_ids, batch.key_mask, request});
+  const BasePass pass{batch.input_ids, batch.position_ids, batch.key_mask, request};
+  if (batch.part) return shared_base_pass(*this, pass, *batch.part);
+  auto base = run_base(pass);
   base.carries_gradient = trains_base;
   return base;
 }
 
+/// What the drafts see.
+TrainBatch CausalLM::batch_of(const ForwardInput& input) const {
+  auto batch = prepared_batch(input.batch, hidden_states_needed(), input.right_padded);
+  if (!input.sequence_share) return batch;
+  require_shared_training(*this, input, batch);
+  return own_part(batch, input.sequence_share, positions_ahead(*this));
+}
+
 ForwardOutput CausalLM::forward(const ForwardInput& input) {
-  const auto batch = prepared_batch(input.batch, hidden_states_needed(), input.right_padded);
+  const auto batch = batch_of(input);
   const bool trains_base =
       !input.base_outputs && !has_edit(BaseEdit::kFreezeParameters) && at::GradMode::is_enabled();
   const auto base = base_outputs(input, batch, trains_base);

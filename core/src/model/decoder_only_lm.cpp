@@ -120,10 +120,12 @@ BaseOutputs DecoderOnlyLM::run_base(const BasePass& pass) {
       pass.position_ids.defined()
           ? pass.position_ids
           : at::arange(pass.input_ids.size(1), pass.input_ids.options()).unsqueeze(0);
-  const auto tables = model_->rotary.tables(positions, hidden.scalar_type());
+  const auto tables =
+      model_->rotary.tables(positions, hidden.scalar_type(), pass.part ? pass.part->length : 0);
+  const auto share = pass.part ? pass.part->share : nullptr;
   for (int64_t i = 0; i < config().num_hidden_layers; ++i) {
     if (layer_supply_) layer_supply_->bring(i);
-    hidden = model_->layers[static_cast<size_t>(i)]->forward(hidden, tables, pass.key_mask);
+    hidden = model_->layers[static_cast<size_t>(i)]->forward(hidden, tables, pass.key_mask, share);
     if (contains(request.layer_outputs, i)) outputs.layer_outputs[i] = hidden;
   }
   if (request.last_hidden_prenorm) outputs.last_hidden_prenorm = hidden;

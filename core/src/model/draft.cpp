@@ -8,6 +8,8 @@ Drafter::~Drafter() = default;
 
 Draft::~Draft() = default;
 
+std::optional<SequenceNeeds> Draft::sequence_needs() const { return std::nullopt; }
+
 void Draft::initialize(const BaseView&) {}
 
 std::unique_ptr<Drafter> Draft::make_drafter() {

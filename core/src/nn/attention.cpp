@@ -2,10 +2,40 @@
 
 #include <ATen/ATen.h>
 
+#include <numeric>
+
 namespace outrider::nn {
 
 at::Tensor split_heads(const at::Tensor& x, int64_t heads, int64_t head_dim) {
   return x.view({x.size(0), x.size(1), heads, head_dim}).transpose(1, 2);
+}
+
+namespace {
+
+// Heads [B,H,L,D], in the order in which processes take them: [B,N,H/N,L,D].
+at::Tensor by_process(const at::Tensor& heads, int64_t count) {
+  return heads.unflatten(1, {count, -1});
+}
+
+// So that each process gets as many key heads as the others, and its query heads theirs.
+at::Tensor repeated_for(const at::Tensor& keys, int64_t count) {
+  const int64_t times = count / std::gcd(keys.size(1), count);
+  return times == 1 ? keys : keys.repeat_interleave(times, 1);
+}
+
+}  // namespace
+
+QueryKeyValue rows_to_heads(const QueryKeyValue& rows,
+                            const std::shared_ptr<SequenceShare>& share) {
+  const int64_t count = share->count(), heads = rows.query.size(1);
+  ops::require_shared_heads(heads, count);
+  const auto key = repeated_for(rows.key, count), value = repeated_for(rows.value, count);
+  const auto all =
+      at::cat({by_process(rows.query, count), by_process(key, count), by_process(value, count)}, 2);
+  const auto own = ops::rows_to_heads(all.flatten(1, 2), share);
+  const int64_t queries = heads / count, keys = key.size(1) / count;
+  return {own.narrow(1, 0, queries), own.narrow(1, queries, keys),
+          own.narrow(1, queries + keys, keys)};
 }
 
 AttentionProjections::AttentionProjections(const AttentionShape& s) : shape(s) {}

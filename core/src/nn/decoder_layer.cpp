@@ -27,10 +27,12 @@ DecoderLayer::DecoderLayer(const DecoderLayerShape& s,
 }
 
 at::Tensor DecoderLayer::forward(const at::Tensor& x, const CosSin& rotary,
-                                 const at::Tensor& key_mask) const {
-  const auto qkv = self_attn->project(input_layernorm->forward(x), rotary);
-  const auto attended =
-      ops::causal_attention(qkv.query, qkv.key, qkv.value, key_mask, sliding_window);
+                                 const at::Tensor& key_mask,
+                                 const std::shared_ptr<SequenceShare>& share) const {
+  auto qkv = self_attn->project(input_layernorm->forward(x), rotary);
+  if (share) qkv = rows_to_heads(qkv, share);
+  auto attended = ops::causal_attention(qkv.query, qkv.key, qkv.value, key_mask, sliding_window);
+  if (share) attended = ops::heads_to_rows(attended, share);
   const auto residual = x + self_attn->output(attended);
   return residual + mlp->forward(post_attention_layernorm->forward(residual));
 }

@@ -190,11 +190,12 @@ const at::Tensor& RotaryEmbedding::frequencies_on(const at::Device& device) {
   return inverse_frequencies_;
 }
 
-CosSin RotaryEmbedding::tables(const at::Tensor& position_ids, at::ScalarType dtype) {
-  const auto frequencies =
-      inverse_frequencies_.defined()
-          ? frequencies_on(position_ids.device())
-          : inverse_frequencies(position_ids.max().item<int64_t>() + 1).to(position_ids.device());
+CosSin RotaryEmbedding::tables(const at::Tensor& position_ids, at::ScalarType dtype,
+                               int64_t length) {
+  const auto known = [&] { return length > 0 ? length : position_ids.max().item<int64_t>() + 1; };
+  const auto frequencies = inverse_frequencies_.defined()
+                               ? frequencies_on(position_ids.device())
+                               : inverse_frequencies(known()).to(position_ids.device());
   const auto type = dtype == at::kDouble ? at::kDouble : at::kFloat;
   const auto angles = position_ids.to(type).unsqueeze(-1) * frequencies.to(type);
   const auto both = at::cat({angles, angles}, -1).unsqueeze(1);

@@ -96,6 +96,7 @@ Json describe_start(const TrainOptions& options, int64_t step, const CausalLM& m
                 {"cpu_threads_of_machine", std::thread::hardware_concurrency()},
                 {"environment", environment(model)}};
   if (options.processes) start["processes"] = options.processes->size();
+  if (options.sequence_parallel > 1) start["sequence_parallel"] = options.sequence_parallel;
   return start;
 }
 

@@ -43,10 +43,7 @@ Json fixed_options(const TrainOptions& options, int64_t total_steps, const Causa
   }
   auto fixed = reproducible_options(options);
   // The same batches, whatever the number of processes that share them.
-  if (options.processes) {
-    fixed["per_device_train_batch_size"] =
-        options.per_device_train_batch_size * options.processes->size();
-  }
+  fixed["per_device_train_batch_size"] = options.per_device_train_batch_size * batch_parts(options);
   fixed["data"] = data_sha256(options.data);
   fixed["dtype"] = dtype_name(model.stored_dtype());
   fixed["modes"] = std::move(modes);

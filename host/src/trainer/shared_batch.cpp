@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "data/batches.h"
 #include "outrider/error.h"
@@ -29,8 +30,21 @@ std::vector<at::Tensor*> shares_in(ForwardOutput& output) {
 }  // namespace
 
 SharedBatches::SharedBatches(ProcessGroup& processes, const TrainingData& data,
-                             const CausalLM& model, int64_t max_length)
-    : processes_(processes), data_(data), model_(model), max_length_(max_length) {}
+                             const CausalLM& model, int64_t max_length,
+                             std::shared_ptr<SequenceShare> sequences)
+    : processes_(processes),
+      data_(data),
+      model_(model),
+      max_length_(max_length),
+      sequences_(std::move(sequences)) {}
+
+std::vector<int64_t> SharedBatches::own(const std::vector<int64_t>& conversations) const {
+  const int64_t together = sequences_ ? sequences_->count() : 1;
+  const int64_t index = processes_.rank() / together, parts = processes_.size() / together;
+  const auto count = static_cast<int64_t>(conversations.size());
+  return {conversations.begin() + count * index / parts,
+          conversations.begin() + count * (index + 1) / parts};
+}
 
 int64_t SharedBatches::width(const std::vector<int64_t>& conversations) const {
   int64_t width = 0;
@@ -42,18 +56,15 @@ int64_t SharedBatches::width(const std::vector<int64_t>& conversations) const {
 }
 
 TrainingInput SharedBatches::part(const std::vector<int64_t>& conversations) {
-  const auto count = static_cast<int64_t>(conversations.size());
-  const auto begin = conversations.begin() + count * processes_.rank() / processes_.size();
-  const auto end = conversations.begin() + count * (processes_.rank() + 1) / processes_.size();
-  std::vector<int64_t> part(begin, end);
+  auto part = own(conversations);
   const bool is_empty = part.empty();
   if (is_empty) part.push_back(conversations.front());
   auto input = data_.batch(part, max_length_, width(conversations));
   auto& batch = input.forward.batch;
-  if (is_empty) {
-    batch.loss_mask.zero_();
-    input.counts = {};
-  }
+  if (is_empty) batch.loss_mask.zero_();
+  const bool counts_here = !sequences_ || sequences_->index() == 0;
+  if (is_empty || !counts_here) input.counts = {};
+  input.forward.sequence_share = sequences_;
   counts_summed_ = 0;
   batch.sum_over_processes = [this](const at::Tensor& values) {
     ++counts_summed_;

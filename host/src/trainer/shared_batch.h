@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "distributed/process_group.h"
@@ -15,9 +16,10 @@ namespace outrider {
 /// without a target.
 class SharedBatches : public BatchSource {
  public:
-  /// All must outlive it.
+  /// All must outlive it. `sequences`: who shares this one's sequences, and so has the same part of
+  /// a batch; null: each process has one of its own.
   SharedBatches(ProcessGroup& processes, const TrainingData& data, const CausalLM& model,
-                int64_t max_length);
+                int64_t max_length, std::shared_ptr<SequenceShare> sequences);
 
   TrainingInput part(const std::vector<int64_t>& conversations) override;
 
@@ -26,12 +28,14 @@ class SharedBatches : public BatchSource {
   void complete(ForwardOutput& output, TokenCounts& counts) const override;
 
  private:
+  std::vector<int64_t> own(const std::vector<int64_t>& conversations) const;
   int64_t width(const std::vector<int64_t>& conversations) const;
 
   ProcessGroup& processes_;
   const TrainingData& data_;
   const CausalLM& model_;
   int64_t max_length_;
+  std::shared_ptr<SequenceShare> sequences_;
   int64_t counts_summed_ = 0;  // in the present pass
 };
 

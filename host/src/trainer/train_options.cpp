@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "distributed/process_group.h"
 #include "outrider/error.h"
 #include "outrider/problems.h"
 #include "outrider/text.h"
@@ -31,6 +32,8 @@ StructSchema<S> make_schema() {
              "Conversations per forward pass", {.minimum = 1})
       .field("gradient_accumulation_steps", &S::gradient_accumulation_steps,
              "Forward passes per optimizer step", {.minimum = 1})
+      .field("sequence_parallel", &S::sequence_parallel, "Processes that share each sequence",
+             {.minimum = 1})
       .field("max_length", &S::max_length, "Tokens at which conversations are cut", {.minimum = 2})
       .field("learning_rate", &S::learning_rate, "Peak learning rate of AdamW", {.minimum = 0})
       .field("lr_scheduler_type", &S::lr_scheduler_type, "linear, cosine or constant",
@@ -99,6 +102,16 @@ void check_fields(const TrainOptions& options, Problems& problems) {
   }
 }
 
+void check_sequence_parallel(const TrainOptions& o, Problems& problems) {
+  const int64_t processes = o.processes ? o.processes->size() : 1;
+  if (o.sequence_parallel <= 1 || processes % o.sequence_parallel == 0) return;
+  problems.add(
+      fmt::format("sequence_parallel is {}, accepted is a number that divides the {} that "
+                  "train, which torchrun or another launcher starts",
+                  o.sequence_parallel,
+                  processes == 1 ? "one process" : fmt::format("{} processes", processes)));
+}
+
 void check_together(const TrainOptions& o, Problems& problems) {
   problems.add_when(
       o.max_steps == 0 && o.max_seconds == 0 && !(o.num_train_epochs > 0),
@@ -117,6 +130,7 @@ void check_together(const TrainOptions& o, Problems& problems) {
   problems.add_when(o.base_precision == "fp8" && o.shard_base,
                     "base_precision fp8 and shard_base do not go together");
   problems.add_when(o.eval_steps > 0 && o.eval_data.empty(), "eval_steps needs eval_data");
+  check_sequence_parallel(o, problems);
 }
 
 }  // namespace
@@ -137,8 +151,9 @@ void check_options(const TrainOptions& options) {
 
 Json reproducible_options(const TrainOptions& options) {
   auto values = training_schema().dump(options);
-  for (const char* key : {"max_steps", "num_train_epochs", "logging_steps", "save", "save_steps",
-                          "save_minutes", "save_total_limit", "wait_for_room", "eval_steps"}) {
+  for (const char* key :
+       {"max_steps", "num_train_epochs", "logging_steps", "save", "save_steps", "save_minutes",
+        "save_total_limit", "wait_for_room", "eval_steps", "sequence_parallel"}) {
     values.erase(key);
   }
   if (options.base_precision == "full") values.erase("base_precision");
@@ -154,6 +169,10 @@ Json option_values(const TrainOptions& options) {
                  {"eval_data", options.eval_data.string()},
                  {"output", options.output.string()}});
   return values;
+}
+
+int64_t batch_parts(const TrainOptions& options) {
+  return options.processes ? options.processes->size() / options.sequence_parallel : 1;
 }
 
 int64_t planned_steps(const TrainOptions& options, int64_t batches_per_epoch) {

@@ -8,6 +8,10 @@ namespace outrider {
 /// Throws kInvalidArgument that names every option with an impossible value.
 OUTRIDER_API void check_options(const TrainOptions& options);
 
+/// Into how many parts, each of per_device_train_batch_size conversations, a batch is divided:
+/// processes that share sequences have one part together.
+OUTRIDER_API int64_t batch_parts(const TrainOptions& options);
+
 /// Optimizer steps of a run over `batches_per_epoch` batches; 0 when only time ends it.
 OUTRIDER_API int64_t planned_steps(const TrainOptions& options, int64_t batches_per_epoch);
 

@@ -20,6 +20,7 @@
 #include "trainer/run_setup.h"
 #include "trainer/same_start.h"
 #include "trainer/shared_batch.h"
+#include "trainer/shared_sequences.h"
 #include "trainer/train_options.h"
 
 namespace outrider {
@@ -43,10 +44,6 @@ AdamWOptions optimizer_options(const TrainOptions& options) {
           options.max_grad_norm};
 }
 
-int64_t process_count(const TrainOptions& options) {
-  return options.processes ? options.processes->size() : 1;
-}
-
 std::optional<BucketedSum> sum_over(const TrainOptions& options, at::Device device) {
   if (!options.processes) return std::nullopt;
   return BucketedSum(options.processes->tensors_on(device));
@@ -59,9 +56,11 @@ GradientReduction reduction_by(std::optional<BucketedSum>& sum) {
 }
 
 std::unique_ptr<BatchSource> batches_of(const TrainingData& data, const CausalLM& model,
-                                        const TrainOptions& options) {
+                                        const TrainOptions& options,
+                                        const std::shared_ptr<SequenceShare>& sequences) {
   if (!options.processes) return std::make_unique<WholeBatches>(data, options.max_length);
-  return std::make_unique<SharedBatches>(*options.processes, data, model, options.max_length);
+  return std::make_unique<SharedBatches>(*options.processes, data, model, options.max_length,
+                                         sequences);
 }
 
 bool is_number(const Json& json, const char* key) {
@@ -86,7 +85,7 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
       eval_data_(open_if_given(options.eval_data, model, part_of(options))),
       selection_(select_conversations(data_.tokens(), model, options.max_length)),
       order_(selection_.conversations, selection_.lengths,
-             options.per_device_train_batch_size * process_count(options), options.seed),
+             options.per_device_train_batch_size * batch_parts(options), options.seed),
       cursor_(order_, {}),
       schedule_{options.lr_scheduler_type, options.warmup_steps,
                 planned_steps(options, order_.batches_per_epoch()), options.warmup_ratio,
@@ -104,12 +103,12 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
     throw Error(ErrorCode::kUnsupported, "a base that is trained cannot be shared by --shard-base",
                 "convert with a frozen base, or train without --shard-base");
   }
-  batches_ = batches_of(data_, model, options);
-  if (eval_data_) {
-    select_conversations(eval_data_->tokens(), model, options.max_length);
-    eval_batches_ = batches_of(*eval_data_, model, options);
-  }
+  if (eval_data_) select_conversations(eval_data_->tokens(), model, options.max_length);
   if (options.processes) require_same_start(*options.processes, options, model, data_);
+  const auto sequences =
+      meet_sequence_share(options, model, data_, eval_data_ ? &*eval_data_ : nullptr);
+  batches_ = batches_of(data_, model, options, sequences);
+  if (eval_data_) eval_batches_ = batches_of(*eval_data_, model, options, sequences);
   if (options.base_precision == "fp8") {
     teacher_cost_ =
         lower_base_precision(model, eval_data_ ? *eval_data_ : data_, options.max_length);
@@ -385,8 +384,8 @@ Evaluation Trainer::evaluate_held_out() {
     work.emplace(*progress_, fmt::format("evaluation at step {}: conversation", step_));
   }
   return evaluate(model_, *eval_data_, *eval_batches_,
-                  options_.per_device_train_batch_size * process_count(options_),
-                  options_.max_length, [&](int64_t done, int64_t total, int64_t tokens) {
+                  options_.per_device_train_batch_size * batch_parts(options_), options_.max_length,
+                  [&](int64_t done, int64_t total, int64_t tokens) {
                     if (work) work->update(done, total, tokens);
                     if (done < total && anywhere(is_interrupted())) {
                       throw Error(ErrorCode::kInterrupted, "the evaluation was interrupted");

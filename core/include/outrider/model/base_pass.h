@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "outrider/model/base_outputs.h"
+#include "outrider/model/sequence_part.h"
 
 namespace outrider {
 
@@ -18,6 +19,9 @@ struct BasePass {
   HiddenStateRequest request;
   /// Keys and values of what was read before; a base that keeps none throws kUnsupported.
   nn::KvCache* cache = nullptr;
+  /// Where several processes share the sequences: S are this one's own rows. Only for a base that
+  /// divides_sequences().
+  const SequencePart* part = nullptr;
 };
 
 }  // namespace outrider

@@ -26,6 +26,9 @@ struct ForwardInput {
   std::optional<StoredBaseOutputs> base_outputs;  // read instead of running the base
   bool want_logits = false;                       // [B,S,V], only when asked for
   bool want_lm_loss = false;                      // computed from the token targets, streamed
+  /// The processes that share each sequence; null: this one has whole ones. All give the same
+  /// batch.
+  std::shared_ptr<SequenceShare> sequence_share;
   /// The caller's word that padding is on the right only; saves looking at the mask.
   bool right_padded = false;
 };
@@ -56,6 +59,8 @@ class OUTRIDER_API CausalLM : public torch::nn::Module, public BaseView {
   virtual ForwardOutput forward(const ForwardInput& input);
 
   virtual BaseOutputs run_base(const BasePass& pass) = 0;
+  /// Whether run_base() heeds BasePass::part. Default: no.
+  virtual bool divides_sequences() const;
   /// Computes in `type` from here on, each parameter converted as it is used: what runs a base
   /// whose parameters do not fit into memory in that type. False where the base cannot.
   virtual bool compute_in(at::ScalarType type);
@@ -90,6 +95,7 @@ class OUTRIDER_API CausalLM : public torch::nn::Module, public BaseView {
   void attach(const Conversion& conversion, ModeState state);
 
  private:
+  TrainBatch batch_of(const ForwardInput& input) const;
   BaseOutputs base_outputs(const ForwardInput& input, const TrainBatch& batch, bool trains_base);
   void freeze_base();
 

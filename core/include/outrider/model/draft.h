@@ -3,6 +3,7 @@
 #include <torch/nn/module.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "outrider/model/base_outputs.h"
 #include "outrider/model/base_view.h"
 #include "outrider/model/drafter.h"
+#include "outrider/model/sequence_part.h"
 #include "outrider/model/train_batch.h"
 
 namespace outrider {
@@ -38,6 +40,10 @@ class OUTRIDER_API Draft : public torch::nn::Module {
 
   /// The training loss; in eval mode the same with what the algorithm's evaluation uses.
   virtual DraftLoss loss(const BaseOutputs& base, const TrainBatch& batch) = 0;
+
+  /// What the draft needs where several processes share each sequence (see TrainBatch::part).
+  /// Default: nothing is said, and it is not trained so.
+  virtual std::optional<SequenceNeeds> sequence_needs() const;
 
   /// Called once after a conversion, before any training and never on restore: a draft may start
   /// from copies of the base's parameters. Default: nothing.

@@ -4,9 +4,11 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "outrider/api.h"
+#include "outrider/model/sequence_part.h"
 
 namespace outrider {
 
@@ -33,6 +35,14 @@ struct TrainBatch {
   TensorRecorder recorder;
   /// Adds a tensor up over the processes that share a batch; empty where there is one.
   std::function<at::Tensor(const at::Tensor&)> sum_over_processes;
+
+  /// Where several processes share each sequence: which rows of S are this one's.
+  std::optional<SequencePart> part;
+
+  /// The rows that count here: the first so many of S.
+  int64_t own_rows() const { return part ? part->rows : input_ids.size(1); }
+  /// Of the whole sequences, whoever has them.
+  int64_t sequence_length() const { return part ? part->length : input_ids.size(1); }
 
   /// How many rows the whole batch has, of `count` here. What a loss and its metrics divide by: so
   /// they are shares, whose sum over the processes is the whole batch's.

@@ -9,6 +9,7 @@
 #include "outrider/api.h"
 #include "outrider/nn/linear.h"
 #include "outrider/nn/rotary_embedding.h"
+#include "outrider/ops/sequence_share.h"
 
 namespace outrider::nn {
 
@@ -26,6 +27,12 @@ struct QueryKeyValue {
 
 /// [B,S,heads·D] → [B,heads,S,D].
 OUTRIDER_API at::Tensor split_heads(const at::Tensor& x, int64_t heads, int64_t head_dim);
+
+/// Every head of one process's rows, [B,heads,L,D], as its heads of every row, [B,heads/N,N·L,D]:
+/// what attention over sequences that N processes share works on. ops::heads_to_rows() is the way
+/// back. Key heads that N does not divide are repeated as far as it takes.
+OUTRIDER_API QueryKeyValue rows_to_heads(const QueryKeyValue& rows,
+                                         const std::shared_ptr<SequenceShare>& share);
 
 /// The projections around grouped-query attention; a subclass owns those of query, key and value.
 class OUTRIDER_API AttentionProjections : public torch::nn::Module {

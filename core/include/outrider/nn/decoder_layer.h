@@ -30,8 +30,10 @@ class OUTRIDER_API DecoderLayer : public torch::nn::Module {
   DecoderLayer(const DecoderLayerShape& shape, std::shared_ptr<AttentionProjections> attention,
                std::shared_ptr<Mlp> mlp, at::TensorOptions options);
 
-  /// x [B,S,h]; causal, and keys where key_mask [B,S] is false are never attended to.
-  at::Tensor forward(const at::Tensor& x, const CosSin& rotary, const at::Tensor& key_mask) const;
+  /// x [B,S,h]; causal, and keys where key_mask [B,S] is false are never attended to. With a
+  /// `share`, S are this process's own rows, and attention is over those of all; without a mask.
+  at::Tensor forward(const at::Tensor& x, const CosSin& rotary, const at::Tensor& key_mask,
+                     const std::shared_ptr<SequenceShare>& share = {}) const;
 
   std::shared_ptr<RmsNorm> input_layernorm, post_attention_layernorm;
   std::shared_ptr<AttentionProjections> self_attn;

@@ -23,7 +23,8 @@ class OUTRIDER_API RotaryEmbedding {
 
   /// Tables for position_ids [1 or B, S] (int64), on their device; computed in float32, then cast.
   /// Keeps the frequencies on that device for the next call: not for two threads at once.
-  CosSin tables(const at::Tensor& position_ids, at::ScalarType dtype);
+  /// `length`: of the sequences, where these are not all of their positions; 0: they are.
+  CosSin tables(const at::Tensor& position_ids, at::ScalarType dtype, int64_t length = 0);
 
  private:
   at::Tensor inverse_frequencies(int64_t sequence_length) const;

@@ -27,7 +27,8 @@ using TokenText = std::function<std::optional<std::vector<std::vector<std::strin
 struct TrainingSettings {
   int64_t max_steps = 0;
   double num_train_epochs = 1.0, max_seconds = 0;
-  int64_t per_device_train_batch_size = 4, gradient_accumulation_steps = 1, max_length = 2048;
+  int64_t per_device_train_batch_size = 4, gradient_accumulation_steps = 1, sequence_parallel = 1,
+          max_length = 2048;
   double learning_rate = 1e-4;
   std::string lr_scheduler_type = "linear";
   double warmup_ratio = 0.0;

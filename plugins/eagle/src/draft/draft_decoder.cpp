@@ -91,8 +91,11 @@ at::Tensor DraftDecoder::shifted_right(const at::Tensor& x) const {
 
 StepContext DraftDecoder::lagged_context(const Pass& pass, int64_t step) const {
   const int64_t end = pass.length - 1, size = end - step;
-  StepContext context{
-      pass.embeddings.slice(1, step + 1), slice_tables(pass.rotary, step, end), {}, {}};
+  StepContext context{pass.embeddings.slice(1, step + 1),
+                      slice_tables(pass.rotary, step, end),
+                      {},
+                      {},
+                      pass.batch.part};
   const auto& key_mask = pass.batch.key_mask;
   if (!key_mask.defined() || (step > 0 && !masks_padding_keys_)) return context;
   // A key belongs to the token after its position, whose embedding it was made of.
@@ -109,7 +112,8 @@ StepContext DraftDecoder::whole_context(const Pass& pass) const {
   return {shifted_left(pass.embeddings),
           pass.rotary,
           key_mask.defined() ? shifted_left(key_mask) : at::Tensor(),
-          {}};
+          {},
+          std::nullopt};
 }
 
 at::Tensor DraftDecoder::run_layers(const at::Tensor& hidden, const StepContext& context,
@@ -161,12 +165,13 @@ std::vector<at::Tensor> DraftDecoder::run(const BaseOutputs& base, const TrainBa
                              ? batch.position_ids
                              : at::arange(length, batch.input_ids.options()).unsqueeze(0);
   const auto hidden = input_->start(base);
-  const Pass pass{base,
-                  batch,
-                  rotary_.tables(positions, hidden.scalar_type()),
-                  embeddings(base, batch),
-                  length,
-                  std::min(steps, length - 1)};
+  const Pass pass{
+      base,
+      batch,
+      rotary_.tables(positions, hidden.scalar_type(), batch.part ? batch.part->length : 0),
+      embeddings(base, batch),
+      length,
+      std::min(steps, batch.sequence_length() - 1)};
   if (batch.recorder) {
     batch.recorder("draft_input_hidden.step_0", hidden);
     batch.recorder("draft_input_embeds", shifted_left(pass.embeddings));

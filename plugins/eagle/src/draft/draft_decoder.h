@@ -20,7 +20,8 @@ class DraftDecoder {
   HiddenStateRequest hidden_states_needed() const;
 
   /// Outputs before the final norm, of step k [B,S-1-k,h] for the positions k … S-2. A step starts
-  /// from its predecessor's output, one position to the right.
+  /// from its predecessor's output, one position to the right: row c of every step is of the chain
+  /// that began at position c. Of shared sequences the chains of one's own positions are right.
   std::vector<at::Tensor> run(const BaseOutputs& base, const TrainBatch& batch, int64_t steps);
 
  private:

@@ -44,6 +44,15 @@ HiddenStateRequest EagleDraft::hidden_states_needed() const {
   return request;
 }
 
+// The last row of a process in the last step is ttt_steps - 1 positions beyond its own; the last
+// head's token is head_count() + 1 after that. Mixing draws among all positions of a sequence, and
+// where ModelOpt's rules for masks end depends on its padding.
+std::optional<SequenceNeeds> EagleDraft::sequence_needs() const {
+  if (settings_.mixes_hidden_states || settings_.numerics.mask_gates_successor) return std::nullopt;
+  return SequenceNeeds{settings_.ttt_steps + head_count(),
+                       settings_.architecture.num_attention_heads};
+}
+
 void EagleDraft::set_draft_vocabulary(const at::Tensor& token_ids) {
   d2t_.copy_(token_ids.to(d2t_.device()) - at::arange(d2t_.size(0), d2t_.options()));
 }
@@ -143,7 +152,7 @@ void EagleDraft::add_head(DraftLoss& result, const BaseOutputs& base, const Trai
                           const std::vector<at::Tensor>& steps, int64_t head) const {
   const auto count = static_cast<int64_t>(steps.size());
   const auto rows = trained_rows(batch, settings_.numerics, head);
-  const auto weights = step_weights(rows, count);
+  const auto weights = step_weights(rows, count, batch.own_rows());
   const auto totals = batch.total_count(weights.sum(1));
   const auto decay =
       at::pow(settings_.loss_decay_factor, at::arange(head, head + count, weights.options()));
@@ -159,7 +168,7 @@ void EagleDraft::add_head(DraftLoss& result, const BaseOutputs& base, const Trai
 }
 
 DraftLoss EagleDraft::loss(const BaseOutputs& base, const TrainBatch& batch) {
-  const int64_t length = batch.input_ids.size(1);
+  const int64_t length = batch.sequence_length();
   if (length < 2) {
     throw Error(ErrorCode::kInvalidData, "eagle: sequences must have at least two tokens");
   }

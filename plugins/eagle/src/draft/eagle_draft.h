@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "config/draft_settings.h"
@@ -21,6 +22,7 @@ class EagleDraft : public Draft {
   EagleDraft(const BaseInfo& base, DraftSettings settings);
 
   HiddenStateRequest hidden_states_needed() const override;
+  std::optional<SequenceNeeds> sequence_needs() const override;
   DraftLoss loss(const BaseOutputs& base, const TrainBatch& batch) override;
   void initialize(const BaseView& base) override;
 

@@ -42,11 +42,9 @@ at::Tensor EagleLayer::attention_input(const at::Tensor& hidden,
                             eps_, norms_hidden_twice_);
 }
 
-at::Tensor EagleLayer::forward(const at::Tensor& hidden, const StepContext& context,
-                               StepCache& cache) const {
-  const int64_t size = hidden.size(1);
-  const auto input = attention_input(hidden, context.embeddings);
-  const auto qkv = self_attn_->project(input, context.rotary);
+at::Tensor EagleLayer::attend(const nn::QueryKeyValue& qkv, const StepContext& context,
+                              StepCache& cache) const {
+  const int64_t size = qkv.query.size(2);
   cache.steps.push_back({qkv.key, qkv.value});
   std::vector<ops::DiagonalKeys> diagonals;
   for (size_t i = 1; i < cache.steps.size(); ++i) {
@@ -54,9 +52,27 @@ at::Tensor EagleLayer::forward(const at::Tensor& hidden, const StepContext& cont
         {cache.steps[i].key.slice(2, 0, size), cache.steps[i].value.slice(2, 0, size)});
   }
   const auto& prefix = cache.steps.front();
-  const auto attended = ops::prefix_diagonal_attention(qkv.query, prefix.key.slice(2, 0, size),
-                                                       prefix.value.slice(2, 0, size), diagonals,
-                                                       context.key_mask, context.diagonal_masks);
+  return ops::prefix_diagonal_attention(qkv.query, prefix.key.slice(2, 0, size),
+                                        prefix.value.slice(2, 0, size), diagonals, context.key_mask,
+                                        context.diagonal_masks);
+}
+
+// Rows beyond one's own are another process's: zeros here, and nothing that counts reads them.
+at::Tensor EagleLayer::attend_shared(const nn::QueryKeyValue& rows, const StepContext& context,
+                                     StepCache& cache) const {
+  const auto& [share, count, length] = *context.part;
+  const auto own = [count = count](const at::Tensor& x) { return x.slice(2, 0, count); };
+  const auto heads = nn::rows_to_heads({own(rows.query), own(rows.key), own(rows.value)}, share);
+  const auto attended = ops::heads_to_rows(attend(heads, context, cache), share);
+  return at::constant_pad_nd(attended, {0, 0, 0, rows.query.size(2) - count});
+}
+
+at::Tensor EagleLayer::forward(const at::Tensor& hidden, const StepContext& context,
+                               StepCache& cache) const {
+  const auto input = attention_input(hidden, context.embeddings);
+  const auto qkv = self_attn_->project(input, context.rotary);
+  const auto attended =
+      context.part ? attend_shared(qkv, context, cache) : attend(qkv, context, cache);
   const auto& carried = adds_to_normed_ ? input.slice(-1, hidden.size(-1)) : hidden;
   const auto residual = carried + self_attn_->output(attended);
   return residual + mlp_->forward(post_attention_layernorm_->forward(residual));

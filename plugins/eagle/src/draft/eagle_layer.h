@@ -3,9 +3,11 @@
 #include <torch/nn/module.h>
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "config/eagle_schema.h"
+#include "outrider/model/sequence_part.h"
 #include "outrider/nn/decoder_layer.h"
 #include "outrider/ops/attention.h"
 
@@ -13,7 +15,9 @@ namespace outrider::eagle {
 
 /// The part of a training-time-test pass that one draft layer shares between steps.
 struct StepCache {
-  std::vector<ops::DiagonalKeys> steps;  // keys and values of step i, whose first row is position i
+  // Keys and values of step i, whose first row is position i. Of shared sequences this process's
+  // heads of every process's rows.
+  std::vector<ops::DiagonalKeys> steps;
 };
 
 /// What a step needs beside its rows. Step k works on the positions k … S-2: all of its tensors are
@@ -23,6 +27,7 @@ struct StepContext {
   nn::CosSin rotary;                       // for these n positions
   at::Tensor key_mask;                     // [B,n] bool or undefined
   std::vector<at::Tensor> diagonal_masks;  // per earlier step and this one, [B,n] or undefined
+  std::optional<SequencePart> part;        // of sequences that are shared: then without masks
 };
 
 /// One decoder layer of the draft. The first layer of EAGLE-3 attends to [norm(e) ; norm(g)] and
@@ -37,6 +42,10 @@ class EagleLayer : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& hidden, const StepContext& context, StepCache& cache) const;
 
  private:
+  at::Tensor attend(const nn::QueryKeyValue& qkv, const StepContext& context,
+                    StepCache& cache) const;
+  at::Tensor attend_shared(const nn::QueryKeyValue& rows, const StepContext& context,
+                           StepCache& cache) const;
   at::Tensor attention_input(const at::Tensor& hidden, const at::Tensor& embeddings) const;
 
   bool norms_hidden_twice_, adds_to_normed_;

@@ -40,9 +40,10 @@ at::Tensor predicted_tokens(const TrainBatch& batch, const TrainedRows& rows, in
   return ids.flatten().index_select(0, rows.sequence * ids.size(1) + position);
 }
 
-at::Tensor step_weights(const TrainedRows& rows, int64_t steps) {
+at::Tensor step_weights(const TrainedRows& rows, int64_t steps, int64_t own) {
   const auto step = at::arange(steps, rows.position.options()).unsqueeze(1);
-  return rows.weight.unsqueeze(0) * rows.position.unsqueeze(0).ge(step);
+  const auto start = rows.position.unsqueeze(0) - step;
+  return rows.weight.unsqueeze(0) * start.ge(0) * start.lt(own);
 }
 
 at::Tensor gather_rows(const std::vector<at::Tensor>& steps, const TrainedRows& rows) {

@@ -74,6 +74,10 @@ HiddenStateRequest MedusaDraft::hidden_states_needed() const {
           .input_embeddings = false};
 }
 
+std::optional<SequenceNeeds> MedusaDraft::sequence_needs() const {
+  return SequenceNeeds{.positions_ahead = config_.medusa_num_heads + 1};
+}
+
 DraftLoss MedusaDraft::loss(const BaseOutputs& base, const TrainBatch& batch) {
   const auto rule = trains_padding_ ? loss::RowRule::kAny : loss::RowRule::kToken;
   const auto hidden = base.last_hidden.flatten(0, 1);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "outrider/medusa/medusa_config.h"
@@ -36,6 +37,7 @@ class MedusaDraft : public Draft {
   static MedusaConfig resolve(const BaseInfo& base, MedusaConfig config);
 
   HiddenStateRequest hidden_states_needed() const override;
+  std::optional<SequenceNeeds> sequence_needs() const override;
   DraftLoss loss(const BaseOutputs& base, const TrainBatch& batch) override;
 
  private:
