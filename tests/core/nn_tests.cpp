@@ -7,6 +7,8 @@
 #include "outrider/nn/linear.h"
 #include "outrider/nn/rms_norm.h"
 #include "outrider/nn/rotary_embedding.h"
+#include "outrider/ops/rotary.h"
+#include "outrider/ops/swiglu.h"
 
 namespace outrider::testing {
 namespace {
@@ -54,6 +56,26 @@ TEST_CASE("rms norm's gradients equal finite differences") {
         return norm.forward(inputs[0]);
       },
       {random({2, 3, 6}, 1), random({6}, 2)});
+}
+
+TEST_CASE("a gated unit equals loops, and its gradients finite differences") {
+  const auto gate = random({3, 10}, 3, at::kDouble), up = random({3, 10}, 4, at::kDouble);
+  auto expected = at::empty_like(gate);
+  for (int64_t r = 0; r < gate.size(0); ++r) {
+    for (int64_t c = 0; c < gate.size(1); ++c) {
+      const double g = gate[r][c].item<double>();
+      expected[r][c] = g / (1 + std::exp(-g)) * up[r][c].item<double>();
+    }
+  }
+  CHECK_CLOSE(ops::swiglu(gate, up), expected, 1e-14);
+  check_gradients([](const auto& inputs) { return ops::swiglu(inputs[0], inputs[1]); }, {gate, up});
+}
+
+TEST_CASE("the rotation's gradients equal finite differences") {
+  const auto angles = random({2, 1, 4, 6}, 5, at::kDouble);
+  check_gradients(
+      [&](const auto& inputs) { return ops::rotary(inputs[0], angles.cos(), angles.sin()); },
+      {random({2, 3, 4, 8}, 6, at::kDouble)});
 }
 
 struct TableRow {

@@ -86,14 +86,46 @@ TEST_CASE("the residual block's epilogue agrees at sizes of real drafts and at o
   }
 }
 
-TEST_CASE("weight gradients of the plugins' operators have the same bits every time") {
+TEST_CASE("a norm and a gated unit agree at sizes of real models and at odd ones") {
+  at::manual_seed(14);
+  for (const auto type : kTypes) {
+    for (const auto& size : kSizes) {
+      CAPTURE(fmt::format("{} width {}", c10::toString(type), size.back()));
+      const auto rows = [&] { return (at::randn(size) * 3).to(type); };
+      check_operator("outrider::rms_norm", {rows(), (at::rand({size.back()}) + 0.5).to(type), 1e-5},
+                     tolerance(type));
+      check_operator("outrider::swiglu", {rows(), rows()}, tolerance(type));
+    }
+  }
+}
+
+TEST_CASE("rotation agrees at real head sizes, strides and parts of a head") {
+  at::manual_seed(15);
+  for (const auto type : kTypes) {
+    for (const int64_t head_dim : {64, 80, 96, 128, 256, 10}) {
+      for (const int64_t rotated : {head_dim, int64_t{6}}) {
+        CAPTURE(fmt::format("{} head {} rotated {}", c10::toString(type), head_dim, rotated));
+        const auto angles = at::randn({2, 1, 33, rotated});
+        const auto x = at::randn({2, 33, 5, head_dim}).to(type);
+        const auto cos = angles.cos().to(type), sin = angles.sin().to(type);
+        check_operator("outrider::rotary", {x.transpose(1, 2), cos, sin}, tolerance(type));
+        check_operator("outrider::rotary",
+                       {x.transpose(1, 2).contiguous(), cos[0].unsqueeze(0), sin[0].unsqueeze(0)},
+                       tolerance(type));
+      }
+    }
+  }
+}
+
+TEST_CASE("weight gradients of operators have the same bits every time") {
   load_plugins();
   at::manual_seed(13);
   const auto rows = [] { return at::randn({900, 2048}).to(at::kBFloat16); };
   const auto weight = [] { return at::rand({2048}).to(at::kBFloat16); };
   const std::vector<std::pair<std::string, OperatorInputs>> calls = {
       {"outrider_eagle::double_norm_concat", {rows(), rows(), weight(), weight(), 1e-5, false}},
-      {"outrider_medusa::residual_silu", {rows(), rows(), weight()}}};
+      {"outrider_medusa::residual_silu", {rows(), rows(), weight()}},
+      {"outrider::rms_norm", {rows(), weight(), 1e-5}}};
   for (const auto& [name, inputs] : calls) {
     CAPTURE(name);
     const auto first = outputs_and_gradients(name, moved(inputs, at::kCUDA));

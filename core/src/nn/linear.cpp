@@ -31,6 +31,10 @@ void Linear::replace_product(std::shared_ptr<const LinearProduct> product) {
   product_ = std::move(product);
 }
 
+void Linear::release_weight() {
+  weight.set_data(at::zeros({}, weight.options()).expand(weight.sizes()));
+}
+
 std::shared_ptr<Linear> initialized_linear(int64_t in, int64_t out, bool with_bias,
                                            at::TensorOptions options) {
   auto linear = std::make_shared<Linear>(in, out, with_bias, options);

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "outrider/ops/swiglu.h"
+
 namespace outrider::nn {
 
 Mlp::~Mlp() = default;
@@ -17,7 +19,7 @@ SwiGluMlp::SwiGluMlp(int64_t hidden_size, int64_t intermediate_size, bool bias,
 }
 
 at::Tensor SwiGluMlp::forward(const at::Tensor& x) const {
-  return down_proj->forward(at::silu(gate_proj->forward(x)) * up_proj->forward(x));
+  return down_proj->forward(ops::swiglu(gate_proj->forward(x), up_proj->forward(x)));
 }
 
 }  // namespace outrider::nn

@@ -2,16 +2,14 @@
 
 #include <ATen/ATen.h>
 
+#include "outrider/ops/rms_norm.h"
+
 namespace outrider::nn {
 
 RmsNorm::RmsNorm(int64_t size, double epsilon, at::TensorOptions options) : eps(epsilon) {
   weight = register_parameter("weight", at::ones({size}, options));
 }
 
-at::Tensor RmsNorm::forward(const at::Tensor& x) const {
-  const auto wide = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
-  const auto scale = at::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + eps);
-  return weight * (wide * scale).to(x.scalar_type());
-}
+at::Tensor RmsNorm::forward(const at::Tensor& x) const { return ops::rms_norm(x, weight, eps); }
 
 }  // namespace outrider::nn

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "outrider/error.h"
+#include "outrider/ops/rotary.h"
 
 namespace outrider::nn {
 namespace {
@@ -165,11 +166,6 @@ int64_t rotated_dimensions(const RopeConfig& rope, int64_t head_dim) {
   return rotated;
 }
 
-at::Tensor rotate(const at::Tensor& x, const CosSin& tables) {
-  const auto halves = x.chunk(2, -1);
-  return x * tables.cos + at::cat({-halves[1], halves[0]}, -1) * tables.sin;
-}
-
 }  // namespace
 
 RotaryEmbedding::RotaryEmbedding(RopeConfig config, int64_t head_dim)
@@ -207,9 +203,7 @@ CosSin RotaryEmbedding::tables(const at::Tensor& position_ids, at::ScalarType dt
 }
 
 at::Tensor apply_rotary(const at::Tensor& x, const CosSin& tables) {
-  const int64_t rotated = tables.cos.size(-1);
-  if (rotated == x.size(-1)) return rotate(x, tables);
-  return at::cat({rotate(x.slice(-1, 0, rotated), tables), x.slice(-1, rotated)}, -1);
+  return ops::rotary(x, tables.cos, tables.sin);
 }
 
 }  // namespace outrider::nn

@@ -171,7 +171,10 @@ std::vector<OperatorSpec> register_core_operators() {
       {.name = "outrider::label_cross_entropy", .sample_inputs = label_samples, .constants = {3}},
       {.name = "outrider::teacher_cross_entropy",
        .sample_inputs = teacher_samples,
-       .constants = {2, 3, 4}}};
+       .constants = {2, 3, 4}},
+      define_rms_norm(),
+      define_rotary(),
+      define_swiglu()};
 }
 
 }  // namespace outrider

@@ -109,6 +109,10 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
       meet_sequence_share(options, model, data_, eval_data_ ? &*eval_data_ : nullptr);
   batches_ = batches_of(data_, model, options, sequences);
   if (eval_data_) eval_batches_ = batches_of(*eval_data_, model, options, sequences);
+  if (options.base_precision == "fp8") {
+    teacher_cost_ =
+        lower_base_precision(model, eval_data_ ? *eval_data_ : data_, options.max_length);
+  }
   if (options.progress && is_first()) progress_.emplace(std::cerr, terminal_width(STDERR_FILENO));
 }
 
@@ -207,6 +211,7 @@ void Trainer::begin_writing() {
 }
 
 void Trainer::note_what_is_special() {
+  if (teacher_cost_) say(teacher_cost_->note());
   if (data_.has_hidden_states())
     say("note: the data holds the base's hidden states: it is not run");
   note_length_beyond_the_base();
@@ -458,6 +463,7 @@ Json Trainer::summary() const {
           {"skipped_conversations", selection_.skipped},
           {"metrics", metrics_},
           {"eval", evaluation_ ? evaluation_->to_json() : Json()},
+          {"teacher_cost", teacher_cost_ ? teacher_cost_->to_json() : Json()},
           {"report", (options_.output / RunReporter::kFileName).string()}};
 }
 

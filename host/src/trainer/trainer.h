@@ -16,6 +16,7 @@
 #include "outrider/host/held_out.h"
 #include "outrider/host/trainer.h"
 #include "outrider/host/training_data.h"
+#include "trainer/base_precision.h"
 #include "trainer/batch_source.h"
 #include "trainer/finite_watch.h"
 #include "trainer/interrupt.h"
@@ -98,6 +99,7 @@ class Trainer {
   std::optional<RunWriter> writer_;      // in the first of them
   std::optional<Json> finished_before_;  // the summary of a run that came to its end
 
+  std::optional<TeacherCost> teacher_cost_;  // of a base of lower precision
   int64_t step_ = 0;
   bool evaluation_pending_ = false;
   double learning_rate_ = 0, elapsed_before_ = 0, share_before_ = 0;

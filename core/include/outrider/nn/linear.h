@@ -34,6 +34,8 @@ class OUTRIDER_API Linear : public torch::nn::Module {
   /// Has the product computed by another from here on, or by the layer itself again for null. The
   /// layer's parameters stay as they are.
   void replace_product(std::shared_ptr<const LinearProduct> product);
+  /// Keeps of the weight its name, shape and type alone: for a product that has its own, for good.
+  void release_weight();
 
   at::Tensor weight, bias;
 

@@ -6,8 +6,7 @@
 
 namespace outrider::nn {
 
-/// y = w · cast(x / √(mean(x²) + eps)); the quotient is computed in float32 (or wider) and cast to
-/// x's type before the product, as transformers' LlamaRMSNorm does. arXiv 1910.07467.
+/// ops::rms_norm with a weight of its own.
 class OUTRIDER_API RmsNorm : public torch::nn::Module {
  public:
   /// weight [size] of ones.

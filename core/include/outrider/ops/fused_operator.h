@@ -43,7 +43,10 @@ class FusedOperator<Op, at::Tensor(Arguments...)> {
   static at::Tensor call(Arguments... arguments) { return handle().call(arguments...); }
 
   /// Call once, in the plugin's entry function. `spec` says how to check it; its name is filled in.
-  static void add(OperatorSpec spec) {
+  static void add(OperatorSpec spec) { add_operator_spec(define(std::move(spec))); }
+
+  /// The same, for a caller that keeps the specification itself.
+  static OperatorSpec define(OperatorSpec spec) {
     const std::string name = Op::kName;
     const auto colons = name.find("::");
     const auto library = name.substr(0, colons), own = name.substr(colons + 2);
@@ -60,7 +63,7 @@ class FusedOperator<Op, at::Tensor(Arguments...)> {
       }
     }
     spec.name = name;
-    add_operator_spec(std::move(spec));
+    return spec;
   }
 
  private:
