@@ -1,6 +1,7 @@
 """outrider train --base-precision fp8: what it costs is measured and said, and the draft learns."""
 
 import json
+import shutil
 
 import pytest
 from conftest import REFERENCE
@@ -45,17 +46,14 @@ def test_the_cost_of_fewer_bits_is_measured_and_the_draft_learns(outrider, model
 def test_a_run_in_fewer_bits_goes_on_and_is_no_run_in_more(outrider, model, data, tmp_path):
     run = tmp_path / "run"
     options = ("train", model, "--data", data, "--out", run, "--save", "draft", "--max-steps", 8,
-               "--save-steps", 4, "--base-precision")
+               "--logging-steps", 1, "--save-steps", 4, "--base-precision")
     outrider(*options, "fp8")
     before = metrics(run)
-    for folder in ("checkpoint-8", "final"):
-        for file in (run / folder).glob("*"):
-            file.unlink()
-        (run / folder).rmdir()
+    shutil.rmtree(run / "final")
     said = outrider(*options, "full", "--resume", status=2).stderr
     assert "base_precision" in said
     outrider(*options, "fp8", "--resume")
-    assert [line["step"] for line in metrics(run)] == [line["step"] for line in before]
+    assert [line["loss"] for line in metrics(run)] == [line["loss"] for line in before]
 
 
 def test_what_cannot_be_done_in_fewer_bits_is_refused(outrider, convert, model, data, tmp_path):

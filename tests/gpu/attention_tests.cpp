@@ -105,6 +105,17 @@ TEST_CASE("prefix and diagonal attention shares keys between the queries of a gr
   check_heads(6, 2);
 }
 
+TEST_CASE("attention of long rows, which other kernels compute, agrees as well") {
+  at::manual_seed(8);
+  for (const int64_t head_dim : {64, 80, 96, 128, 256}) {
+    for (const int64_t length : {256, 257, 600}) {
+      for (const int diagonals : {0, 2}) {
+        check_case({6, 2, length, head_dim, diagonals, /*masked=*/false}, at::kBFloat16);
+      }
+    }
+  }
+}
+
 TEST_CASE("attention works on slices, as the lag of training-time test makes them") {
   at::manual_seed(7);
   for (const auto type : {at::kFloat, at::kBFloat16}) {

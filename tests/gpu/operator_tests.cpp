@@ -4,8 +4,11 @@
 
 #include "check/operator_call.h"
 #include "device.h"
+#include "outrider/error.h"
 #include "outrider/host/plugin_loader.h"
+#include "outrider/nn/fp8_product.h"
 #include "outrider/ops/operator_library.h"
+#include "outrider/ops/quantize_rows.h"
 
 namespace outrider::testing::operator_tests {
 namespace {
@@ -115,6 +118,31 @@ TEST_CASE("rotation agrees at real head sizes, strides and parts of a head") {
       }
     }
   }
+}
+
+TEST_CASE("rows become the same eight-bit floats on the device, and products of them agree") {
+  at::manual_seed(16);
+  for (const auto type : kTypes) {
+    for (const auto& size :
+         std::vector<std::vector<int64_t>>{{1, 16}, {3, 77}, {300, 1000}, {700, 4096}}) {
+      CAPTURE(fmt::format("{} width {}", c10::toString(type), size.back()));
+      const auto x = (at::randn(size) * 3).to(type);
+      const auto actual = ops::quantize_rows(x.to(at::kCUDA)), expected = ops::quantize_rows(x);
+      CHECK(difference(actual.scales, expected.scales, 1) < 1e-6);
+      // The product by which values are scaled may differ in its last bit, and round otherwise.
+      CHECK(difference(actual.values.to(at::kFloat), expected.values.to(at::kFloat), 1) < 0.07);
+    }
+  }
+  const auto weight = at::randn({96, 256}).to(at::kBFloat16),
+             x = at::randn({40, 256}).to(at::kBFloat16);
+  const auto product = [&](at::Device device) {
+    return nn::Fp8Product(weight.to(device), {}, std::make_shared<nn::Fp8Input>())
+        .forward(x.to(device));
+  };
+  CHECK(difference(product(at::kCUDA), product(at::kCPU), 1) < 2e-2);
+  CHECK_THROWS_AS(
+      nn::Fp8Product(weight.narrow(1, 0, 24).to(at::kCUDA), {}, std::make_shared<nn::Fp8Input>()),
+      Error);
 }
 
 TEST_CASE("weight gradients of operators have the same bits every time") {

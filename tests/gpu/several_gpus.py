@@ -108,19 +108,26 @@ def save_random(folder, config):
 
 
 def make_shape(work, shape, ttt):
+    """A base of that shape, made once, and a draft for it."""
+    if not (work / shape / "config.json").exists():
+        make_weights(work, shape)
+    draft = work / f"{shape}-k{ttt}"
+    shutil.rmtree(draft, ignore_errors=True)
+    save_file({"d2t": torch.arange(DRAFT_VOCABULARY) * 3}, work / "d2t.safetensors")
+    outrider("convert", work / shape, "--mode", "eagle", "--preset", "eagle3", "--set", f"eagle_ttt_steps={ttt}",
+             "--set", f"eagle_architecture_config.draft_vocab_size={DRAFT_VOCABULARY}",
+             "--draft-vocab", work / "d2t.safetensors", "--out", draft)
+    return draft
+
+
+def make_weights(work, shape):
     config = {**CONFIG, **SHAPES[shape], "vocab_size": 128256, "dtype": "bfloat16",
               "max_position_embeddings": 131072}
     base = work / shape
-    shutil.rmtree(base, ignore_errors=True)
     base.mkdir(parents=True)
-    (base / "config.json").write_text(json.dumps(config))
     save_random(base, config)
+    (base / "config.json").write_text(json.dumps(config))
     torch.cuda.empty_cache()
-    save_file({"d2t": torch.arange(DRAFT_VOCABULARY) * 3}, work / "d2t.safetensors")
-    outrider("convert", base, "--mode", "eagle", "--preset", "eagle3", "--set", f"eagle_ttt_steps={ttt}",
-             "--set", f"eagle_architecture_config.draft_vocab_size={DRAFT_VOCABULARY}",
-             "--draft-vocab", work / "d2t.safetensors", "--out", work / f"{shape}-eagle")
-    return work / f"{shape}-eagle"
 
 
 class PeakMemory:
@@ -144,6 +151,11 @@ class PeakMemory:
         self.thread.join()
 
 
+def make_rows(work, length):
+    if not (work / f"shards-{length}").exists():
+        make_shards(work / f"shards-{length}", 128256, rows=max(16, 131072 // length), length=length)
+
+
 def timed(work, model, name, processes, batch, length, *options):
     run = work / f"run-{name}"
     shutil.rmtree(run, ignore_errors=True)
@@ -154,18 +166,18 @@ def timed(work, model, name, processes, batch, length, *options):
                  *options, processes=processes)
     trace = summary(run / "trace.json", TRACED)
     rates = [line["tokens_per_second"] for line in metrics(run)][4 + TRACED:]
-    print(json.dumps({"run": name, "GPUs": processes, "tokens_per_second": round(statistics.median(rates)),
-                      "least": round(min(rates)), "most": round(max(rates)), "peak_gib": round(peak.gib, 1),
-                      "losses": [round(line["loss"], 4) for line in metrics(run)[:3]],
-                      "trace": trace}), flush=True)
+    found = {"run": name, "GPUs": processes, "tokens_per_second": round(statistics.median(rates)),
+             "least": round(min(rates)), "most": round(max(rates)), "peak_gib": round(peak.gib, 1),
+             "losses": [round(line["loss"], 4) for line in metrics(run)[:3]], "trace": trace}
+    print(json.dumps(found), flush=True)
+    return found
 
 
 def measure(work, shape, gpus, batch, ttt, long):
     print(torch.cuda.get_device_name(), shape, f"K {ttt}", flush=True)
     model = make_shape(work, shape, ttt)
-    for length, rows in ((2048, 64), (long, 16)):
-        shutil.rmtree(work / f"shards-{length}", ignore_errors=True)
-        make_shards(work / f"shards-{length}", 128256, rows=rows, length=length)
+    for length in (2048, long):
+        make_rows(work, length)
     timed(work, model, "one", 1, batch, 2048)
     timed(work, model, "shared", gpus, batch, 2048)
     timed(work, model, "sharded", gpus, batch, 2048, "--shard-base")

@@ -41,7 +41,8 @@ const ops::QuantizedRows& Fp8Input::of(const at::Tensor& rows) {
 
 Fp8Product::Fp8Product(const at::Tensor& weight, at::Tensor bias, std::shared_ptr<Fp8Input> input)
     : bias_(std::move(bias)), input_(std::move(input)) {
-  if (weight.size(0) % kMultiple != 0 || weight.size(1) % kMultiple != 0) {
+  const bool is_whole = weight.size(0) % kMultiple == 0 && weight.size(1) % kMultiple == 0;
+  if (weight.is_cuda() && !is_whole) {
     throw Error(ErrorCode::kUnsupported,
                 fmt::format("a layer of {} × {} cannot be one of eight-bit floats: both sizes must "
                             "be multiples of {}",

@@ -13,11 +13,14 @@ using PrefixGradients = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
 constexpr double kNeverAttended = -std::numeric_limits<double>::infinity();
 
-enum class Backend { kFlashCpu, kFlashCuda, kComposed };
+enum class Backend { kFlashCpu, kFlashCuda, kCudnn, kComposed };
+
+// Below, cuDNN gains less than the plans it makes for each new length cost.
+constexpr int64_t kShortestForCudnn = 256;
 
 bool is_plain(const PrefixMask& mask) { return !mask.key_mask.defined() && !mask.window; }
 
-// LibTorch's flash kernel for CUDA knows half types only, and no mask.
+// Both kernels for CUDA know half types only, and no mask; cuDNN's are the faster ones.
 Backend backend_for(const at::Tensor& query, const PrefixMask& mask) {
   if (query.is_cpu()) {
     return query.scalar_type() == at::kHalf ? Backend::kComposed : Backend::kFlashCpu;
@@ -25,7 +28,8 @@ Backend backend_for(const at::Tensor& query, const PrefixMask& mask) {
   const auto type = query.scalar_type();
   const bool flash = query.is_cuda() && (type == at::kHalf || type == at::kBFloat16) &&
                      query.size(3) % 8 == 0 && query.size(3) <= 256 && is_plain(mask);
-  return flash ? Backend::kFlashCuda : Backend::kComposed;
+  if (!flash) return Backend::kComposed;
+  return query.size(2) >= kShortestForCudnn ? Backend::kCudnn : Backend::kFlashCuda;
 }
 
 // [B,1,S,S]: true where query i may see key j.
@@ -98,6 +102,24 @@ PrefixGradients flash_cuda_backward(const at::Tensor& grad, const at::Tensor& qu
       query.size(2), key.size(2), 0.0, /*is_causal=*/true, merged.seed, merged.offset, scale);
 }
 
+PrefixResult cudnn(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                   double scale) {
+  auto result = at::_scaled_dot_product_cudnn_attention(
+      query, key, value, /*attn_bias=*/{}, /*compute_log_sumexp=*/true, 0.0, /*is_causal=*/true,
+      /*return_debug_mask=*/false, scale);
+  return {std::get<0>(result), std::get<1>(result).squeeze(-1), std::get<6>(result),
+          std::get<7>(result)};
+}
+
+PrefixGradients cudnn_backward(const at::Tensor& grad, const at::Tensor& query,
+                               const at::Tensor& key, const at::Tensor& value,
+                               const PrefixResult& merged, double scale) {
+  return at::_scaled_dot_product_cudnn_attention_backward(
+      grad, query, key, value, merged.output, merged.log_sum_exp.unsqueeze(-1).contiguous(),
+      merged.seed, merged.offset, /*attn_bias=*/{}, /*cum_seq_q=*/{}, /*cum_seq_k=*/{},
+      query.size(2), key.size(2), 0.0, /*is_causal=*/true, scale);
+}
+
 // Key heads repeated for every query of their group.
 at::Tensor repeated(const at::Tensor& keys, int64_t heads) {
   return keys.repeat_interleave(heads / keys.size(1), 1);
@@ -156,6 +178,8 @@ PrefixResult prefix_attention(const at::Tensor& query, const at::Tensor& key,
       return flash_cpu(query, key, value, mask, scale);
     case Backend::kFlashCuda:
       return flash_cuda(query, key, value, scale);
+    case Backend::kCudnn:
+      return cudnn(query, key, value, scale);
     default:
       return composed(query, key, value, mask, scale);
   }
@@ -170,6 +194,8 @@ PrefixGradients prefix_attention_backward(const at::Tensor& grad, const at::Tens
       return flash_cpu_backward(grad, query, key, value, merged, mask, scale);
     case Backend::kFlashCuda:
       return flash_cuda_backward(grad, query, key, value, merged, scale);
+    case Backend::kCudnn:
+      return cudnn_backward(grad, query, key, value, merged, scale);
     default:
       return composed_backward(grad, query, key, value, merged, mask, scale);
   }

@@ -23,9 +23,9 @@ QuantizedRows on_cuda(const at::Tensor& x) {
 
 QuantizedRows composed(const at::Tensor& x) {
   const auto wide = x.to(at::kFloat);
-  const auto magnitude = wide.abs().amax(1, /*keepdim=*/true);
-  const auto scales = magnitude.clamp_min(kernels::kLeastMagnitude) / kernels::kLargestE4m3;
-  return {(wide / scales).to(at::kFloat8_e4m3fn), scales};
+  const auto largest = wide.abs().amax(1, /*keepdim=*/true).clamp_min(kernels::kLeastMagnitude);
+  return {(wide * (kernels::kLargestE4m3 / largest)).to(at::kFloat8_e4m3fn),
+          largest / kernels::kLargestE4m3};
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 
 #include "data/base_check.h"
@@ -49,12 +50,25 @@ TrainingData::TrainingData(const std::filesystem::path& folder, const CausalLM& 
 
 TrainingInput TrainingData::batch(const std::vector<int64_t>& conversations, int64_t max_length,
                                   int64_t width) const {
+  if (!device_.is_cpu()) width = few_widths(conversations, max_length, width);
   const auto batch = tokens_.batch(conversations, max_length, width);
   TrainingInput input{forward_input(batch, device_), count_tokens(batch)};
   if (hidden_states_) {
     input.forward.base_outputs = hidden_states_->batch(conversations, max_length, layers_, width);
   }
   return input;
+}
+
+// A multiple of kWidthStep. Kernels for a GPU are planned, and its memory is divided, by width.
+int64_t TrainingData::few_widths(const std::vector<int64_t>& conversations, int64_t max_length,
+                                 int64_t width) const {
+  constexpr int64_t kWidthStep = 64;
+  for (const auto i : conversations) {
+    const auto length = static_cast<int64_t>(tokens_.conversation(i).input_ids.size());
+    width = std::max(width, std::min(length, max_length));
+  }
+  const int64_t rounded = (width + kWidthStep - 1) / kWidthStep * kWidthStep;
+  return std::max(width, std::min(rounded, max_length));
 }
 
 std::optional<Error> TrainingData::base_fault(CausalLM& model,

@@ -134,33 +134,4 @@ __device__ void norm_row_backward(RmsShape<T> shape, const T* x, const T* w, con
   });
 }
 
-/// Lines of a block's sums for `kLines` weights' gradients, in shared memory where they fit, else
-/// in the block's place of the workspace.
-template <class T, int kLines>
-class BlockLines {
- public:
-  using A = Accumulate<T>;
-
-  __device__ BlockLines(int64_t hidden, A* workspace, A* shared)
-      : order_(hidden),
-        own_(workspace + blockIdx.x * kLines * order_.size()),
-        sums_(shared ? shared : own_) {
-    for (int64_t i = threadIdx.x; i < size(); i += blockDim.x) sums_[i] = 0;
-  }
-  __device__ ColumnOrder<T> order() const { return order_; }
-  __device__ A* line(int i) const { return sums_ + i * order_.size(); }
-  /// Brings the sums to the workspace, once all rows are done.
-  __device__ void finish() const {
-    if (sums_ == own_) return;
-    __syncthreads();
-    for (int64_t i = threadIdx.x; i < size(); i += blockDim.x) own_[i] = sums_[i];
-  }
-
- private:
-  __device__ int64_t size() const { return kLines * order_.size(); }
-
-  ColumnOrder<T> order_;
-  A *own_, *sums_;
-};
-
 }  // namespace outrider::kernels

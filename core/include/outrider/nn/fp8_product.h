@@ -12,7 +12,7 @@ namespace outrider::nn {
 
 /// The rows that layers beside each other read, such as the projections of query, key and value:
 /// quantised once for all of them. Not for two threads at once.
-class Fp8Input {
+class OUTRIDER_API Fp8Input {
  public:
   const ops::QuantizedRows& of(const at::Tensor& rows);
 
@@ -27,7 +27,7 @@ class Fp8Input {
 /// multiplied in float32.
 class OUTRIDER_API Fp8Product : public LinearProduct {
  public:
-  /// weight [out,in] with both sizes multiples of 16 (kUnsupported otherwise); bias [out] or
+  /// weight [out,in], on a GPU with both sizes multiples of 16 (else kUnsupported); bias [out] or
   /// undefined.
   Fp8Product(const at::Tensor& weight, at::Tensor bias, std::shared_ptr<Fp8Input> input);
 

@@ -27,6 +27,31 @@ __device__ float magnitude(const T* row, int64_t width, float* scratch) {
   return kernels::block_reduce(largest, scratch, [](float a, float b) { return fmaxf(a, b); });
 }
 
+// A pack in one access where it is whole and its place allows it.
+template <class T>
+__device__ void store_quantized(__nv_fp8_e4m3* row, int64_t begin, int64_t width,
+                                const Pack<T>& pack, float factor) {
+  constexpr int kSize = Pack<T>::kSize;
+  struct alignas(kSize) Values {
+    __nv_fp8_storage_t bits[kSize];
+  } values;
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) {
+    values.bits[i] = __nv_fp8_e4m3(static_cast<float>(pack.x[i]) * factor).__x;
+  }
+  const bool is_whole =
+      begin >= 0 && begin + kSize <= width && reinterpret_cast<uintptr_t>(row + begin) % kSize == 0;
+  if (is_whole) {
+    *reinterpret_cast<Values*>(row + begin) = values;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) {
+    const int64_t at = begin + i;
+    if (at >= 0 && at < width) row[at].__x = values.bits[i];
+  }
+}
+
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     quantize_kernel(int64_t rows, int64_t width, const T* x, __nv_fp8_e4m3* values, float* scales) {
@@ -34,18 +59,11 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     const T* in = x + row * width;
     __nv_fp8_e4m3* out = values + row * width;
-    const float scale =
-        fmaxf(magnitude(in, width, scratch), kernels::kLeastMagnitude) / kernels::kLargestE4m3;
-    if (threadIdx.x == 0) scales[row] = scale;
+    const float largest = fmaxf(magnitude(in, width, scratch), kernels::kLeastMagnitude);
+    if (threadIdx.x == 0) scales[row] = largest / kernels::kLargestE4m3;
+    const float factor = kernels::kLargestE4m3 / largest;
     kernels::for_each_pack(in, width, [&](int64_t begin) {
-      const auto pack = load_pack(in, begin, width);
-#pragma unroll
-      for (int i = 0; i < Pack<T>::kSize; ++i) {
-        const int64_t at = begin + i;
-        if (at >= 0 && at < width) {
-          out[at] = __nv_fp8_e4m3(static_cast<float>(pack.x[i]) / scale);
-        }
-      }
+      store_quantized<T>(out, begin, width, load_pack(in, begin, width), factor);
     });
   }
 }

@@ -43,6 +43,9 @@ class OUTRIDER_API TrainingData {
                                   int64_t max_length) const;
 
  private:
+  int64_t few_widths(const std::vector<int64_t>& conversations, int64_t max_length,
+                     int64_t width) const;
+
   TokenShards tokens_;
   std::optional<HiddenStateShards> hidden_states_;
   std::vector<int64_t> layers_;  // ascending
