@@ -75,7 +75,8 @@ def test_operators_of_core_are_checked_once_and_apart(outrider, bundled):
     results = [r for r in done.json()["results"] if r["check"] == "core_operators"]
     assert [r["subject"] for r in results] == [
         "operator outrider::causal_attention", "operator outrider::prefix_diagonal_attention",
-        "operator outrider::label_cross_entropy", "operator outrider::teacher_cross_entropy"]
+        "operator outrider::label_cross_entropy", "operator outrider::teacher_cross_entropy",
+        "operator outrider::rms_norm", "operator outrider::rotary", "operator outrider::swiglu"]
     for result in results:
         assert result["status"] == "passed" and "gradients of" in result["detail"], result
     assert "operators" not in {r["check"] for r in done.json()["results"]}

@@ -112,7 +112,8 @@ def make_shape(work, shape, ttt):
     if not (work / shape / "config.json").exists():
         make_weights(work, shape)
     draft = work / f"{shape}-k{ttt}"
-    shutil.rmtree(draft, ignore_errors=True)
+    if (draft / "config.json").exists():
+        return draft
     save_file({"d2t": torch.arange(DRAFT_VOCABULARY) * 3}, work / "d2t.safetensors")
     outrider("convert", work / shape, "--mode", "eagle", "--preset", "eagle3", "--set", f"eagle_ttt_steps={ttt}",
              "--set", f"eagle_architecture_config.draft_vocab_size={DRAFT_VOCABULARY}",

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import os
 
 import torch
 import torch.distributed as dist
@@ -70,7 +71,8 @@ def main():
     if rank == 0:
         torch.save(seen, options.out)
     dist.barrier()  # who leaves first takes Gloo's connections with it
-    dist.destroy_process_group()
 
 
 main()
+# LibTorch's own end of a process with Gloo aborts at times; what is tested is done and written.
+os._exit(0)

@@ -1,6 +1,7 @@
 #include "trainer/base_precision.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -88,6 +89,8 @@ TeacherCost lower_base_precision(CausalLM& model, const TrainingData& data, int6
   conversations.resize(std::min(conversations.size(), static_cast<size_t>(kMostConversations)));
   const auto before = last_hidden(model, data, conversations, max_length);
   multiply_in_eight_bits(model);
+  // What the weights took is in pieces that activations would not fit into.
+  if (!model.device().is_cpu()) c10::getDeviceAllocator(model.device().type())->emptyCache();
   const auto after = last_hidden(model, data, conversations, max_length);
   TeacherCost cost{.conversations = static_cast<int64_t>(conversations.size())};
   for (size_t i = 0; i < before.size(); ++i) {

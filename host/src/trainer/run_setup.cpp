@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <fmt/format.h>
 #include <torch/headeronly/version.h>
 
@@ -73,6 +74,13 @@ void restore_weights(CausalLM& model, const fs::path& checkpoint) {
   std::set<fs::path> files;
   for (const auto& [name, entry] : folder.tensors()) files.insert(entry.file->path());
   for (const auto& file : files) load_weights(model, file);
+}
+
+double device_peak_memory_mib(at::Device device) {
+  using c10::CachingAllocator::StatType;
+  const auto stats = c10::getDeviceAllocator(device.type())->getDeviceStats(device.index());
+  return static_cast<double>(stats.reserved_bytes[static_cast<size_t>(StatType::AGGREGATE)].peak) /
+         (1 << 20);
 }
 
 double peak_memory_mib() {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <filesystem>
 #include <vector>
@@ -28,5 +30,7 @@ void restore_weights(CausalLM& model, const std::filesystem::path& checkpoint);
 
 /// The most memory this process ever had in use.
 double peak_memory_mib();
+/// The most that LibTorch ever held of a GPU's memory for this process; not of the CPU's.
+double device_peak_memory_mib(at::Device device);
 
 }  // namespace outrider

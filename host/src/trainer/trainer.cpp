@@ -373,6 +373,9 @@ void Trainer::log_step() {
   metrics_["learning_rate"] = learning_rate_;
   metrics_["grad_norm"] = gradient_norm_.item<double>();
   metrics_["peak_memory_mib"] = peak_memory_mib();
+  if (!model_.device().is_cpu()) {
+    metrics_["device_peak_memory_mib"] = device_peak_memory_mib(model_.device());
+  }
   interval_.restart();
   if (writer_) writer_->append(metrics_, on_metrics_);
   if (progress_) progress_->logged(progress_report());
