@@ -11,6 +11,7 @@
 #include "outrider/ops/streaming_cross_entropy.h"
 #include "tensor_checks.h"
 #include "thread_share.h"
+#include "training_results.h"
 
 namespace outrider::testing::sequence_share_tests {
 namespace {
@@ -250,21 +251,6 @@ ForwardInput input_of(int64_t length, bool labelled) {
                      : random_mask({3, length}, 0.8, 7).to(at::kLong);
   if (labelled) targets.slice(1, 1, 3).fill_(-100);
   return input;
-}
-
-/// The loss and what it says of its steps, then the gradient of the draft.
-at::Tensor results_of(CausalLM& model, const ForwardInput& input) {
-  const auto output = model.forward(input);
-  output.loss.backward();
-  std::vector<at::Tensor> results{output.loss.detach().reshape(1)};
-  for (const auto& step : output.draft_losses.front().steps) {
-    for (const auto& value : {step.loss, step.accuracy, step.overlap, step.count}) {
-      results.push_back(value.detach().to(at::kDouble).reshape(1));
-    }
-  }
-  const auto& draft = *model.speculative_state().front().draft;
-  for (const auto& parameter : draft.parameters()) results.push_back(parameter.grad().flatten());
-  return at::cat(results);
 }
 
 struct PassCase {

@@ -16,6 +16,7 @@ import time
 
 import torch
 import torch.distributed as dist
+from step_trace import both, covered, length
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -136,21 +137,6 @@ def train(options):
     dist.destroy_process_group()
 
 
-def merged(intervals):
-    """Disjoint intervals that cover the same time, in order."""
-    whole = []
-    for begin, end in sorted(intervals):
-        if whole and begin <= whole[-1][1]:
-            whole[-1][1] = max(whole[-1][1], end)
-        else:
-            whole.append([begin, end])
-    return whole
-
-
-def common(a, b):
-    return sum(max(0, min(x[1], y[1]) - max(x[0], y[0])) for x in a for y in b)
-
-
 def overlap(model, ids, rank):
     """How much of the communication of a step runs while something is computed."""
     from torch.profiler import ProfilerActivity, profile
@@ -160,12 +146,12 @@ def overlap(model, ids, rank):
         torch.cuda.synchronize()
     kernels = [(event.name, event.time_range.start, event.time_range.end)
                for event in seen.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-    sending = merged((b, e) for name, b, e in kernels if "nccl" in name)
-    computing = merged((b, e) for name, b, e in kernels if "nccl" not in name)
-    total = sum(end - begin for begin, end in sending)
+    sending = covered((b, e) for name, b, e in kernels if "nccl" in name)
+    computing = covered((b, e) for name, b, e in kernels if "nccl" not in name)
+    total = length(sending)
     if rank == 0 and total:
         print(f"communication {total / 1e3:.1f} ms a step, "
-              f"{common(sending, computing) / total:.0%} of it beside computation", flush=True)
+              f"{both(sending, computing) / total:.0%} of it beside computation", flush=True)
 
 
 def main():

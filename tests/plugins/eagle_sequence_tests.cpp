@@ -9,6 +9,7 @@
 #include "outrider/model/llama.h"
 #include "tensor_checks.h"
 #include "thread_share.h"
+#include "training_results.h"
 
 namespace outrider::testing::eagle_sequence_tests {
 namespace {
@@ -74,22 +75,6 @@ ForwardInput input_of(const Case& c) {
     batch.loss_mask = random_mask({kBatch, c.length}, 0.8, 7).to(at::kLong);
   }
   return input;
-}
-
-/// The loss, what it says of its steps, and the gradients.
-at::Tensor results_of(CausalLM& model, const ForwardInput& input) {
-  const auto output = model.forward(input);
-  output.loss.backward();
-  std::vector<at::Tensor> results{output.loss.detach().reshape(1)};
-  for (const auto& step : output.draft_losses.front().steps) {
-    for (const auto& value : {step.loss, step.accuracy, step.overlap, step.count}) {
-      results.push_back(value.detach().to(at::kDouble).reshape(1));
-    }
-  }
-  for (const auto& parameter : model.speculative_state().front().draft->parameters()) {
-    results.push_back(parameter.grad().flatten());
-  }
-  return at::cat(results);
 }
 
 at::Tensor results_of_processes(const Case& c, int64_t count) {

@@ -246,6 +246,12 @@ TokenShards::Conversation TokenShards::conversation(int64_t i) const {
   return index_[static_cast<size_t>(i)];
 }
 
+int64_t TokenShards::width(const std::vector<int64_t>& conversations, int64_t max_length) const {
+  size_t longest = 0;
+  for (const auto i : conversations) longest = std::max(longest, conversation(i).input_ids.size());
+  return std::min(static_cast<int64_t>(longest), max_length);
+}
+
 TrainBatch TokenShards::batch(const std::vector<int64_t>& conversations, int64_t max_length,
                               int64_t width) const {
   if (conversations.empty() || max_length < 1) {
@@ -253,10 +259,7 @@ TrainBatch TokenShards::batch(const std::vector<int64_t>& conversations, int64_t
                 fmt::format("a batch of {} conversations of at most {} tokens is empty",
                             conversations.size(), max_length));
   }
-  const auto length_of = [&](int64_t i) {
-    return std::min(static_cast<int64_t>(conversation(i).input_ids.size()), max_length);
-  };
-  for (const auto i : conversations) width = std::max(width, length_of(i));
+  width = std::max(width, this->width(conversations, max_length));
   const auto rows = static_cast<int64_t>(conversations.size());
   TrainBatch batch;
   batch.input_ids = at::zeros({rows, width}, at::kLong);
@@ -264,7 +267,7 @@ TrainBatch TokenShards::batch(const std::vector<int64_t>& conversations, int64_t
   batch.loss_mask = at::zeros({rows, width}, at::kLong);
   for (int64_t row = 0; row < rows; ++row) {
     const auto [ids, mask] = conversation(conversations[row]);
-    const auto length = length_of(conversations[row]);
+    const auto length = std::min(static_cast<int64_t>(ids.size()), max_length);
     const auto begin = row * width;
     std::copy_n(ids.begin(), length, batch.input_ids.mutable_data_ptr<int64_t>() + begin);
     std::copy_n(mask.begin(), length, batch.loss_mask.mutable_data_ptr<int64_t>() + begin);

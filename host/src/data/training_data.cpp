@@ -63,10 +63,7 @@ TrainingInput TrainingData::batch(const std::vector<int64_t>& conversations, int
 int64_t TrainingData::few_widths(const std::vector<int64_t>& conversations, int64_t max_length,
                                  int64_t width) const {
   constexpr int64_t kWidthStep = 64;
-  for (const auto i : conversations) {
-    const auto length = static_cast<int64_t>(tokens_.conversation(i).input_ids.size());
-    width = std::max(width, std::min(length, max_length));
-  }
+  width = std::max(width, tokens_.width(conversations, max_length));
   const int64_t rounded = (width + kWidthStep - 1) / kWidthStep * kWidthStep;
   return std::max(width, std::min(rounded, max_length));
 }

@@ -1,14 +1,13 @@
 #include "distributed/sequence_group.h"
 
 #include <ATen/ATen.h>
-#include <fmt/format.h>
 
 namespace outrider {
 namespace {
 
 std::unique_ptr<Communicator> group_of(ProcessGroup& processes, int64_t size) {
   const int64_t first = processes.rank() / size * size;
-  return processes.subgroup(fmt::format("sequence/{}", first), {first, size});
+  return processes.subgroup("sequence", {first, size});
 }
 
 }  // namespace

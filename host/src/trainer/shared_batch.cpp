@@ -46,20 +46,11 @@ std::vector<int64_t> SharedBatches::own(const std::vector<int64_t>& conversation
           conversations.begin() + count * (index + 1) / parts};
 }
 
-int64_t SharedBatches::width(const std::vector<int64_t>& conversations) const {
-  int64_t width = 0;
-  for (const auto i : conversations) {
-    const auto length = static_cast<int64_t>(data_.tokens().conversation(i).input_ids.size());
-    width = std::max(width, std::min(length, max_length_));
-  }
-  return width;
-}
-
 TrainingInput SharedBatches::part(const std::vector<int64_t>& conversations) {
   auto part = own(conversations);
   const bool is_empty = part.empty();
   if (is_empty) part.push_back(conversations.front());
-  auto input = data_.batch(part, max_length_, width(conversations));
+  auto input = data_.batch(part, max_length_, data_.tokens().width(conversations, max_length_));
   auto& batch = input.forward.batch;
   if (is_empty) batch.loss_mask.zero_();
   const bool counts_here = !sequences_ || sequences_->index() == 0;

@@ -29,7 +29,6 @@ class SharedBatches : public BatchSource {
 
  private:
   std::vector<int64_t> own(const std::vector<int64_t>& conversations) const;
-  int64_t width(const std::vector<int64_t>& conversations) const;
 
   ProcessGroup& processes_;
   const TrainingData& data_;

@@ -42,6 +42,8 @@ class OUTRIDER_API TokenShards {
   int64_t vocab_size() const { return vocab_size_; }
   const Json& description() const { return description_; }  // shards.json
 
+  /// Of the longest of these conversations, cut at `max_length` tokens.
+  int64_t width(const std::vector<int64_t>& conversations, int64_t max_length) const;
   /// Right-padded batch of conversations, cut at `max_length` tokens; at least `width` wide.
   TrainBatch batch(const std::vector<int64_t>& conversations, int64_t max_length,
                    int64_t width = 0) const;
