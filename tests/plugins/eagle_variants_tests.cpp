@@ -175,7 +175,11 @@ TEST_CASE("every variant's gradients equal finite differences over its steps") {
       settings.ttt_steps = 2;
       settings.mixes_hidden_states = mixes;
       settings.architecture.parallel_draft_step = 2;
-      check_middle_gradients(*draft_of(settings), base.outputs, batch);
+      for (const auto recompute :
+           {ops::Recompute::kNothing, ops::Recompute::kElementwise, ops::Recompute::kProducts}) {
+        batch.recompute = recompute;
+        check_middle_gradients(*draft_of(settings), base.outputs, batch);
+      }
     }
   }
 }

@@ -22,10 +22,10 @@ class FusedAttention : public nn::AttentionProjections {
   }
 
  protected:
-  nn::QueryKeyValue heads(const at::Tensor& x) const override {
+  nn::QueryKeyValue heads(const ops::LinearInput& x) const override {
     const int64_t key_heads = shape.num_key_value_heads;
-    const auto all =
-        nn::split_heads(qkv_proj_->forward(x), shape.num_heads + 2 * key_heads, shape.head_dim);
+    const auto all = nn::split_heads(qkv_proj_->forward(x.tensor()),
+                                     shape.num_heads + 2 * key_heads, shape.head_dim);
     const auto parts = all.split_with_sizes({shape.num_heads, key_heads, key_heads}, 1);
     return {parts[0], parts[1], parts[2]};
   }

@@ -17,7 +17,7 @@ class NormalisedAttention : public nn::Attention {
   }
 
  protected:
-  nn::QueryKeyValue heads(const at::Tensor& x) const override {
+  nn::QueryKeyValue heads(const ops::LinearInput& x) const override {
     const auto plain = nn::Attention::heads(x);
     return {q_norm_->forward(plain.query), k_norm_->forward(plain.key), plain.value};
   }

@@ -46,7 +46,7 @@ void AttentionProjections::add_output_projection(at::TensorOptions options) {
                                          shape.output_bias.value_or(shape.bias), options));
 }
 
-QueryKeyValue AttentionProjections::project(const at::Tensor& x, const CosSin& rotary) const {
+QueryKeyValue AttentionProjections::project(const ops::LinearInput& x, const CosSin& rotary) const {
   const auto plain = heads(x);
   return {apply_rotary(plain.query, rotary), apply_rotary(plain.key, rotary), plain.value};
 }
@@ -66,11 +66,12 @@ Attention::Attention(const AttentionShape& s, at::TensorOptions options) : Atten
   add_output_projection(options);
 }
 
-QueryKeyValue Attention::heads(const at::Tensor& x) const {
+QueryKeyValue Attention::heads(const ops::LinearInput& x) const {
   const int64_t key_heads = shape.num_key_value_heads;
-  return {split_heads(q_proj->forward(x), shape.num_heads, shape.head_dim),
-          split_heads(k_proj->forward(x), key_heads, shape.head_dim),
-          split_heads(v_proj->forward(x), key_heads, shape.head_dim)};
+  const auto all = outputs_of({q_proj.get(), k_proj.get(), v_proj.get()}, x);
+  return {split_heads(all[0], shape.num_heads, shape.head_dim),
+          split_heads(all[1], key_heads, shape.head_dim),
+          split_heads(all[2], key_heads, shape.head_dim)};
 }
 
 }  // namespace outrider::nn

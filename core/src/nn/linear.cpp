@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace outrider::nn {
@@ -27,6 +28,12 @@ at::Tensor Linear::forward(const at::Tensor& x) const {
   return bias.defined() ? at::linear(x, own, bias.to(type)) : at::linear(x, own);
 }
 
+bool Linear::is_plain_for(const ops::LinearInput& x) const {
+  return !product_ && std::ranges::all_of(x.sources(), [&](const at::Tensor& source) {
+    return source.scalar_type() == weight.scalar_type();
+  });
+}
+
 void Linear::replace_product(std::shared_ptr<const LinearProduct> product) {
   product_ = std::move(product);
 }
@@ -40,6 +47,21 @@ std::shared_ptr<Linear> initialized_linear(int64_t in, int64_t out, bool with_bi
   auto linear = std::make_shared<Linear>(in, out, with_bias, options);
   linear->reset_parameters();
   return linear;
+}
+
+std::vector<at::Tensor> outputs_of(const std::vector<const Linear*>& layers,
+                                   const ops::LinearInput& x) {
+  const bool are_plain =
+      std::ranges::all_of(layers, [&](const Linear* layer) { return layer->is_plain_for(x); });
+  std::vector<at::Tensor> outputs;
+  if (x.is_made() && are_plain && at::GradMode::is_enabled()) {
+    std::vector<ops::LinearParameters> parameters;
+    for (const auto* layer : layers) parameters.push_back({layer->weight, layer->bias});
+    return ops::linear(x, parameters);
+  }
+  const auto input = x.tensor();
+  for (const auto* layer : layers) outputs.push_back(layer->forward(input));
+  return outputs;
 }
 
 }  // namespace outrider::nn

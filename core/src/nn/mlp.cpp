@@ -19,7 +19,38 @@ SwiGluMlp::SwiGluMlp(int64_t hidden_size, int64_t intermediate_size, bool bias,
 }
 
 at::Tensor SwiGluMlp::forward(const at::Tensor& x) const {
-  return down_proj->forward(ops::swiglu(gate_proj->forward(x), up_proj->forward(x)));
+  return forward(x, ops::Recompute::kNothing);
+}
+
+at::Tensor SwiGluMlp::forward(const ops::LinearInput& x, ops::Recompute recompute) const {
+  if (recompute == ops::Recompute::kProducts && gate_proj->is_plain_for(x) &&
+      up_proj->is_plain_for(x)) {
+    return outputs_of({down_proj.get()}, activation_of(x)).front();
+  }
+  const auto halves = outputs_of({gate_proj.get(), up_proj.get()}, x);
+  if (recompute == ops::Recompute::kNothing) {
+    return down_proj->forward(ops::swiglu(halves[0], halves[1]));
+  }
+  const ops::LinearInput activation(
+      halves, [](const auto& sources) { return ops::swiglu(sources[0], sources[1]); });
+  return outputs_of({down_proj.get()}, activation).front();
+}
+
+// All of it made of the block's input.
+ops::LinearInput SwiGluMlp::activation_of(const ops::LinearInput& x) const {
+  auto sources = x.sources();
+  const size_t count = sources.size();
+  const bool has_bias = gate_proj->bias.defined();
+  sources.insert(sources.end(), {gate_proj->weight, up_proj->weight});
+  if (has_bias) sources.insert(sources.end(), {gate_proj->bias, up_proj->bias});
+  return {
+      sources, [make = x.make(), count, has_bias](const std::vector<at::Tensor>& all) {
+        const ops::LinearInput input({all.begin(), all.begin() + static_cast<ptrdiff_t>(count)},
+                                     make);
+        const auto bias = [&](size_t i) { return has_bias ? all[count + 2 + i] : at::Tensor(); };
+        const auto halves = ops::linear(input, {{all[count], bias(0)}, {all[count + 1], bias(1)}});
+        return ops::swiglu(halves[0], halves[1]);
+      }};
 }
 
 }  // namespace outrider::nn

@@ -1,5 +1,6 @@
 #include <dlfcn.h>
 
+#include <cstdlib>
 #include <string_view>
 
 #include "cli/app.h"
@@ -16,7 +17,11 @@ bool wants_cuda(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // Before anything asks LibTorch about CUDA: it remembers the answer "no" for good.
-  if (wants_cuda(argc, argv)) dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL);
+  if (wants_cuda(argc, argv)) {
+    // Batches differ in width: memory that grows in place does not fall into pieces.
+    setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True", /*overwrite=*/0);
+    // Before anything asks LibTorch about CUDA: it remembers the answer "no" for good.
+    dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL);
+  }
   return outrider::cli::run(argc, argv);
 }

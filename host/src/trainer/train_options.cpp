@@ -65,6 +65,11 @@ StructSchema<S> make_schema() {
           "full: the base's products as it is loaded; fp8: in eight-bit floats, in half the memory "
           "and, on GPUs that have them, about half the time",
           {.choices = {"full", "fp8"}})
+      .field("recompute", &S::recompute,
+             "What the backward pass of drafts computes again to save memory: nothing, elementwise "
+             "(norms and activations), products (and those with the MLP's gate and up projection); "
+             "auto: elementwise on GPUs",
+             {.choices = {"auto", "nothing", "elementwise", "products"}})
       .field("wait_for_room", &S::wait_for_room,
              "Seconds to wait for room where the disk is full at the end", {.minimum = 0})
       .field("eval_steps", &S::eval_steps,
@@ -153,7 +158,7 @@ Json reproducible_options(const TrainOptions& options) {
   auto values = training_schema().dump(options);
   for (const char* key :
        {"max_steps", "num_train_epochs", "logging_steps", "save", "save_steps", "save_minutes",
-        "save_total_limit", "wait_for_room", "eval_steps", "sequence_parallel"}) {
+        "save_total_limit", "wait_for_room", "eval_steps", "sequence_parallel", "recompute"}) {
     values.erase(key);
   }
   if (options.base_precision == "full") values.erase("base_precision");

@@ -63,6 +63,13 @@ std::unique_ptr<BatchSource> batches_of(const TrainingData& data, const CausalLM
                                          sequences);
 }
 
+ops::Recompute recompute_of(const TrainOptions& options, at::Device device) {
+  if (options.recompute == "products") return ops::Recompute::kProducts;
+  const bool is_wanted =
+      options.recompute == "elementwise" || (options.recompute == "auto" && device.is_cuda());
+  return is_wanted ? ops::Recompute::kElementwise : ops::Recompute::kNothing;
+}
+
 bool is_number(const Json& json, const char* key) {
   return json.is_object() && json.contains(key) && json[key].is_number();
 }
@@ -80,7 +87,8 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
       options_(options),
       on_metrics_(std::move(on_metrics)),
       gradient_sum_(sum_over(options, model.device())),
-      training_(model, optimizer_options(options), reduction_by(gradient_sum_)),
+      training_(model, optimizer_options(options), reduction_by(gradient_sum_),
+                recompute_of(options, model.device())),
       data_(options.data, model, part_of(options)),
       eval_data_(open_if_given(options.eval_data, model, part_of(options))),
       selection_(select_conversations(data_.tokens(), model, options.max_length)),

@@ -52,12 +52,13 @@ std::vector<AdamW::Parameter> trainable_parameters(const CausalLM& model) {
 }
 
 TrainingStep::TrainingStep(CausalLM& model, const AdamWOptions& options,
-                           GradientReduction reduction)
+                           GradientReduction reduction, ops::Recompute recompute)
     : model_(model),
       parameters_(trainable_parameters(model)),
       trains_base_(includes_base(parameters_, model)),
       optimizer_(parameters_, options),
-      reduction_(std::move(reduction)) {
+      reduction_(std::move(reduction)),
+      recompute_(recompute) {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     torch::autograd::impl::set_post_acc_grad_hooks(
         parameters_[i].tensor, std::make_unique<WhenComplete>([this, i] { collect(i); }));
@@ -78,6 +79,7 @@ void TrainingStep::collect(size_t index) {
 
 ForwardOutput TrainingStep::learn(ForwardInput input, double share, bool is_last) {
   input.want_lm_loss = trains_base_;
+  input.batch.recompute = recompute_;
   is_last_ = is_last;
   auto output = model_.forward(input);
   const auto loss = output.loss * share;

@@ -29,7 +29,8 @@ struct GradientReduction {
 class OUTRIDER_API TrainingStep {
  public:
   /// `model` must outlive it.
-  TrainingStep(CausalLM& model, const AdamWOptions& options, GradientReduction reduction = {});
+  TrainingStep(CausalLM& model, const AdamWOptions& options, GradientReduction reduction = {},
+               ops::Recompute recompute = ops::Recompute::kNothing);
   ~TrainingStep();
   TrainingStep(const TrainingStep&) = delete;
   TrainingStep& operator=(const TrainingStep&) = delete;
@@ -58,6 +59,7 @@ class OUTRIDER_API TrainingStep {
   bool trains_base_;
   AdamW optimizer_;
   GradientReduction reduction_;
+  ops::Recompute recompute_;
   bool is_last_ = false;  // of the step's batches
   at::Tensor loss_;       // of the step so far
 };

@@ -9,6 +9,7 @@
 
 #include "outrider/api.h"
 #include "outrider/model/sequence_part.h"
+#include "outrider/ops/linear_input.h"
 
 namespace outrider {
 
@@ -31,6 +32,8 @@ struct TrainBatch {
   std::map<std::string, at::Tensor> extras;
   /// Measure acceptance against the base's whole vocabulary, also where a draft knows a part of it.
   bool measure_acceptance = false;
+  /// What drafts compute again in the backward pass, to save memory.
+  ops::Recompute recompute = ops::Recompute::kNothing;
   /// Empty unless intermediate tensors are wanted.
   TensorRecorder recorder;
   /// Adds a tensor up over the processes that share a batch; empty where there is one.

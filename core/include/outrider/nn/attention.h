@@ -40,7 +40,7 @@ class OUTRIDER_API AttentionProjections : public torch::nn::Module {
   explicit AttentionProjections(const AttentionShape& shape);
 
   /// x [B,S,input_size] → rotated query and key, and value.
-  QueryKeyValue project(const at::Tensor& x, const CosSin& rotary) const;
+  QueryKeyValue project(const ops::LinearInput& x, const CosSin& rotary) const;
   /// Attention output [B,heads,S,D] → [B,S,h].
   at::Tensor output(const at::Tensor& attended) const;
 
@@ -49,7 +49,7 @@ class OUTRIDER_API AttentionProjections : public torch::nn::Module {
 
  protected:
   /// Query, key and value as they are before the rotation.
-  virtual QueryKeyValue heads(const at::Tensor& x) const = 0;
+  virtual QueryKeyValue heads(const ops::LinearInput& x) const = 0;
   /// For the subclass's constructor, after its own projections: checkpoints list o_proj last.
   void add_output_projection(at::TensorOptions options);
 };
@@ -62,7 +62,7 @@ class OUTRIDER_API Attention : public AttentionProjections {
   std::shared_ptr<Linear> q_proj, k_proj, v_proj;
 
  protected:
-  QueryKeyValue heads(const at::Tensor& x) const override;
+  QueryKeyValue heads(const ops::LinearInput& x) const override;
 };
 
 }  // namespace outrider::nn

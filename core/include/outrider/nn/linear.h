@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "outrider/api.h"
+#include "outrider/ops/linear_input.h"
 
 namespace outrider::nn {
 
@@ -37,6 +39,9 @@ class OUTRIDER_API Linear : public torch::nn::Module {
   /// Keeps of the weight its name, shape and type alone: for a product that has its own, for good.
   void release_weight();
 
+  /// Whether the product is x Wᵀ + b with the parameters as they are, in one type.
+  bool is_plain_for(const ops::LinearInput& x) const;
+
   at::Tensor weight, bias;
 
  private:
@@ -46,5 +51,10 @@ class OUTRIDER_API Linear : public torch::nn::Module {
 /// A layer initialised as PyTorch does.
 OUTRIDER_API std::shared_ptr<Linear> initialized_linear(int64_t in, int64_t out, bool with_bias,
                                                         at::TensorOptions options);
+
+/// What each layer makes of one input: where a graph is kept, without keeping an input that is
+/// made.
+OUTRIDER_API std::vector<at::Tensor> outputs_of(const std::vector<const Linear*>& layers,
+                                                const ops::LinearInput& x);
 
 }  // namespace outrider::nn

@@ -24,8 +24,13 @@ class OUTRIDER_API SwiGluMlp : public Mlp {
  public:
   SwiGluMlp(int64_t hidden_size, int64_t intermediate_size, bool bias, at::TensorOptions options);
   at::Tensor forward(const at::Tensor& x) const override;
+  /// The same, with what the backward pass computes again.
+  at::Tensor forward(const ops::LinearInput& x, ops::Recompute recompute) const;
 
   std::shared_ptr<Linear> gate_proj, up_proj, down_proj;
+
+ private:
+  ops::LinearInput activation_of(const ops::LinearInput& x) const;
 };
 
 }  // namespace outrider::nn

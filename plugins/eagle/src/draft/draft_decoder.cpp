@@ -95,7 +95,8 @@ StepContext DraftDecoder::lagged_context(const Pass& pass, int64_t step) const {
                       slice_tables(pass.rotary, step, end),
                       {},
                       {},
-                      pass.batch.part};
+                      pass.batch.part,
+                      pass.batch.recompute};
   const auto& key_mask = pass.batch.key_mask;
   if (!key_mask.defined() || (step > 0 && !masks_padding_keys_)) return context;
   // A key belongs to the token after its position, whose embedding it was made of.
@@ -113,7 +114,8 @@ StepContext DraftDecoder::whole_context(const Pass& pass) const {
           pass.rotary,
           key_mask.defined() ? shifted_left(key_mask) : at::Tensor(),
           {},
-          std::nullopt};
+          std::nullopt,
+          pass.batch.recompute};
 }
 
 at::Tensor DraftDecoder::run_layers(const at::Tensor& hidden, const StepContext& context,

@@ -26,7 +26,8 @@ class LayersInput : public DraftInput {
   at::Tensor start(const BaseOutputs& base) const override {
     std::vector<at::Tensor> hidden;
     for (const int64_t layer : layers_) hidden.push_back(base.layer_outputs.at(layer).detach());
-    return fc_->forward(at::cat(hidden, -1));
+    const ops::LinearInput joined(hidden, [](const auto& layers) { return at::cat(layers, -1); });
+    return nn::outputs_of({fc_.get()}, joined).front();
   }
 
   at::Tensor combine(const at::Tensor& hidden, const at::Tensor&) const override { return hidden; }

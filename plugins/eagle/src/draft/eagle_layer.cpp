@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "kernels/double_norm_concat.h"
+#include "outrider/ops/rms_norm.h"
 
 namespace outrider::eagle {
 namespace {
@@ -11,6 +12,16 @@ void reset_parameters(torch::nn::Module& module) {
   module.apply([](torch::nn::Module& child) {
     if (auto* linear = child.as<nn::Linear>()) linear->reset_parameters();
   });
+}
+
+ops::LinearInput normed_by(const nn::RmsNorm& norm, const at::Tensor& x) {
+  return {{x, norm.weight}, [eps = norm.eps](const auto& sources) {
+            return ops::rms_norm(sources[0], sources[1], eps);
+          }};
+}
+
+ops::LinearInput kept_or_made(const ops::LinearInput& input, ops::Recompute recompute) {
+  return recompute == ops::Recompute::kNothing ? input.tensor() : input;
 }
 
 }  // namespace
@@ -35,11 +46,21 @@ EagleLayer::EagleLayer(const Architecture& a, bool reads_embeddings, bool norms_
   reset_parameters(*this);
 }
 
-at::Tensor EagleLayer::attention_input(const at::Tensor& hidden,
-                                       const at::Tensor& embeddings) const {
-  if (!hidden_norm_) return input_layernorm_->forward(hidden);
-  return double_norm_concat(embeddings, hidden, input_layernorm_->weight, hidden_norm_->weight,
-                            eps_, norms_hidden_twice_);
+ops::LinearInput EagleLayer::attention_input(const at::Tensor& hidden,
+                                             const StepContext& context) const {
+  if (!hidden_norm_) return kept_or_made(normed_by(*input_layernorm_, hidden), context.recompute);
+  const ops::LinearInput normed(
+      {context.embeddings, hidden, input_layernorm_->weight, hidden_norm_->weight},
+      [eps = eps_, twice = norms_hidden_twice_](const auto& x) {
+        return double_norm_concat(x[0], x[1], x[2], x[3], eps, twice);
+      });
+  // What the attention adds to is needed by itself.
+  return adds_to_normed_ ? normed.tensor() : kept_or_made(normed, context.recompute);
+}
+
+ops::LinearInput EagleLayer::mlp_input(const at::Tensor& residual,
+                                       const StepContext& context) const {
+  return kept_or_made(normed_by(*post_attention_layernorm_, residual), context.recompute);
 }
 
 at::Tensor EagleLayer::attend(const nn::QueryKeyValue& qkv, const StepContext& context,
@@ -69,13 +90,14 @@ at::Tensor EagleLayer::attend_shared(const nn::QueryKeyValue& rows, const StepCo
 
 at::Tensor EagleLayer::forward(const at::Tensor& hidden, const StepContext& context,
                                StepCache& cache) const {
-  const auto input = attention_input(hidden, context.embeddings);
+  const auto input = attention_input(hidden, context);
   const auto qkv = self_attn_->project(input, context.rotary);
   const auto attended =
       context.part ? attend_shared(qkv, context, cache) : attend(qkv, context, cache);
-  const auto& carried = adds_to_normed_ ? input.slice(-1, hidden.size(-1)) : hidden;
+  const auto& carried =
+      adds_to_normed_ ? input.sources().front().slice(-1, hidden.size(-1)) : hidden;
   const auto residual = carried + self_attn_->output(attended);
-  return residual + mlp_->forward(post_attention_layernorm_->forward(residual));
+  return residual + mlp_->forward(mlp_input(residual, context), context.recompute);
 }
 
 }  // namespace outrider::eagle

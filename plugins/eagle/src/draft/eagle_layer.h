@@ -28,6 +28,7 @@ struct StepContext {
   at::Tensor key_mask;                     // [B,n] bool or undefined
   std::vector<at::Tensor> diagonal_masks;  // per earlier step and this one, [B,n] or undefined
   std::optional<SequencePart> part;        // of sequences that are shared: then without masks
+  ops::Recompute recompute = ops::Recompute::kNothing;
 };
 
 /// One decoder layer of the draft. The first layer of EAGLE-3 attends to [norm(e) ; norm(g)] and
@@ -46,7 +47,8 @@ class EagleLayer : public torch::nn::Module {
                     StepCache& cache) const;
   at::Tensor attend_shared(const nn::QueryKeyValue& rows, const StepContext& context,
                            StepCache& cache) const;
-  at::Tensor attention_input(const at::Tensor& hidden, const at::Tensor& embeddings) const;
+  ops::LinearInput attention_input(const at::Tensor& hidden, const StepContext& context) const;
+  ops::LinearInput mlp_input(const at::Tensor& residual, const StepContext& context) const;
 
   bool norms_hidden_twice_, adds_to_normed_;
   double eps_;
