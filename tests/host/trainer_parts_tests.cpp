@@ -101,7 +101,7 @@ BatchOrder tiny_order(int64_t count, int64_t batch_size, uint64_t seed) {
     conversations[i] = 100 + i;
     lengths[i] = i * 37 % 101;
   }
-  return BatchOrder(conversations, lengths, batch_size, seed);
+  return BatchOrder(unpacked(conversations, lengths), batch_size, seed);
 }
 
 TEST_CASE("an epoch has every conversation once, similar lengths together") {
@@ -111,9 +111,10 @@ TEST_CASE("an epoch has every conversation once, similar lengths together") {
   std::set<int64_t> seen;
   int64_t spread = 0;
   for (const auto& batch : batches) {
-    seen.insert(batch.begin(), batch.end());
     int64_t low = 101, high = 0;
-    for (const auto i : batch) {
+    for (const auto& row : batch) {
+      const int64_t i = row.front();
+      seen.insert(i);
       low = std::min(low, (i - 100) * 37 % 101);
       high = std::max(high, (i - 100) * 37 % 101);
     }
@@ -132,14 +133,14 @@ TEST_CASE("the order is fixed by seed and epoch, on every platform") {
   CHECK(tiny_order(64, 8, 5).epoch(3) != tiny_order(64, 8, 5).epoch(4));
   // From an independent implementation of the engine, the shuffle and the cut.
   CHECK(tiny_order(7, 3, 42).epoch(0) ==
-        std::vector<std::vector<int64_t>>{{100}, {101, 106, 103}, {105, 102, 104}});
-  CHECK(tiny_order(1003, 4, 7).epoch(2).front() == std::vector<int64_t>{815, 138, 542, 269});
+        std::vector<Batch>{{{100}}, {{101}, {106}, {103}}, {{105}, {102}, {104}}});
+  CHECK(tiny_order(1003, 4, 7).epoch(2).front() == Batch{{815}, {138}, {542}, {269}});
 }
 
 TEST_CASE("a cursor continues from any position and stops at the end of an epoch") {
   const auto order = tiny_order(10, 2, 3);  // 5 batches per epoch
   BatchCursor whole(order, {});
-  std::vector<std::vector<std::vector<int64_t>>> steps;
+  std::vector<std::vector<Batch>> steps;
   std::vector<DataPosition> positions;
   for (int i = 0; i < 7; ++i) {
     positions.push_back(whole.position());
@@ -154,6 +155,33 @@ TEST_CASE("a cursor continues from any position and stops at the end of an epoch
     BatchCursor resumed(order, positions[i]);
     for (size_t k = i; k < steps.size(); ++k) CHECK(resumed.next(2) == steps[k]);
   }
+}
+
+TEST_CASE("packing puts each conversation whole into one row, and leaves little room") {
+  std::vector<int64_t> conversations, lengths;
+  std::mt19937_64 random(3);
+  for (int64_t i = 0; i < 2000; ++i) {
+    conversations.push_back(100 + i);
+    lengths.push_back(1 + static_cast<int64_t>(random() % 300));
+  }
+  const auto [rows, used] = packed(conversations, lengths, 1024);
+  std::set<int64_t> seen;
+  int64_t total = 0;
+  REQUIRE(rows.size() == used.size());
+  for (size_t r = 0; r < rows.size(); ++r) {
+    int64_t sum = 0;
+    for (const int64_t conversation : rows[r]) {
+      CHECK(seen.insert(conversation).second);
+      sum += lengths[static_cast<size_t>(conversation - 100)];
+    }
+    CHECK(sum == used[r]);
+    CHECK(sum <= 1024);
+    total += sum;
+  }
+  CHECK(seen.size() == 2000);
+  CHECK(static_cast<int64_t>(rows.size()) <= (total + 1023) / 1024 + 1);
+  // By hand: 5 and 3 fill a row of 8, 4 and 4 another, 7 and 1 a third.
+  CHECK(packed({0, 1, 2, 3, 4, 5}, {3, 4, 7, 5, 1, 4}, 8).rows == Batch{{2, 4}, {3, 0}, {1, 5}});
 }
 
 TEST_CASE("a value that is not finite is reported with its step and conversations") {

@@ -54,12 +54,22 @@ TrainedRows trained_rows(const at::Tensor& weights, int64_t length) {
           flat.index_select(0, index)};
 }
 
+at::Tensor within_documents(const TrainBatch& batch, int64_t ahead) {
+  const int64_t kept = batch.input_ids.size(1) - ahead;
+  if (!batch.documents) {
+    return at::ones({1, 1}, batch.input_ids.options().dtype(at::kFloat))
+        .expand({batch.input_ids.size(0), kept});
+  }
+  const auto& starts = batch.documents->starts;
+  return starts.slice(1, 0, kept).eq(starts.slice(1, ahead)).to(at::kFloat);
+}
+
 ShiftedTargets shifted_targets(const TrainBatch& batch, int64_t ahead, RowRule rule) {
   const auto targets = token_targets(batch);
   const int64_t length = targets.ids.size(1);
   const int64_t kept = std::clamp<int64_t>(length - ahead, 0, batch.own_rows());
-  const auto mask =
-      targets.mask.slice(1, ahead, ahead + kept) * allowed_rows(batch, kept, ahead, rule);
+  auto mask = targets.mask.slice(1, ahead, ahead + kept) * allowed_rows(batch, kept, ahead, rule);
+  if (batch.documents) mask = mask * within_documents(batch, ahead).slice(1, 0, kept);
   auto rows = trained_rows(mask, length);
   auto labels = targets.ids.flatten().index_select(0, rows.index(ahead));
   return {std::move(rows), std::move(labels)};

@@ -117,7 +117,8 @@ BaseOutputs CausalLM::base_outputs(const ForwardInput& input, const TrainBatch& 
   const auto request =
       batch.recorder ? full_request(config_.num_hidden_layers) : hidden_states_needed();
   const at::AutoGradMode mode(trains_base);
-  const BasePass pass{batch.input_ids, batch.position_ids, batch.key_mask, request};
+  const BasePass pass{batch.input_ids, batch.position_ids, batch.key_mask, request,
+                      batch.documents};
   if (batch.part) return shared_base_pass(*this, pass, *batch.part);
   auto base = run_base(pass);
   base.carries_gradient = trains_base;

@@ -125,7 +125,8 @@ BaseOutputs DecoderOnlyLM::run_base(const BasePass& pass) {
   const auto share = pass.part ? pass.part->share : nullptr;
   for (int64_t i = 0; i < config().num_hidden_layers; ++i) {
     if (layer_supply_) layer_supply_->bring(i);
-    hidden = model_->layers[static_cast<size_t>(i)]->forward(hidden, tables, pass.key_mask, share);
+    hidden = model_->layers[static_cast<size_t>(i)]->forward(hidden, tables, pass.key_mask, share,
+                                                             pass.documents);
     if (contains(request.layer_outputs, i)) outputs.layer_outputs[i] = hidden;
   }
   if (request.last_hidden_prenorm) outputs.last_hidden_prenorm = hidden;

@@ -31,22 +31,16 @@ void check_shapes(const TrainBatch& input) {
   }
 }
 
-// The base attends to everything before a token, also across documents.
-void refuse_packed_rows(const TrainBatch& batch) {
-  const auto& document_ids = batch.document_ids;
-  if (!document_ids.defined()) return;
-  auto changes = document_ids.slice(1, 1).ne(document_ids.slice(1, 0, -1));
-  if (batch.attention_mask.defined()) {  // what stands in padding is of no document
-    const auto seen = batch.attention_mask.ne(0);
-    changes = changes & seen.slice(1, 1) & seen.slice(1, 0, -1);
-  }
-  const auto differs = changes.any(1).nonzero();
-  if (differs.numel() == 0) return;
-  throw Error(ErrorCode::kUnsupported,
-              fmt::format("document_ids: row {} holds more than one document, and attention across "
-                          "documents is not kept out",
-                          differs[0].item<int64_t>()),
-              "give one document in a row");
+// 0 … S-1 anew in each document.
+at::Tensor positions_within(const ops::Documents& documents) {
+  const auto& starts = documents.starts;
+  return at::arange(starts.size(1), starts.options()).unsqueeze(0) - starts;
+}
+
+void prepare_documents(TrainBatch& batch) {
+  if (!batch.document_ids.defined()) return;
+  if (!batch.documents) batch.documents = ops::documents_of(batch.document_ids);
+  if (!batch.position_ids.defined()) batch.position_ids = positions_within(*batch.documents);
 }
 
 // Under causal attention, padding on the right is seen by padding only.
@@ -69,8 +63,8 @@ at::Tensor key_mask_of(const TrainBatch& batch, const HiddenStateRequest& reques
 TrainBatch prepared_batch(const TrainBatch& batch, const HiddenStateRequest& request,
                           bool right_padded) {
   check_shapes(batch);
-  refuse_packed_rows(batch);
   auto prepared = batch;
+  prepare_documents(prepared);
   prepared.key_mask = key_mask_of(batch, request, right_padded);
   return prepared;
 }

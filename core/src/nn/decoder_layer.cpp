@@ -28,10 +28,12 @@ DecoderLayer::DecoderLayer(const DecoderLayerShape& s,
 
 at::Tensor DecoderLayer::forward(const at::Tensor& x, const CosSin& rotary,
                                  const at::Tensor& key_mask,
-                                 const std::shared_ptr<SequenceShare>& share) const {
+                                 const std::shared_ptr<SequenceShare>& share,
+                                 const std::optional<ops::Documents>& documents) const {
   auto qkv = self_attn->project(input_layernorm->forward(x), rotary);
   if (share) qkv = rows_to_heads(qkv, share);
-  auto attended = ops::causal_attention(qkv.query, qkv.key, qkv.value, key_mask, sliding_window);
+  auto attended =
+      ops::causal_attention(qkv.query, qkv.key, qkv.value, key_mask, sliding_window, documents);
   if (share) attended = ops::heads_to_rows(attended, share);
   const auto residual = x + self_attn->output(attended);
   return residual + mlp->forward(post_attention_layernorm->forward(residual));

@@ -36,6 +36,7 @@ struct PrefixDiagonalAttention : torch::autograd::Function<PrefixDiagonalAttenti
       merge_diagonals(result, query, {diagonal_keys, diagonal_values, masks.diagonals},
                       scale_of(query));
     }
+    const auto documents = masks.prefix.documents.value_or(Documents{});
     variable_list saved = {query,
                            key,
                            value,
@@ -44,22 +45,40 @@ struct PrefixDiagonalAttention : torch::autograd::Function<PrefixDiagonalAttenti
                            result.seed,
                            result.offset,
                            masks.prefix.key_mask,
-                           masks.diagonals};
+                           masks.diagonals,
+                           documents.starts,
+                           documents.offsets};
     saved.insert(saved.end(), diagonal_keys.begin(), diagonal_keys.end());
     saved.insert(saved.end(), diagonal_values.begin(), diagonal_values.end());
     ctx->save_for_backward(std::move(saved));
-    if (masks.prefix.window) ctx->saved_data["window"] = *masks.prefix.window;
+    keep(ctx, masks.prefix);
     return result.output;
   }
 
+  // What of a mask is no tensor.
+  static void keep(AutogradContext* ctx, const PrefixMask& mask) {
+    if (mask.window) ctx->saved_data["window"] = *mask.window;
+    if (mask.documents) ctx->saved_data["longest"] = mask.documents->longest;
+  }
+
+  static PrefixMask kept_mask(AutogradContext* ctx, const at::Tensor& key_mask,
+                              const at::Tensor& starts, const at::Tensor& offsets) {
+    PrefixMask mask{key_mask, {}, {}};
+    const auto window = ctx->saved_data.find("window");
+    if (window != ctx->saved_data.end()) mask.window = window->second.toInt();
+    const auto longest = ctx->saved_data.find("longest");
+    if (longest != ctx->saved_data.end()) {
+      mask.documents = Documents{starts, offsets, longest->second.toInt()};
+    }
+    return mask;
+  }
+
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    constexpr size_t kBeforeDiagonals = 9;
+    constexpr size_t kBeforeDiagonals = 11;
     const auto saved = ctx->get_saved_variables();
     const auto& query = saved[0];
     const PrefixResult merged{saved[3], saved[4], saved[5], saved[6]};
-    PrefixMask mask{saved[7], {}};
-    const auto window = ctx->saved_data.find("window");
-    if (window != ctx->saved_data.end()) mask.window = window->second.toInt();
+    const auto mask = kept_mask(ctx, saved[7], saved[9], saved[10]);
     auto [d_query, d_key, d_value] = prefix_attention_backward(grads[0], query, saved[1], saved[2],
                                                                merged, mask, scale_of(query));
     variable_list results = {d_query, d_key, d_value};
@@ -91,7 +110,8 @@ at::Tensor prefix_diagonal_attention(const at::Tensor& query, const at::Tensor& 
                                      const at::Tensor& prefix_value,
                                      const std::vector<DiagonalKeys>& diagonals,
                                      const at::Tensor& key_mask,
-                                     const std::vector<at::Tensor>& diagonal_masks) {
+                                     const std::vector<at::Tensor>& diagonal_masks,
+                                     const std::optional<Documents>& documents) {
   check_shapes(query, prefix_key, prefix_value);
   std::vector<at::Tensor> keys, values;
   for (const auto& diagonal : diagonals) {
@@ -101,16 +121,18 @@ at::Tensor prefix_diagonal_attention(const at::Tensor& query, const at::Tensor& 
   }
   const auto mask = diagonal_masks.empty() ? at::Tensor() : at::stack(diagonal_masks);
   return PrefixDiagonalAttention::apply(query, prefix_key, prefix_value, at::TensorList(keys),
-                                        at::TensorList(values), Masks{{key_mask, {}}, mask});
+                                        at::TensorList(values),
+                                        Masks{{key_mask, {}, documents}, mask});
 }
 
 at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-                            const at::Tensor& key_mask, std::optional<int64_t> window) {
+                            const at::Tensor& key_mask, std::optional<int64_t> window,
+                            const std::optional<Documents>& documents) {
   check_shapes(query, key, value);
   if (window && *window >= query.size(2)) window.reset();
   if (window && *window < 1) throw Error(ErrorCode::kInternal, "causal_attention: window below 1");
   return PrefixDiagonalAttention::apply(query, key, value, at::TensorList(), at::TensorList(),
-                                        Masks{{key_mask, window}, at::Tensor()});
+                                        Masks{{key_mask, window, documents}, at::Tensor()});
 }
 
 }  // namespace outrider::ops

@@ -4,24 +4,26 @@
 
 #include <limits>
 
+#include "ops/document_attention.h"
 #include "outrider/kernels/accumulation.h"
 
 namespace outrider::ops {
 namespace {
 
-using PrefixGradients = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
-
 constexpr double kNeverAttended = -std::numeric_limits<double>::infinity();
 
-enum class Backend { kFlashCpu, kFlashCuda, kCudnn, kComposed };
+enum class Backend { kFlashCpu, kFlashCuda, kCudnn, kByDocument, kComposed };
 
 // Below, cuDNN gains less than the plans it makes for each new length cost.
 constexpr int64_t kShortestForCudnn = 256;
 
-bool is_plain(const PrefixMask& mask) { return !mask.key_mask.defined() && !mask.window; }
+bool is_plain(const PrefixMask& mask) {
+  return !mask.key_mask.defined() && !mask.window && !mask.documents;
+}
 
 // Both kernels for CUDA know half types only, and no mask; cuDNN's are the faster ones.
 Backend backend_for(const at::Tensor& query, const PrefixMask& mask) {
+  if (attends_by_document(query, mask)) return Backend::kByDocument;
   if (query.is_cpu()) {
     return query.scalar_type() == at::kHalf ? Backend::kComposed : Backend::kFlashCpu;
   }
@@ -37,7 +39,13 @@ at::Tensor allowed_pairs(const at::Tensor& query, const PrefixMask& mask) {
   const int64_t size = query.size(2);
   auto allowed = at::ones({size, size}, query.options().dtype(at::kBool)).tril();
   if (mask.window) allowed = allowed.triu(1 - *mask.window);
-  if (!mask.key_mask.defined()) return allowed.view({1, 1, size, size});
+  allowed = allowed.view({1, 1, size, size});
+  if (mask.documents) {
+    const auto key = at::arange(size, mask.documents->starts.options());
+    const auto within = key >= mask.documents->starts.unsqueeze(-1);
+    allowed = at::logical_and(allowed, within.unsqueeze(1));
+  }
+  if (!mask.key_mask.defined()) return allowed;
   return at::logical_and(allowed, mask.key_mask.unsqueeze(1).unsqueeze(1));
 }
 
@@ -49,14 +57,10 @@ at::Tensor additive_mask(const at::Tensor& query, const PrefixMask& mask) {
 
 // The flash kernel gives a query without any key the log-sum-exp 0, which would take part in
 // merging.
-void clear_rows_without_keys(PrefixResult& result, const PrefixMask& mask) {
+void clear_rows_without_keys(PrefixResult& result, const at::Tensor& query,
+                             const PrefixMask& mask) {
   if (!mask.key_mask.defined()) return;
-  auto visible = mask.key_mask.to(at::kLong).cumsum(1);
-  if (mask.window) {
-    const auto left_behind = visible.slice(1, 0, visible.size(1) - *mask.window);
-    visible = visible - at::constant_pad_nd(left_behind, {*mask.window, 0});
-  }
-  const auto none = (visible == 0).unsqueeze(1);
+  const auto none = at::logical_not(allowed_pairs(query, mask).any(-1));
   result.log_sum_exp = result.log_sum_exp.masked_fill(none, kNeverAttended);
   result.output = result.output.masked_fill(none.unsqueeze(-1), 0.0);
 }
@@ -68,7 +72,7 @@ PrefixResult flash_cpu(const at::Tensor& query, const at::Tensor& key, const at:
   auto [output, lse] = at::_scaled_dot_product_flash_attention_for_cpu(
       query, key, value, 0.0, /*is_causal=*/!bias.has_value(), bias, scale);
   PrefixResult result{output, lse, {}, {}};
-  clear_rows_without_keys(result, mask);
+  clear_rows_without_keys(result, query, mask);
   return result;
 }
 
@@ -180,6 +184,8 @@ PrefixResult prefix_attention(const at::Tensor& query, const at::Tensor& key,
       return flash_cuda(query, key, value, scale);
     case Backend::kCudnn:
       return cudnn(query, key, value, scale);
+    case Backend::kByDocument:
+      return document_attention(query, key, value, mask, scale);
     default:
       return composed(query, key, value, mask, scale);
   }
@@ -196,6 +202,8 @@ PrefixGradients prefix_attention_backward(const at::Tensor& grad, const at::Tens
       return flash_cuda_backward(grad, query, key, value, merged, scale);
     case Backend::kCudnn:
       return cudnn_backward(grad, query, key, value, merged, scale);
+    case Backend::kByDocument:
+      return document_attention_backward(grad, query, key, value, merged, mask, scale);
     default:
       return composed_backward(grad, query, key, value, merged, mask, scale);
   }

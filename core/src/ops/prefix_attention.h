@@ -6,12 +6,15 @@
 #include <optional>
 #include <tuple>
 
+#include "outrider/ops/documents.h"
+
 namespace outrider::ops {
 
 /// Which of the keys j ≤ i query i may attend to.
 struct PrefixMask {
-  at::Tensor key_mask;            // [B,S] bool, or undefined: all
-  std::optional<int64_t> window;  // those with i - j < window
+  at::Tensor key_mask;                      // [B,S] bool, or undefined: all
+  std::optional<int64_t> window;            // those with i - j < window
+  std::optional<Documents> documents = {};  // those of its own
 };
 
 /// Causal attention with what its backward needs.
@@ -25,10 +28,14 @@ struct PrefixResult {
 PrefixResult prefix_attention(const at::Tensor& query, const at::Tensor& key,
                               const at::Tensor& value, const PrefixMask& mask, double scale);
 
+/// Of query, key and value.
+using PrefixGradients = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+
 /// Gradients of the prefix part of a pass whose output and log-sum-exp may have been merged with
 /// further keys: with the merged values the result is exact for the prefix.
-std::tuple<at::Tensor, at::Tensor, at::Tensor> prefix_attention_backward(
-    const at::Tensor& grad, const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-    const PrefixResult& merged, const PrefixMask& mask, double scale);
+PrefixGradients prefix_attention_backward(const at::Tensor& grad, const at::Tensor& query,
+                                          const at::Tensor& key, const at::Tensor& value,
+                                          const PrefixResult& merged, const PrefixMask& mask,
+                                          double scale);
 
 }  // namespace outrider::ops

@@ -27,6 +27,12 @@ CLI::Option* add(CLI::App& verb, const FieldInfo& field, const std::shared_ptr<J
       ->default_str(shown(field.default_value));
 }
 
+void add_flag(CLI::App& verb, const FieldInfo& field, const std::shared_ptr<Json>& given) {
+  verb.add_flag_callback(
+      option_name(field.name), [given, name = field.name] { (*given)[name] = true; },
+      field.description);
+}
+
 }  // namespace
 
 std::shared_ptr<const Json> add_schema_options(CLI::App& verb, const ConfigSchema& schema) {
@@ -41,6 +47,9 @@ std::shared_ptr<const Json> add_schema_options(CLI::App& verb, const ConfigSchem
         break;
       case FieldType::kString:
         add<std::string>(verb, field, given);
+        break;
+      case FieldType::kBool:
+        add_flag(verb, field, given);
         break;
       default:
         throw Error(ErrorCode::kInternal,

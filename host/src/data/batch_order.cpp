@@ -38,33 +38,29 @@ void shuffle(std::span<T> items, std::mt19937_64& random) {
 
 }  // namespace
 
-BatchOrder::BatchOrder(std::vector<int64_t> conversations, std::vector<int64_t> lengths,
-                       int64_t batch_size, uint64_t seed)
-    : conversations_(std::move(conversations)),
-      lengths_(std::move(lengths)),
-      batch_size_(batch_size),
-      seed_(seed) {}
+BatchOrder::BatchOrder(PackedRows rows, int64_t batch_size, uint64_t seed)
+    : rows_(std::move(rows)), batch_size_(batch_size), seed_(seed) {}
 
 int64_t BatchOrder::batches_per_epoch() const {
-  return (static_cast<int64_t>(conversations_.size()) + batch_size_ - 1) / batch_size_;
+  return (static_cast<int64_t>(rows_.rows.size()) + batch_size_ - 1) / batch_size_;
 }
 
-std::vector<std::vector<int64_t>> BatchOrder::epoch(int64_t number) const {
+std::vector<Batch> BatchOrder::epoch(int64_t number) const {
   std::mt19937_64 random(epoch_seed(seed_, number));
-  std::vector<int64_t> order(conversations_.size());
+  std::vector<int64_t> order(rows_.rows.size());
   std::iota(order.begin(), order.end(), 0);
   shuffle(std::span(order), random);
 
-  std::vector<std::vector<int64_t>> batches;
+  std::vector<Batch> batches;
   const auto window = static_cast<size_t>(kWindowBatches * batch_size_);
   for (size_t begin = 0; begin < order.size(); begin += window) {
     const auto items = std::span(order).subspan(begin, std::min(window, order.size() - begin));
     std::stable_sort(items.begin(), items.end(),
-                     [&](int64_t a, int64_t b) { return lengths_[a] > lengths_[b]; });
+                     [&](int64_t a, int64_t b) { return rows_.lengths[a] > rows_.lengths[b]; });
     const size_t first_batch = batches.size();
     for (size_t i = 0; i < items.size(); ++i) {
       if (i % batch_size_ == 0) batches.emplace_back();
-      batches.back().push_back(conversations_[items[i]]);
+      batches.back().push_back(rows_.rows[items[i]]);
     }
     shuffle(std::span(batches).subspan(first_batch), random);
   }
@@ -74,15 +70,14 @@ std::vector<std::vector<int64_t>> BatchOrder::epoch(int64_t number) const {
 BatchCursor::BatchCursor(BatchOrder order, DataPosition position)
     : order_(std::move(order)), position_(position) {}
 
-std::vector<std::vector<int64_t>> BatchCursor::next(int64_t count) {
+std::vector<Batch> BatchCursor::next(int64_t count) {
   if (loaded_epoch_ != position_.epoch) {
     batches_ = order_.epoch(position_.epoch);
     loaded_epoch_ = position_.epoch;
   }
   const auto size = static_cast<int64_t>(batches_.size());
   const auto end = std::min(position_.batch + count, size);
-  const std::vector<std::vector<int64_t>> taken(batches_.begin() + position_.batch,
-                                                batches_.begin() + end);
+  const std::vector<Batch> taken(batches_.begin() + position_.batch, batches_.begin() + end);
   position_ =
       end < size ? DataPosition{position_.epoch, end} : DataPosition{position_.epoch + 1, 0};
   return taken;

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "data/packing.h"
 #include "outrider/api.h"
 
 namespace outrider {
@@ -13,21 +14,22 @@ struct DataPosition {
   bool operator==(const DataPosition&) const = default;
 };
 
-/// The batches of every epoch: conversations shuffled anew per epoch, those of similar length
-/// together so that little is padded. A pure function of its arguments on every platform.
+using Batch = std::vector<ConversationRow>;
+
+/// The batches of every epoch: rows shuffled anew per epoch, those of similar length together so
+/// that little is padded. A pure function of its arguments on every platform.
 class OUTRIDER_API BatchOrder {
  public:
-  /// `conversations`: what to draw from; `lengths`: their tokens, in the same order.
-  BatchOrder(std::vector<int64_t> conversations, std::vector<int64_t> lengths, int64_t batch_size,
-             uint64_t seed);
+  /// Batches of `batch_size` of these rows.
+  BatchOrder(PackedRows rows, int64_t batch_size, uint64_t seed);
 
   /// The last batch of an epoch's shuffle may be smaller; none is dropped.
   int64_t batches_per_epoch() const;
-  /// Every conversation once.
-  std::vector<std::vector<int64_t>> epoch(int64_t number) const;
+  /// Every row once.
+  std::vector<Batch> epoch(int64_t number) const;
 
  private:
-  std::vector<int64_t> conversations_, lengths_;
+  PackedRows rows_;
   int64_t batch_size_;
   uint64_t seed_;
 };
@@ -38,7 +40,7 @@ class OUTRIDER_API BatchCursor {
   BatchCursor(BatchOrder order, DataPosition position);
 
   /// The next `count` batches, fewer where the epoch ends; then moves on.
-  std::vector<std::vector<int64_t>> next(int64_t count);
+  std::vector<Batch> next(int64_t count);
 
   const DataPosition& position() const { return position_; }
   /// Epochs done, with the part of the current one.
@@ -48,7 +50,7 @@ class OUTRIDER_API BatchCursor {
   BatchOrder order_;
   DataPosition position_;
   int64_t loaded_epoch_ = -1;
-  std::vector<std::vector<int64_t>> batches_;  // of loaded_epoch_
+  std::vector<Batch> batches_;  // of loaded_epoch_
 };
 
 }  // namespace outrider

@@ -62,6 +62,10 @@ ForwardInput forward_input(TrainBatch batch, at::Device device) {
                        &batch.loss_mask, &batch.labels, &batch.document_ids}) {
     *tensor = to_device(*tensor, device);
   }
+  if (auto& documents = batch.documents) {
+    documents->starts = to_device(documents->starts, device);
+    documents->offsets = to_device(documents->offsets, device);
+  }
   for (auto& [name, tensor] : batch.extras) tensor = to_device(tensor, device);
   return {.batch = std::move(batch), .right_padded = true};
 }

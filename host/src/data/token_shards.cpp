@@ -252,6 +252,27 @@ int64_t TokenShards::width(const std::vector<int64_t>& conversations, int64_t ma
   return std::min(static_cast<int64_t>(longest), max_length);
 }
 
+namespace {
+
+TrainBatch empty_batch(int64_t rows, int64_t width) {
+  TrainBatch batch;
+  for (auto* tensor : {&batch.input_ids, &batch.attention_mask, &batch.loss_mask}) {
+    *tensor = at::zeros({rows, width}, at::kLong);
+  }
+  return batch;
+}
+
+// A conversation's first `length` tokens, from `place` of the batch's positions on.
+void write_tokens(const TrainBatch& batch, const TokenShards::Conversation& conversation,
+                  int64_t length, int64_t place) {
+  const auto at_place = [&](const at::Tensor& x) { return x.mutable_data_ptr<int64_t>() + place; };
+  std::copy_n(conversation.input_ids.begin(), length, at_place(batch.input_ids));
+  std::copy_n(conversation.loss_mask.begin(), length, at_place(batch.loss_mask));
+  std::fill_n(at_place(batch.attention_mask), length, 1);
+}
+
+}  // namespace
+
 TrainBatch TokenShards::batch(const std::vector<int64_t>& conversations, int64_t max_length,
                               int64_t width) const {
   if (conversations.empty() || max_length < 1) {
@@ -260,19 +281,38 @@ TrainBatch TokenShards::batch(const std::vector<int64_t>& conversations, int64_t
                             conversations.size(), max_length));
   }
   width = std::max(width, this->width(conversations, max_length));
-  const auto rows = static_cast<int64_t>(conversations.size());
-  TrainBatch batch;
-  batch.input_ids = at::zeros({rows, width}, at::kLong);
-  batch.attention_mask = at::zeros({rows, width}, at::kLong);
-  batch.loss_mask = at::zeros({rows, width}, at::kLong);
-  for (int64_t row = 0; row < rows; ++row) {
-    const auto [ids, mask] = conversation(conversations[row]);
-    const auto length = std::min(static_cast<int64_t>(ids.size()), max_length);
-    const auto begin = row * width;
-    std::copy_n(ids.begin(), length, batch.input_ids.mutable_data_ptr<int64_t>() + begin);
-    std::copy_n(mask.begin(), length, batch.loss_mask.mutable_data_ptr<int64_t>() + begin);
-    std::fill_n(batch.attention_mask.mutable_data_ptr<int64_t>() + begin, length, 1);
+  auto batch = empty_batch(static_cast<int64_t>(conversations.size()), width);
+  for (size_t row = 0; row < conversations.size(); ++row) {
+    const auto one = conversation(conversations[row]);
+    const auto length = std::min(static_cast<int64_t>(one.input_ids.size()), max_length);
+    write_tokens(batch, one, length, static_cast<int64_t>(row) * width);
   }
+  return batch;
+}
+
+TrainBatch TokenShards::packed_batch(const std::vector<ConversationRow>& rows, int64_t max_length,
+                                     int64_t width) const {
+  auto batch = empty_batch(static_cast<int64_t>(rows.size()), width);
+  batch.document_ids = at::zeros_like(batch.input_ids);
+  for (size_t row = 0; row < rows.size(); ++row) {
+    const auto first = static_cast<int64_t>(row) * width;
+    auto* document = batch.document_ids.mutable_data_ptr<int64_t>() + first;
+    int64_t used = 0;
+    for (const int64_t index : rows[row]) {
+      const auto one = conversation(index);
+      const auto length = std::min(static_cast<int64_t>(one.input_ids.size()), max_length);
+      if (used + length > width) {
+        throw Error(
+            ErrorCode::kInternal,
+            fmt::format("packed_batch: conversation {} does not fit into a row of {} tokens", index,
+                        width));
+      }
+      write_tokens(batch, one, length, first + used);
+      used += length;
+      std::for_each(document + used, document + width, [](int64_t& id) { ++id; });
+    }
+  }
+  batch.documents = ops::documents_of(batch.document_ids);
   return batch;
 }
 

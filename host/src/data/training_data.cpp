@@ -48,8 +48,8 @@ TrainingData::TrainingData(const std::filesystem::path& folder, const CausalLM& 
       layers_(ascending(model.hidden_states_needed().layer_outputs)),
       device_(model.device()) {}
 
-TrainingInput TrainingData::batch(const std::vector<int64_t>& conversations, int64_t max_length,
-                                  int64_t width) const {
+TrainingInput TrainingData::padded_batch(const std::vector<int64_t>& conversations,
+                                         int64_t max_length, int64_t width) const {
   if (!device_.is_cpu()) width = few_widths(conversations, max_length, width);
   const auto batch = tokens_.batch(conversations, max_length, width);
   TrainingInput input{forward_input(batch, device_), count_tokens(batch)};
@@ -57,6 +57,18 @@ TrainingInput TrainingData::batch(const std::vector<int64_t>& conversations, int
     input.forward.base_outputs = hidden_states_->batch(conversations, max_length, layers_, width);
   }
   return input;
+}
+
+TrainingInput TrainingData::batch(const std::vector<ConversationRow>& rows, int64_t max_length,
+                                  int64_t width) const {
+  const bool is_packed = std::ranges::any_of(rows, [](const auto& row) { return row.size() > 1; });
+  if (!is_packed) {
+    std::vector<int64_t> conversations;
+    for (const auto& row : rows) conversations.push_back(row.front());
+    return padded_batch(conversations, max_length, width);
+  }
+  const auto batch = tokens_.packed_batch(rows, max_length, max_length);
+  return {forward_input(batch, device_), count_tokens(batch)};
 }
 
 // A multiple of kWidthStep. Kernels for a GPU are planned, and its memory is divided, by width.

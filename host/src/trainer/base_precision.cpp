@@ -42,7 +42,7 @@ std::vector<at::Tensor> last_hidden(CausalLM& model, const TrainingData& data,
                                     const std::vector<int64_t>& conversations, int64_t max_length) {
   std::vector<at::Tensor> all;
   for (const auto i : conversations) {
-    const auto batch = data.batch({i}, max_length).forward.batch;
+    const auto batch = data.batch({{i}}, max_length).forward.batch;
     const auto base = model.run_base({.input_ids = batch.input_ids, .request = {}});
     all.push_back(base.last_hidden.squeeze(0));
   }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "data/batch_order.h"
 #include "outrider/host/training_data.h"
 #include "outrider/model/causal_lm.h"
 
@@ -13,8 +14,8 @@ class BatchSource {
  public:
   virtual ~BatchSource() = default;
 
-  /// This process's part of a batch of these conversations.
-  virtual TrainingInput part(const std::vector<int64_t>& conversations) = 0;
+  /// This process's part of a batch.
+  virtual TrainingInput part(const Batch& batch) = 0;
   /// Makes what was computed of that part what it is of the whole batch.
   virtual void complete(ForwardOutput& output, TokenCounts& counts) const = 0;
 };
@@ -25,9 +26,7 @@ class WholeBatches : public BatchSource {
   WholeBatches(const TrainingData& data, int64_t max_length)
       : data_(data), max_length_(max_length) {}
 
-  TrainingInput part(const std::vector<int64_t>& conversations) override {
-    return data_.batch(conversations, max_length_);
-  }
+  TrainingInput part(const Batch& batch) override { return data_.batch(batch, max_length_); }
   void complete(ForwardOutput&, TokenCounts&) const override {}
 
  private:

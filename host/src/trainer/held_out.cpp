@@ -15,17 +15,16 @@ namespace outrider {
 namespace {
 
 /// Longest first, so that little is padded and memory runs out at once or never.
-std::vector<std::vector<int64_t>> batches_by_length(const Selection& selection,
-                                                    int64_t batch_size) {
+std::vector<Batch> batches_by_length(const Selection& selection, int64_t batch_size) {
   std::vector<int64_t> order(selection.conversations.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
     return selection.lengths[a] > selection.lengths[b];
   });
-  std::vector<std::vector<int64_t>> batches;
+  std::vector<Batch> batches;
   for (size_t i = 0; i < order.size(); ++i) {
     if (i % batch_size == 0) batches.emplace_back();
-    batches.back().push_back(selection.conversations[order[i]]);
+    batches.back().push_back({selection.conversations[order[i]]});
   }
   return batches;
 }
@@ -60,14 +59,14 @@ Evaluation evaluate(CausalLM& model, const TrainingData& data, BatchSource& batc
   DraftMeter meter(mode_names(model));
   const auto total = static_cast<int64_t>(selection.conversations.size());
   int64_t done = 0, tokens = 0, trained_tokens = 0;
-  for (const auto& conversations : batches_by_length(selection, batch_size)) {
-    auto [input, counts] = batches.part(conversations);
+  for (const auto& batch : batches_by_length(selection, batch_size)) {
+    auto [input, counts] = batches.part(batch);
     input.batch.measure_acceptance = true;
     auto output = model.forward(input);
     batches.complete(output, counts);
     meter.add(output.draft_losses);
     trained_tokens += counts.trained;
-    done += static_cast<int64_t>(conversations.size());
+    done += static_cast<int64_t>(batch.size());
     tokens += counts.tokens;
     if (on_batch) on_batch(done, total, tokens);
   }

@@ -29,6 +29,15 @@ std::vector<at::Tensor*> shares_in(ForwardOutput& output) {
 
 }  // namespace
 
+// Of every part of a batch, so that each process makes the same steps.
+int64_t SharedBatches::width_of(const Batch& batch) const {
+  int64_t width = 0;
+  for (const auto& row : batch) {
+    width = std::max(width, row.size() > 1 ? max_length_ : data_.tokens().width(row, max_length_));
+  }
+  return width;
+}
+
 SharedBatches::SharedBatches(ProcessGroup& processes, const TrainingData& data,
                              const CausalLM& model, int64_t max_length,
                              std::shared_ptr<SequenceShare> sequences)
@@ -38,19 +47,18 @@ SharedBatches::SharedBatches(ProcessGroup& processes, const TrainingData& data,
       max_length_(max_length),
       sequences_(std::move(sequences)) {}
 
-std::vector<int64_t> SharedBatches::own(const std::vector<int64_t>& conversations) const {
+Batch SharedBatches::own(const Batch& batch) const {
   const int64_t together = sequences_ ? sequences_->count() : 1;
   const int64_t index = processes_.rank() / together, parts = processes_.size() / together;
-  const auto count = static_cast<int64_t>(conversations.size());
-  return {conversations.begin() + count * index / parts,
-          conversations.begin() + count * (index + 1) / parts};
+  const auto count = static_cast<int64_t>(batch.size());
+  return {batch.begin() + count * index / parts, batch.begin() + count * (index + 1) / parts};
 }
 
-TrainingInput SharedBatches::part(const std::vector<int64_t>& conversations) {
-  auto part = own(conversations);
+TrainingInput SharedBatches::part(const Batch& whole) {
+  auto part = own(whole);
   const bool is_empty = part.empty();
-  if (is_empty) part.push_back(conversations.front());
-  auto input = data_.batch(part, max_length_, data_.tokens().width(conversations, max_length_));
+  if (is_empty) part.push_back(whole.front());
+  auto input = data_.batch(part, max_length_, width_of(whole));
   auto& batch = input.forward.batch;
   if (is_empty) batch.loss_mask.zero_();
   const bool counts_here = !sequences_ || sequences_->index() == 0;

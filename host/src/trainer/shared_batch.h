@@ -12,7 +12,7 @@
 namespace outrider {
 
 /// This process's part of the batches that several processes share. All parts of a batch are
-/// equally wide, so that each process makes the same steps; one that gets no conversation has a row
+/// equally wide, so that each process makes the same steps; one that gets no row has one
 /// without a target.
 class SharedBatches : public BatchSource {
  public:
@@ -21,14 +21,15 @@ class SharedBatches : public BatchSource {
   SharedBatches(ProcessGroup& processes, const TrainingData& data, const CausalLM& model,
                 int64_t max_length, std::shared_ptr<SequenceShare> sequences);
 
-  TrainingInput part(const std::vector<int64_t>& conversations) override;
+  TrainingInput part(const Batch& batch) override;
 
   /// Losses, metrics and counts. Throws kUnsupported where a draft's loss is no share of the
   /// batch's.
   void complete(ForwardOutput& output, TokenCounts& counts) const override;
 
  private:
-  std::vector<int64_t> own(const std::vector<int64_t>& conversations) const;
+  Batch own(const Batch& batch) const;
+  int64_t width_of(const Batch& batch) const;
 
   ProcessGroup& processes_;
   const TrainingData& data_;

@@ -35,6 +35,10 @@ StructSchema<S> make_schema() {
       .field("sequence_parallel", &S::sequence_parallel, "Processes that share each sequence",
              {.minimum = 1})
       .field("max_length", &S::max_length, "Tokens at which conversations are cut", {.minimum = 2})
+      .field(
+          "packing", &S::packing,
+          "Put several conversations into each row of --max-length tokens, which do not see each "
+          "other; --per-device-train-batch-size then counts rows")
       .field("learning_rate", &S::learning_rate, "Peak learning rate of AdamW", {.minimum = 0})
       .field("lr_scheduler_type", &S::lr_scheduler_type, "linear, cosine or constant",
              {.choices = lr_scheduler_types()})
@@ -134,6 +138,8 @@ void check_together(const TrainOptions& o, Problems& problems) {
                     "base_precision fp8 needs save draft: the base is kept in eight bits alone");
   problems.add_when(o.base_precision == "fp8" && o.shard_base,
                     "base_precision fp8 and shard_base do not go together");
+  problems.add_when(o.packing && o.sequence_parallel > 1,
+                    "packing and sequence_parallel do not go together");
   problems.add_when(o.eval_steps > 0 && o.eval_data.empty(), "eval_steps needs eval_data");
   check_sequence_parallel(o, problems);
 }
@@ -162,6 +168,7 @@ Json reproducible_options(const TrainOptions& options) {
     values.erase(key);
   }
   if (options.base_precision == "full") values.erase("base_precision");
+  if (!options.packing) values.erase("packing");
   values["seed"] = options.seed;
   return values;
 }

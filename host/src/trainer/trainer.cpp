@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iostream>
+#include <numeric>
 #include <utility>
 
 #include "outrider/error.h"
@@ -74,10 +75,17 @@ bool is_number(const Json& json, const char* key) {
   return json.is_object() && json.contains(key) && json[key].is_number();
 }
 
-std::vector<int64_t> flattened(const std::vector<std::vector<int64_t>>& batches) {
+std::vector<int64_t> conversations_in(const std::vector<Batch>& batches) {
   std::vector<int64_t> all;
-  for (const auto& batch : batches) all.insert(all.end(), batch.begin(), batch.end());
+  for (const auto& batch : batches) {
+    for (const auto& row : batch) all.insert(all.end(), row.begin(), row.end());
+  }
   return all;
+}
+
+PackedRows rows_of(const Selection& selection, const TrainOptions& options) {
+  if (!options.packing) return unpacked(selection.conversations, selection.lengths);
+  return packed(selection.conversations, selection.lengths, options.max_length);
 }
 
 }  // namespace
@@ -92,8 +100,8 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
       data_(options.data, model, part_of(options)),
       eval_data_(open_if_given(options.eval_data, model, part_of(options))),
       selection_(select_conversations(data_.tokens(), model, options.max_length)),
-      order_(selection_.conversations, selection_.lengths,
-             options.per_device_train_batch_size * batch_parts(options), options.seed),
+      rows_(rows_of(selection_, options)),
+      order_(rows_, options.per_device_train_batch_size * batch_parts(options), options.seed),
       cursor_(order_, {}),
       schedule_{options.lr_scheduler_type, options.warmup_steps,
                 planned_steps(options, order_.batches_per_epoch()), options.warmup_ratio,
@@ -117,6 +125,10 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
       meet_sequence_share(options, model, data_, eval_data_ ? &*eval_data_ : nullptr);
   batches_ = batches_of(data_, model, options, sequences);
   if (eval_data_) eval_batches_ = batches_of(*eval_data_, model, options, sequences);
+  if (options.packing && data_.has_hidden_states()) {
+    throw Error(ErrorCode::kUnsupported, "--packing and stored hidden states do not go together",
+                "train without --packing, or on token shards without hidden states");
+  }
   if (options.base_precision == "fp8") {
     teacher_cost_ =
         lower_base_precision(model, eval_data_ ? *eval_data_ : data_, options.max_length);
@@ -219,6 +231,7 @@ void Trainer::begin_writing() {
 }
 
 void Trainer::note_what_is_special() {
+  if (options_.packing) say(packing_note());
   if (teacher_cost_) say(teacher_cost_->note());
   if (data_.has_hidden_states())
     say("note: the data holds the base's hidden states: it is not run");
@@ -227,6 +240,15 @@ void Trainer::note_what_is_special() {
     say(fmt::format("note: {} of {} conversations have no training target in their first {} tokens",
                     selection_.skipped, data_.tokens().size(), options_.max_length));
   }
+}
+
+std::string Trainer::packing_note() const {
+  const auto conversations = selection_.conversations.size(), rows = rows_.rows.size();
+  const auto tokens = std::reduce(rows_.lengths.begin(), rows_.lengths.end(), int64_t{0});
+  return fmt::format("packing: {} conversations in {} rows of {} tokens, {:.1f} % filled",
+                     conversations, rows, options_.max_length,
+                     100.0 * static_cast<double>(tokens) /
+                         static_cast<double>(static_cast<int64_t>(rows) * options_.max_length));
 }
 
 /// The last results of a run that goes on, as if they had just been measured.
@@ -341,7 +363,7 @@ void Trainer::take_step() {
   if (options_.processes) options_.processes->sum_in_place({result.loss});
   gradient_norm_ = result.gradient_norm;
   ++step_;
-  watch_.remember({step_, flattened(batches), std::move(result.loss), gradient_norm_});
+  watch_.remember({step_, conversations_in(batches), std::move(result.loss), gradient_norm_});
 }
 
 void Trainer::after_step(bool is_last) {

@@ -56,6 +56,7 @@ class Trainer {
   void load_checkpoint(const std::filesystem::path& checkpoint);
   void take_up_history();
   void note_what_is_special();
+  std::string packing_note() const;
   void note_length_beyond_the_base();
   void train_to_the_end();
   bool is_finished(double seconds) const;
@@ -87,6 +88,7 @@ class Trainer {
   TrainingData data_;
   std::optional<TrainingData> eval_data_;
   Selection selection_;
+  PackedRows rows_;
   BatchOrder order_;
   BatchCursor cursor_;
   LrSchedule schedule_;

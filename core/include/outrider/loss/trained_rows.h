@@ -24,6 +24,10 @@ struct OUTRIDER_API TrainedRows {
 /// wait for the device.
 OUTRIDER_API TrainedRows trained_rows(const at::Tensor& weights, int64_t length);
 
+/// Whether the token `ahead` positions after each row is of the row's document, [B,S-ahead]
+/// float32; 1 where rows hold one document each.
+OUTRIDER_API at::Tensor within_documents(const TrainBatch& batch, int64_t ahead);
+
 /// Which rows may be paired with a target that is trained on.
 enum class RowRule {
   kConnected,  // everything from the row to its target is one document's tokens
@@ -32,7 +36,8 @@ enum class RowRule {
 };
 
 /// Rows of the base's state, each with the token `ahead` positions later. Row t is trained where
-/// that token is a target by the rule of the loss mask (see token_targets), and `rule` allows it.
+/// that token is a target by the rule of the loss mask (see token_targets), of the row's document,
+/// and `rule` allows it.
 struct ShiftedTargets {
   TrainedRows rows;
   at::Tensor labels;  // [N] int64; any token where the weight is 0

@@ -9,6 +9,7 @@
 
 #include "outrider/api.h"
 #include "outrider/model/sequence_part.h"
+#include "outrider/ops/documents.h"
 #include "outrider/ops/linear_input.h"
 
 namespace outrider {
@@ -21,13 +22,15 @@ using TensorRecorder = std::function<void(const std::string&, const at::Tensor&)
 struct TrainBatch {
   at::Tensor input_ids;       // int64
   at::Tensor attention_mask;  // 1 = a token, 0 = padding; undefined: all ones
-  at::Tensor position_ids;    // undefined: 0 … S-1
+  at::Tensor position_ids;    // undefined: 0 … S-1 of each document
   at::Tensor loss_mask;       // 1 = this token is a training target
   at::Tensor labels;          // labels[t] is the token after position t, or -100
-  at::Tensor document_ids;    // for packed sequences
+  at::Tensor document_ids;    // of rows that hold several: a document is a run of one id
   /// [B,S] bool, false = padding that must not be attended to; undefined where right padding makes
   /// it unnecessary under causal attention.
   at::Tensor key_mask;
+  /// The same, as attention takes it; prepared_batch() makes it of the ids where it is not given.
+  std::optional<ops::Documents> documents;
   /// Tensors that single algorithms read, by name, such as eagle's "mix.rand.step_0".
   std::map<std::string, at::Tensor> extras;
   /// Measure acceptance against the base's whole vocabulary, also where a draft knows a part of it.

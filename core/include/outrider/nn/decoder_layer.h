@@ -10,6 +10,7 @@
 #include "outrider/nn/attention.h"
 #include "outrider/nn/mlp.h"
 #include "outrider/nn/rms_norm.h"
+#include "outrider/ops/documents.h"
 
 namespace outrider::nn {
 
@@ -32,8 +33,10 @@ class OUTRIDER_API DecoderLayer : public torch::nn::Module {
 
   /// x [B,S,h]; causal, and keys where key_mask [B,S] is false are never attended to. With a
   /// `share`, S are this process's own rows, and attention is over those of all; without a mask.
+  /// With `documents` it is within each.
   at::Tensor forward(const at::Tensor& x, const CosSin& rotary, const at::Tensor& key_mask,
-                     const std::shared_ptr<SequenceShare>& share = {}) const;
+                     const std::shared_ptr<SequenceShare>& share = {},
+                     const std::optional<ops::Documents>& documents = {}) const;
 
   std::shared_ptr<RmsNorm> input_layernorm, post_attention_layernorm;
   std::shared_ptr<AttentionProjections> self_attn;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "outrider/api.h"
+#include "outrider/ops/documents.h"
 
 namespace outrider::ops {
 
@@ -22,18 +23,21 @@ struct DiagonalKeys {
 ///
 /// query [B,H,S,D]; prefix_key, prefix_value [B,Hkv,S,D], H a multiple of Hkv. Scale 1/√D.
 /// key_mask [B,S] bool or undefined: prefix keys that may be attended to. diagonal_masks: one [B,S]
-/// bool tensor per diagonal, or empty. A query without any key gives zeros.
+/// bool tensor per diagonal, or empty. A query without any key gives zeros. With `documents` a
+/// query sees the prefix keys of its own alone.
 /// A lag is made by slicing: with queries q[j:] and prefix keys k[:S-j], query i sees keys ≤ i-j.
 OUTRIDER_API at::Tensor prefix_diagonal_attention(
     const at::Tensor& query, const at::Tensor& prefix_key, const at::Tensor& prefix_value,
     const std::vector<DiagonalKeys>& diagonals = {}, const at::Tensor& key_mask = {},
-    const std::vector<at::Tensor>& diagonal_masks = {});
+    const std::vector<at::Tensor>& diagonal_masks = {},
+    const std::optional<Documents>& documents = {});
 
 /// The prefix alone: query i attends to the keys j ≤ i that key_mask allows and, with a `window` ≥
-/// 1, only to those with i - j < window (arXiv 2310.06825, as transformers counts). Shapes, scale
-/// and queries without keys as above.
+/// 1, only to those with i - j < window (arXiv 2310.06825, as transformers counts). Shapes, scale,
+/// documents and queries without keys as above.
 OUTRIDER_API at::Tensor causal_attention(const at::Tensor& query, const at::Tensor& key,
                                          const at::Tensor& value, const at::Tensor& key_mask = {},
-                                         std::optional<int64_t> window = {});
+                                         std::optional<int64_t> window = {},
+                                         const std::optional<Documents>& documents = {});
 
 }  // namespace outrider::ops

@@ -13,6 +13,9 @@
 
 namespace outrider {
 
+/// Conversations that share a row of a batch, in their order.
+using ConversationRow = std::vector<int64_t>;
+
 /// Tokenised conversations as `outrider data prepare` writes them: a folder with `shards.json` and
 /// `shard-NNNNN.safetensors`, each with input_ids [tokens] int32, loss_mask [tokens] uint8 and
 /// offsets [conversations + 1] int64. docs/data.md describes the format.
@@ -47,6 +50,11 @@ class OUTRIDER_API TokenShards {
   /// Right-padded batch of conversations, cut at `max_length` tokens; at least `width` wide.
   TrainBatch batch(const std::vector<int64_t>& conversations, int64_t max_length,
                    int64_t width = 0) const;
+
+  /// The same of rows that hold one conversation or more, each cut at `max_length` tokens: a
+  /// document each, the padding another. Rows are `width` wide, which all must fit into.
+  TrainBatch packed_batch(const std::vector<ConversationRow>& rows, int64_t max_length,
+                          int64_t width) const;
 
   /// How often each token id is a training target [vocab_size].
   std::vector<int64_t> target_counts() const;

@@ -35,6 +35,7 @@ struct TrainingSettings {
   int64_t warmup_steps = 0;
   double weight_decay = 0.0, adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8,
          max_grad_norm = 1.0;
+  bool packing = false;
   int64_t logging_steps = 10, save_steps = 0;
   double save_minutes = 10;
   int64_t save_total_limit = 2;

@@ -33,8 +33,9 @@ class OUTRIDER_API TrainingData {
 
   const TokenShards& tokens() const { return tokens_; }
   bool has_hidden_states() const { return hidden_states_.has_value(); }
-  /// Padded to at least `width` tokens.
-  TrainingInput batch(const std::vector<int64_t>& conversations, int64_t max_length,
+  /// Padded to at least `width` tokens. Rows of more than one conversation need `max_length`
+  /// tokens, and data without hidden states.
+  TrainingInput batch(const std::vector<ConversationRow>& rows, int64_t max_length,
                       int64_t width = 0) const;
 
   /// kNonFinite about the first of these conversations for which the base, or what is stored of it,
@@ -43,6 +44,8 @@ class OUTRIDER_API TrainingData {
                                   int64_t max_length) const;
 
  private:
+  TrainingInput padded_batch(const std::vector<int64_t>& conversations, int64_t max_length,
+                             int64_t width) const;
   int64_t few_widths(const std::vector<int64_t>& conversations, int64_t max_length,
                      int64_t width) const;
 

@@ -96,7 +96,9 @@ StepContext DraftDecoder::lagged_context(const Pass& pass, int64_t step) const {
                       {},
                       {},
                       pass.batch.part,
+                      {},
                       pass.batch.recompute};
+  if (const auto& documents = pass.batch.documents) context.documents = documents->first(size);
   const auto& key_mask = pass.batch.key_mask;
   if (!key_mask.defined() || (step > 0 && !masks_padding_keys_)) return context;
   // A key belongs to the token after its position, whose embedding it was made of.
@@ -114,6 +116,7 @@ StepContext DraftDecoder::whole_context(const Pass& pass) const {
           pass.rotary,
           key_mask.defined() ? shifted_left(key_mask) : at::Tensor(),
           {},
+          std::nullopt,
           std::nullopt,
           pass.batch.recompute};
 }

@@ -109,6 +109,17 @@ void EagleDraft::record(const TensorRecorder& recorder, const BaseOutputs& base,
   }
 }
 
+// What is mixed, and what wraps, goes from one end of a row to the other.
+void EagleDraft::check_documents(const TrainBatch& batch) const {
+  const bool crosses = settings_.mixes_hidden_states || settings_.numerics.wraps_last_position;
+  if (!batch.documents || !crosses) return;
+  throw Error(
+      ErrorCode::kUnsupported,
+      "eagle: rows of several documents cannot train with eagle_mix_hidden_states, or under "
+      "the reference's numerics of 0.47",
+      "give one document in a row (train without --packing)");
+}
+
 // All zeros means that nobody chose a vocabulary: training would then silently use the first ids.
 void EagleDraft::check_draft_vocabulary() {
   if (!has_reduced_vocabulary() || draft_vocabulary_checked_) return;
@@ -152,7 +163,7 @@ void EagleDraft::add_head(DraftLoss& result, const BaseOutputs& base, const Trai
                           const std::vector<at::Tensor>& steps, int64_t head) const {
   const auto count = static_cast<int64_t>(steps.size());
   const auto rows = trained_rows(batch, settings_.numerics, head);
-  const auto weights = step_weights(rows, count, batch.own_rows());
+  const auto weights = step_weights(batch, rows, count);
   const auto totals = batch.total_count(weights.sum(1));
   const auto decay =
       at::pow(settings_.loss_decay_factor, at::arange(head, head + count, weights.options()));
@@ -172,6 +183,7 @@ DraftLoss EagleDraft::loss(const BaseOutputs& base, const TrainBatch& batch) {
   if (length < 2) {
     throw Error(ErrorCode::kInvalidData, "eagle: sequences must have at least two tokens");
   }
+  check_documents(batch);
   check_draft_vocabulary();
   const int64_t wanted = is_training() ? settings_.ttt_steps : 1;
   const auto steps = decoder_->run(base, batch, wanted);

@@ -37,6 +37,7 @@ class EagleDraft : public Draft {
   }
   at::Tensor target_ids() const;
   void check_draft_vocabulary();
+  void check_documents(const TrainBatch& batch) const;
   int64_t head_count() const;
   at::Tensor head_weight(const BaseOutputs& base, int64_t head) const;
   at::Tensor head_rows(const at::Tensor& hidden, int64_t head) const;

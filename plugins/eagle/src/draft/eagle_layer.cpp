@@ -75,7 +75,7 @@ at::Tensor EagleLayer::attend(const nn::QueryKeyValue& qkv, const StepContext& c
   const auto& prefix = cache.steps.front();
   return ops::prefix_diagonal_attention(qkv.query, prefix.key.slice(2, 0, size),
                                         prefix.value.slice(2, 0, size), diagonals, context.key_mask,
-                                        context.diagonal_masks);
+                                        context.diagonal_masks, context.documents);
 }
 
 // Rows beyond one's own are another process's: zeros here, and nothing that counts reads them.

@@ -28,6 +28,7 @@ struct StepContext {
   at::Tensor key_mask;                     // [B,n] bool or undefined
   std::vector<at::Tensor> diagonal_masks;  // per earlier step and this one, [B,n] or undefined
   std::optional<SequencePart> part;        // of sequences that are shared: then without masks
+  std::optional<ops::Documents> documents;
   ops::Recompute recompute = ops::Recompute::kNothing;
 };
 

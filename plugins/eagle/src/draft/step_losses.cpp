@@ -23,9 +23,11 @@ at::Tensor token_mask(const TrainBatch& batch, const Numerics& numerics) {
 // of q+1. Only the rows 0 … S-2-i have a target.
 at::Tensor row_weights(const TrainBatch& batch, const Numerics& numerics, int64_t head) {
   const auto mask = token_mask(batch, numerics);
-  if (numerics.mask_gates_successor) return mask.slice(1, 1, mask.size(1) - head);
+  if (numerics.mask_gates_successor) {
+    return mask.slice(1, 1, mask.size(1) - head) * loss::within_documents(batch, 1 + head);
+  }
   const auto last = at::zeros({mask.size(0), 1}, mask.options());
-  return at::cat({mask.slice(1, 2 + head), last}, 1);
+  return at::cat({mask.slice(1, 2 + head) * loss::within_documents(batch, 2 + head), last}, 1);
 }
 
 }  // namespace
@@ -40,10 +42,13 @@ at::Tensor predicted_tokens(const TrainBatch& batch, const TrainedRows& rows, in
   return ids.flatten().index_select(0, rows.sequence * ids.size(1) + position);
 }
 
-at::Tensor step_weights(const TrainedRows& rows, int64_t steps, int64_t own) {
+at::Tensor step_weights(const TrainBatch& batch, const TrainedRows& rows, int64_t steps) {
   const auto step = at::arange(steps, rows.position.options()).unsqueeze(1);
   const auto start = rows.position.unsqueeze(0) - step;
-  return rows.weight.unsqueeze(0) * start.ge(0) * start.lt(own);
+  const auto first = batch.documents
+                         ? batch.documents->starts.flatten().index_select(0, rows.index())
+                         : at::zeros({}, rows.position.options());
+  return rows.weight.unsqueeze(0) * start.ge(first) * start.lt(batch.own_rows());
 }
 
 at::Tensor gather_rows(const std::vector<at::Tensor>& steps, const TrainedRows& rows) {

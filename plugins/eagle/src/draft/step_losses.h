@@ -21,9 +21,9 @@ TrainedRows trained_rows(const TrainBatch& batch, const Numerics& numerics, int6
 /// The tokens that the rows predict, [N] int64; any token where the weight is 0.
 at::Tensor predicted_tokens(const TrainBatch& batch, const TrainedRows& rows, int64_t head);
 
-/// Per step and row [T,N]: the row's weight, 0 for rows before the step's first position, and for
-/// those whose chain of steps began after the `own` positions that count here.
-at::Tensor step_weights(const TrainedRows& rows, int64_t steps, int64_t own);
+/// Per step and row [T,N]: the row's weight, 0 for rows whose chain of steps would have begun
+/// before their document, or began after the positions that count here.
+at::Tensor step_weights(const TrainBatch& batch, const TrainedRows& rows, int64_t steps);
 
 /// The rows of each step's output [B,S-1-k,h], stacked [T,N,h]; rows that a step has not are its
 /// first.
