@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "gradcheck.h"
@@ -234,6 +235,72 @@ TEST_CASE("lags made by slicing equal the dense mask of training-time test") {
                                        values[0].slice(2, 0, kLength - step), diagonals);
     CHECK_CLOSE(sliced, dense, 1e-12);
   }
+}
+
+// Documents of these lengths in each of two rows, and where their pieces lie.
+ops::Documents documents_in_rows(const std::vector<std::vector<int64_t>>& rows) {
+  std::vector<int64_t> ids;
+  for (const auto& lengths : rows) {
+    for (size_t n = 0; n < lengths.size(); ++n) {
+      ids.insert(ids.end(), static_cast<size_t>(lengths[n]), static_cast<int64_t>(n % 2));
+    }
+  }
+  return ops::documents_of(
+      at::tensor(ids, at::kLong).view({static_cast<int64_t>(rows.size()), -1}));
+}
+
+TEST_CASE("documents are found by their ids, and cut by a length") {
+  const auto documents = documents_in_rows({{3, 1, 2}, {6}});
+  CHECK(at::equal(documents.starts,
+                  at::tensor({0, 0, 0, 3, 4, 4, 0, 0, 0, 0, 0, 0}, at::kLong).view({2, 6})));
+  CHECK(at::equal(documents.offsets, at::tensor({0, 3, 4, 6, 12}, at::kInt)));
+  CHECK(documents.longest == 6);
+  const auto cut = documents.first(4);
+  CHECK(at::equal(cut.starts, documents.starts.slice(1, 0, 4)));
+  CHECK(at::equal(cut.offsets, at::tensor({0, 3, 4, 4, 8}, at::kInt)));
+  CHECK(cut.longest == 4);
+}
+
+TEST_CASE("attention within documents is that of each alone, gradients too") {
+  const std::vector<std::vector<int64_t>> rows = {{3, 1, 5}, {7, 2}};
+  const auto documents = documents_in_rows(rows);
+  for (const bool masked : {false, true}) {
+    for (const auto window : {std::optional<int64_t>(), std::optional<int64_t>(2)}) {
+      const auto inputs = inputs_of({4, 2, 9, 8, 0, masked});
+      const auto attend_rows = [&](const auto& x) {
+        return ops::causal_attention(x[0], x[1], x[2], inputs.key_mask, window, documents);
+      };
+      const auto together = attend_rows(inputs.tensors);
+      for (size_t row = 0; row < rows.size(); ++row) {
+        int64_t begin = 0;
+        for (const int64_t length : rows[row]) {
+          const auto piece = [&](const at::Tensor& x, int64_t dim) {
+            return x.narrow(0, static_cast<int64_t>(row), 1).narrow(dim, begin, length);
+          };
+          const auto& x = inputs.tensors;
+          const auto mask = masked ? piece(inputs.key_mask, 1) : at::Tensor();
+          const auto alone =
+              ops::causal_attention(piece(x[0], 2), piece(x[1], 2), piece(x[2], 2), mask, window);
+          CHECK_CLOSE(piece(together, 2), alone, 1e-12);
+          begin += length;
+        }
+      }
+      check_gradients(attend_rows, inputs.tensors);
+    }
+  }
+}
+
+TEST_CASE("diagonals join attention within documents") {
+  const auto documents = documents_in_rows({{3, 1, 5}, {7, 2}});
+  const auto inputs = inputs_of({4, 2, 9, 8, 2, false});
+  const auto with_ids = [&](const auto& x, const at::Tensor& key_mask) {
+    return ops::prefix_diagonal_attention(x[0], x[1], x[2], diagonals_of(x), key_mask, {},
+                                          documents);
+  };
+  check_gradients([&](const auto& x) { return with_ids(x, {}); }, inputs.tensors);
+  // A mask without holes takes the composed way.
+  const auto all = at::ones({kBatch, 9}, at::kBool);
+  CHECK_CLOSE(with_ids(inputs.tensors, {}), with_ids(inputs.tensors, all), 1e-12);
 }
 
 TEST_CASE("attention refuses heads that do not divide and keys of another length") {

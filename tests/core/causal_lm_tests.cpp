@@ -423,15 +423,21 @@ TEST_CASE("a base that computes in float32 with bfloat16 parameters is the widen
   }
 }
 
-TEST_CASE("a row with more than one document is refused, padding aside") {
+TEST_CASE("documents of one row have the states and the loss that they have alone") {
   const auto model = tiny_llama();
-  ForwardInput input;
-  input.batch.input_ids = ids();
-  input.batch.document_ids = at::tensor({0, 0, 0, 0, 0, 4, 4, 4, 5, 5}, at::kLong).view({2, 5});
-  CHECK_CONTAINS(failure(ErrorCode::kUnsupported, [&] { model->forward(input); }),
-                 "document_ids: row 1 holds more than one document");
-  input.batch.attention_mask = at::tensor({1, 1, 1, 1, 1, 1, 1, 1, 0, 0}, at::kLong).view({2, 5});
-  model->forward(input);
+  const auto states = [&](const at::Tensor& row, const at::Tensor& documents) {
+    ForwardInput input;
+    input.batch.input_ids = row;
+    input.batch.document_ids = documents;
+    input.want_logits = true;
+    return model->forward(input).logits;
+  };
+  const auto first = ids().slice(0, 0, 1), second = ids().slice(0, 1, 2).slice(1, 0, 3);
+  const auto apart = at::cat({states(first, {}), states(second, {})}, 1);
+  const auto row = at::cat({first, second}, 1);
+  const auto documents = at::tensor({7, 7, 7, 7, 7, 3, 3, 3}, at::kLong).view({1, 8});
+  CHECK_CLOSE(states(row, documents), apart, 1e-6);
+  CHECK(largest_difference(states(row, {}), apart) > 1e-3);
 }
 
 TEST_CASE("a base as others see it: parameters by their Hugging Face names") {

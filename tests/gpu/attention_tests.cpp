@@ -53,13 +53,15 @@ AttentionInputs random_inputs(const Case& c, at::ScalarType type) {
 }
 
 // The output and the gradients of all inputs.
-std::vector<at::Tensor> run(const AttentionInputs& in) {
+std::vector<at::Tensor> run(const AttentionInputs& in,
+                            const std::optional<ops::Documents>& documents = {}) {
   std::vector<ops::DiagonalKeys> diagonals;
   for (size_t i = 3; i < in.tensors.size(); i += 2) {
     diagonals.push_back({in.tensors[i], in.tensors[i + 1]});
   }
-  const auto output = ops::prefix_diagonal_attention(in.tensors[0], in.tensors[1], in.tensors[2],
-                                                     diagonals, in.key_mask, in.diagonal_masks);
+  const auto output =
+      ops::prefix_diagonal_attention(in.tensors[0], in.tensors[1], in.tensors[2], diagonals,
+                                     in.key_mask, in.diagonal_masks, documents);
   auto results = torch::autograd::grad({output}, in.tensors, {in.grad});
   results.insert(results.begin(), output.detach());
   return results;
@@ -83,7 +85,7 @@ void check_heads(int64_t heads, int64_t kv_heads) {
   for (const auto type : {at::kFloat, at::kBFloat16}) {
     for (const int64_t head_dim : {64, 80, 128}) {
       for (const int64_t length : {1, 33, 200}) {
-        for (const int diagonals : {0, 1, 3}) {
+        for (const int diagonals : {0, 1, 3, 17}) {
           for (const bool masked : {false, true}) {
             check_case({heads, kv_heads, length, head_dim, diagonals, masked}, type);
           }
@@ -111,6 +113,27 @@ TEST_CASE("attention of long rows, which other kernels compute, agrees as well")
     for (const int64_t length : {256, 257, 600}) {
       for (const int diagonals : {0, 2}) {
         check_case({6, 2, length, head_dim, diagonals, /*masked=*/false}, at::kBFloat16);
+      }
+    }
+  }
+}
+
+TEST_CASE("attention within documents on the device agrees with float64 on the cpu") {
+  at::manual_seed(9);
+  const auto ids = at::cat({at::arange(300).floor_divide(70), at::arange(300).floor_divide(299)})
+                       .view({2, 300})
+                       .to(at::kLong);
+  for (const auto type : {at::kFloat, at::kBFloat16, at::kHalf}) {
+    for (const int64_t head_dim : {64, 80, 128, 256}) {
+      for (const int diagonals : {0, 1, 6, 20}) {
+        const auto inputs = random_inputs({6, 2, 300, head_dim, diagonals, false}, type);
+        const auto actual = run(inputs.to(at::kCUDA, type), ops::documents_of(ids.cuda()));
+        const auto expected = run(inputs.to(at::kCPU, at::kDouble), ops::documents_of(ids));
+        for (size_t i = 0; i < actual.size(); ++i) {
+          CAPTURE(fmt::format("{}, D {}, {} diagonals: result {}", c10::toString(type), head_dim,
+                              diagonals, i));
+          CHECK(difference(actual[i], expected[i], 1) < (type == at::kFloat ? 2e-4 : 3e-2));
+        }
       }
     }
   }

@@ -1,6 +1,8 @@
 """How fast `outrider train` is on one GPU, by workload.
 
-    workloads.py WORK SHAPE:STEPS:LENGTH:ROWS[:fp8] …      SHAPE 1b or 8b, STEPS of training-time test
+    workloads.py WORK SHAPE:STEPS:LENGTH:ROWS[:OPTION[=VALUE]]… …   SHAPE 1b or 8b, STEPS of training-time test
+
+OPTION is one of `outrider train`, such as recompute=products or packing; fp8 is short for base-precision=fp8.
 
 One line of JSON each: tokens/s, memory by the driver, and the share of the limit, which is the time that the
 arithmetic takes at the rate of this GPU's 8192³ product in bfloat16, measured just before.
@@ -43,6 +45,11 @@ def operations(shape, steps, length, rows):
     return base + draft
 
 
+def option(word):
+    name, *value = {"fp8": "base-precision=fp8"}.get(word, word).split("=")
+    return ["--" + name, *value]
+
+
 def main():
     if len(sys.argv) < 3:
         sys.exit(__doc__)
@@ -50,13 +57,13 @@ def main():
     work.mkdir(parents=True, exist_ok=True)
     print(torch.cuda.get_device_name(), flush=True)
     for case in sys.argv[2:]:
-        shape, steps, length, rows, *precision = case.split(":")
+        shape, steps, length, rows, *words = case.split(":")
         steps, length, rows = int(steps), int(length), int(rows)
         rate = product_rate()
         torch.cuda.empty_cache()
         make_rows(work, length)
-        options = ("--base-precision", precision[0]) if precision else ()
-        found = timed(work, make_shape(work, shape, steps), case.replace(":", "-"), 1, rows, length, *options)
+        options = [part for word in words for part in option(word)]
+        found = timed(work, make_shape(work, shape, steps), case.replace(":", "-").replace("=", "-"), 1, rows, length, *options)
         limit = operations(shape, steps, length, rows) / rate
         share = limit * found["tokens_per_second"] / (length * rows)
         print(json.dumps({"case": case, "TFLOP/s of the product": round(rate / 1e12), "of the limit": round(share, 3)}),

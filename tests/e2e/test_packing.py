@@ -1,0 +1,60 @@
+"""outrider train --packing: several conversations in a row learn what they learn in rows of their own."""
+
+import json
+import shutil
+
+import pytest
+from conftest import REFERENCE
+from runs import metrics, write_shards
+
+LENGTHS = (24, 17, 20, 24, 9, 30, 2, 5)
+ONE_STEP = ("--max-steps", 1, "--max-length", 64)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_shards(tmp_path_factory.mktemp("data") / "shards", lengths=LENGTHS)
+
+
+def first_step(outrider, model, data, run, *options):
+    said = outrider("train", model, "--data", data, "--out", run, *ONE_STEP, *options).stderr
+    return next(line for line in metrics(run) if "loss" in line), said
+
+
+@pytest.mark.parametrize("mode", [("eagle", "--preset", "eagle3"), ("eagle", "--preset", "eagle_mtp"), ("medusa",)])
+def test_a_packed_batch_has_the_loss_and_gradient_of_an_unpacked_one(outrider, convert, data, tmp_path, mode):
+    model = convert(REFERENCE / "base_llama/base", "--mode", *mode)
+    apart, _ = first_step(outrider, model, data, tmp_path / "apart", "--per-device-train-batch-size", len(LENGTHS))
+    packed, said = first_step(outrider, model, data, tmp_path / "packed", "--packing",
+                              "--per-device-train-batch-size", 3)
+    # The conversation of two tokens has no row that predicts another.
+    assert "conversations in 3 rows of 64 tokens" in said
+    for key in ("loss", "grad_norm", "trained_tokens"):
+        assert packed[key] == pytest.approx(apart[key], rel=1e-5), key
+    assert packed["drafts"] == pytest.approx(apart["drafts"], rel=1e-5) or [
+        [pytest.approx(step, rel=1e-5) for step in draft["steps"]] for draft in apart["drafts"]] == [
+        draft["steps"] for draft in packed["drafts"]]
+
+
+def test_a_packed_run_that_was_stopped_has_the_bits_of_one_that_was_not(outrider, convert, data, tmp_path):
+    model = convert(REFERENCE / "base_llama/base", "--mode", "eagle", "--preset", "eagle3")
+    run = tmp_path / "run"
+    options = ("train", model, "--data", data, "--out", run, "--max-steps", 6, "--logging-steps", 1, "--save-steps", 3,
+               "--max-length", 32, "--per-device-train-batch-size", 2, "--packing")
+    outrider(*options)
+    before = [line["loss"] for line in metrics(run)]
+    shutil.rmtree(run / "final")
+    shutil.rmtree(run / "checkpoint-6", ignore_errors=True)
+    outrider(*options, "--resume")
+    assert [line["loss"] for line in metrics(run)] == before
+    assert json.loads((run / "run.json").read_text())["options"]["packing"] is True
+    shutil.rmtree(run / "final")
+    assert "packing" in outrider(*options[:-1], "--resume", status=2).stderr
+
+
+def test_what_does_not_go_with_packing_is_refused(outrider, convert, data, tmp_path):
+    model = convert(REFERENCE / "base_llama/base", "--mode", "eagle", "--preset", "eagle3", "--set",
+                    "eagle_mix_hidden_states=true")
+    said = outrider("train", model, "--data", data, "--out", tmp_path / "run", *ONE_STEP, "--packing", status=4).stderr
+    assert "several documents" in said
+    assert "train without --packing" in said
