@@ -50,9 +50,10 @@ add_libraries() {
     install -D -m 644 "$build/lib/lib$library.so" "$bundle/lib/lib$library.so"
     set_runpath "$bundle/lib/lib$library.so" .
   done
-  # Only a build with CUDA has it.
-  library=$build/lib/liboutrider_nccl.so
-  if [[ -f $library ]]; then install -m 644 -t "$bundle/lib" "$library"; fi
+  # Only a build with CUDA has them.
+  for library in "$build"/lib/liboutrider_{nccl,cuda_graph}.so; do
+    if [[ -f $library ]]; then install -m 644 -t "$bundle/lib" "$library"; fi
+  done
 }
 
 # The lock file holds the plugins' hashes: they are copied as they are.

@@ -23,17 +23,24 @@ AdamW::AdamW(const std::vector<Parameter>& parameters, const AdamWOptions& optio
   }
 }
 
-void AdamW::collect_gradient(size_t index) {
+at::Tensor AdamW::take_gradient(size_t index) {
   const at::NoGradGuard no_grad;
-  auto& slot = slots_[index];
-  auto& gradient = slot.parameter.mutable_grad();
-  if (!gradient.defined()) return;
-  if (slot.gradient.defined()) {
-    slot.gradient.add_(gradient);
-  } else {
-    slot.gradient = gradient.to(at::kFloat).contiguous();
-  }
+  auto& gradient = slots_[index].parameter.mutable_grad();
+  if (!gradient.defined()) return {};
+  const auto taken = gradient.to(at::kFloat).contiguous();
   gradient.reset();
+  return taken;
+}
+
+void AdamW::add_gradient(size_t index, const at::Tensor& gradient) {
+  const at::NoGradGuard no_grad;
+  auto& sum = slots_[index].gradient;
+  if (!gradient.defined()) return;
+  if (sum.defined()) {
+    sum.add_(gradient);
+  } else {
+    sum = gradient;
+  }
 }
 
 std::vector<at::Tensor> AdamW::gather(at::Tensor Slot::*member, bool decays) const {

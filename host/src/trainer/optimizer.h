@@ -33,7 +33,11 @@ class OUTRIDER_API AdamW {
 
   /// Takes the gradient of parameter `index`, if it has one, adding to what earlier calls since the
   /// last step took. Call when a backward pass has completed it.
-  void collect_gradient(size_t index);
+  void collect_gradient(size_t index) { add_gradient(index, take_gradient(index)); }
+  /// The two halves of that: a parameter's gradient in float32, which it then has no more,
+  /// undefined where there is none; and adding one, which may become the optimizer's.
+  at::Tensor take_gradient(size_t index);
+  void add_gradient(size_t index, const at::Tensor& gradient);
   /// All of them: after a backward pass.
   void collect_gradients();
 

@@ -71,6 +71,11 @@ ops::Recompute recompute_of(const TrainOptions& options, at::Device device) {
   return is_wanted ? ops::Recompute::kElementwise : ops::Recompute::kNothing;
 }
 
+// Of a batch; larger ones keep a GPU busy by themselves.
+constexpr int64_t kMostTokensForGraphs = 8192;
+
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
 bool is_number(const Json& json, const char* key) {
   return json.is_object() && json.contains(key) && json[key].is_number();
 }
@@ -139,6 +144,7 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
 Json Trainer::run() {
   interrupt_.emplace();
   const DraftTrainingScope training_mode(model_);
+  const auto stream = stream_for_graphs();
   start();
   if (finished_before_) return *std::move(finished_before_);
   try {
@@ -348,13 +354,34 @@ bool Trainer::is_finished(double seconds) const {
   return out_of_time || (schedule_.total_steps > 0 && step_ >= schedule_.total_steps);
 }
 
+/// Graphs of one process's passes; several meet in theirs.
+std::unique_ptr<SideStream> Trainer::stream_for_graphs() {
+  const auto& asked = options_.cuda_graphs;
+  if (asked == "off" || !model_.device().is_cuda() || options_.processes) return nullptr;
+  RecordedPasses::Options options;
+  if (asked == "auto") {
+    options.most_tokens = kMostTokensForGraphs;
+    options.on_failure = [this](const std::string& reason) {
+      say("note: steps are not recorded as CUDA graphs: " + printable(first_line(reason), 300));
+    };
+  }
+  recorded_.emplace(training_, std::move(options));
+  return std::make_unique<SideStream>(model_.device());
+}
+
+ForwardOutput Trainer::learn(ForwardInput input, double share, size_t batches_left) {
+  const bool is_last = batches_left == 1;
+  if (!recorded_) return training_.learn(std::move(input), share, is_last);
+  return recorded_->learn(std::move(input), share, is_last, /*is_only=*/share == 1.0);
+}
+
 void Trainer::take_step() {
   trace_.before_step();
   const auto batches = cursor_.next(options_.gradient_accumulation_steps);
   const double share = 1.0 / static_cast<double>(batches.size());
   for (size_t i = 0; i < batches.size(); ++i) {
     auto [input, counts] = batches_->part(batches[i]);
-    auto output = training_.learn(std::move(input), share, /*is_last=*/i + 1 == batches.size());
+    auto output = learn(std::move(input), share, batches.size() - i);
     batches_->complete(output, counts);
     interval_.add(output, counts);
   }

@@ -22,6 +22,7 @@
 #include "trainer/interrupt.h"
 #include "trainer/interval_metrics.h"
 #include "trainer/progress.h"
+#include "trainer/recorded_passes.h"
 #include "trainer/run_writer.h"
 #include "trainer/schedule.h"
 #include "trainer/step_trace.h"
@@ -60,6 +61,8 @@ class Trainer {
   void note_length_beyond_the_base();
   void train_to_the_end();
   bool is_finished(double seconds) const;
+  std::unique_ptr<SideStream> stream_for_graphs();
+  ForwardOutput learn(ForwardInput input, double share, size_t batches_left);
   void take_step();
   bool anywhere(bool is_so) const;
   void after_step(bool is_last);
@@ -85,6 +88,7 @@ class Trainer {
   MetricsCallback on_metrics_;
   std::optional<BucketedSum> gradient_sum_;  // where several processes train together
   TrainingStep training_;
+  std::optional<RecordedPasses> recorded_;
   TrainingData data_;
   std::optional<TrainingData> eval_data_;
   Selection selection_;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <memory>
 #include <set>
+#include <tuple>
 #include <utility>
 
 #include "data/batches.h"
@@ -73,19 +74,57 @@ TrainingStep::~TrainingStep() {
 
 // As the backward pass goes on: so no two sets of gradients exist, and each can travel at once.
 void TrainingStep::collect(size_t index) {
+  if (taken_) {
+    auto& place = (*taken_)[index];
+    auto gradient = optimizer_.take_gradient(index);
+    place = place.defined() ? place.copy_(gradient) : gradient;
+    return;
+  }
   optimizer_.collect_gradient(index);
   if (is_last_ && reduction_.ready) reduction_.ready(index, optimizer_.gradient(index));
 }
 
 ForwardOutput TrainingStep::learn(ForwardInput input, double share, bool is_last) {
+  is_last_ = is_last;
+  auto [output, loss] = forward_and_backward(std::move(input), share);
+  loss_ = loss_.defined() ? loss_ + loss : loss;
+  return output;
+}
+
+std::pair<ForwardOutput, at::Tensor> TrainingStep::forward_and_backward(ForwardInput input,
+                                                                        double share) {
   input.want_lm_loss = trains_base_;
   input.batch.recompute = recompute_;
-  is_last_ = is_last;
   auto output = model_.forward(input);
   const auto loss = output.loss * share;
   loss.backward();
-  loss_ = loss_.defined() ? loss_ + loss.detach() : loss.detach();
-  return output;
+  return {std::move(output), loss.detach()};
+}
+
+TrainingStep::Pass TrainingStep::pass(ForwardInput input, double share,
+                                      const std::vector<at::Tensor>& places) {
+  Pass pass{{}, {}, places};
+  pass.gradients.resize(parameters_.size());
+  taken_ = &pass.gradients;
+  std::tie(pass.output, pass.loss) = forward_and_backward(std::move(input), share);
+  taken_ = nullptr;
+  return pass;
+}
+
+void TrainingStep::add(const Pass& pass, bool keeps) {
+  loss_ = loss_.defined() ? loss_ + pass.loss : pass.loss.clone();
+  for (size_t i = 0; i < pass.gradients.size(); ++i) {
+    const auto& gradient = pass.gradients[i];
+    const bool copies = keeps && gradient.defined() && !optimizer_.gradient(i).defined();
+    optimizer_.add_gradient(i, copies ? gradient.clone() : gradient);
+  }
+}
+
+void TrainingStep::forget() {
+  taken_ = nullptr;
+  for (const auto& parameter : parameters_) {
+    at::Tensor(parameter.tensor).mutable_grad().reset();
+  }
 }
 
 TrainingStep::Result TrainingStep::update(double learning_rate) {

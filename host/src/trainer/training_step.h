@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include "outrider/api.h"
@@ -39,6 +40,21 @@ class OUTRIDER_API TrainingStep {
   /// sum to 1). Gradients of the step's last batch are reduced as they are computed.
   ForwardOutput learn(ForwardInput input, double share, bool is_last = false);
 
+  /// What forward and backward over one batch make.
+  struct Pass {
+    ForwardOutput output;
+    at::Tensor loss;                    // times its share
+    std::vector<at::Tensor> gradients;  // float32, by parameter, undefined where there is none
+  };
+  /// The work of learn() on a batch, whose results the step does not have yet: gradients are left
+  /// in `places`, by parameter, where there are any. Waits for nothing where drafts do not.
+  Pass pass(ForwardInput input, double share, const std::vector<at::Tensor>& places = {});
+  /// Gives the step what such a pass made, last of its batches; with `keeps` the pass's gradients
+  /// stay as they are, else the step may change them.
+  void add(const Pass& pass, bool keeps);
+  /// Drops what an interrupted pass has left.
+  void forget();
+
   struct Result {
     at::Tensor loss, gradient_norm;  // 0-dim, on the model's device; the norm before clipping
   };
@@ -53,6 +69,7 @@ class OUTRIDER_API TrainingStep {
 
  private:
   void collect(size_t index);
+  std::pair<ForwardOutput, at::Tensor> forward_and_backward(ForwardInput input, double share);
 
   CausalLM& model_;
   std::vector<AdamW::Parameter> parameters_;
@@ -60,8 +77,9 @@ class OUTRIDER_API TrainingStep {
   AdamW optimizer_;
   GradientReduction reduction_;
   ops::Recompute recompute_;
-  bool is_last_ = false;  // of the step's batches
-  at::Tensor loss_;       // of the step so far
+  bool is_last_ = false;                      // of the step's batches
+  std::vector<at::Tensor>* taken_ = nullptr;  // where gradients go instead of to the optimizer
+  at::Tensor loss_;                           // of the step so far
 };
 
 }  // namespace outrider

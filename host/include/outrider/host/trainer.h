@@ -39,7 +39,7 @@ struct TrainingSettings {
   int64_t logging_steps = 10, save_steps = 0;
   double save_minutes = 10;
   int64_t save_total_limit = 2;
-  std::string save = "full", base_precision = "full", recompute = "auto";
+  std::string save = "full", base_precision = "full", recompute = "auto", cuda_graphs = "auto";
   double wait_for_room = 60;
   int64_t eval_steps = 0;
 };
