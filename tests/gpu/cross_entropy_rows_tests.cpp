@@ -52,13 +52,16 @@ struct Rows {
   at::Tensor student, teacher, weights;
   at::Tensor cpu_student, cpu_teacher;
 
-  Rows(const Shape& shape, at::ScalarType type, int64_t student_offset, int64_t teacher_offset) {
-    const auto s = random_logits(shape, type), t = random_logits(shape, type);
+  /// Of `steps` students for each teacher's row.
+  Rows(const Shape& shape, at::ScalarType type, int64_t student_offset, int64_t teacher_offset,
+       int64_t steps = 1) {
+    const auto s = random_logits({steps * shape.rows, shape.vocab}, type);
+    const auto t = random_logits(shape, type);
     student = device_logits(s, student_offset);
     teacher = device_logits(t, teacher_offset);
     cpu_student = s.to(at::kDouble);
     cpu_teacher = t.to(at::kDouble);
-    weights = at::rand({shape.rows}) + 0.5;
+    weights = at::rand({steps * shape.rows}) + 0.5;
   }
 
   at::Tensor device_weights() const {
@@ -109,7 +112,7 @@ void check_labels(const Rows& rows, bool write_gradient) {
   const auto type = rows.student.scalar_type();
   const auto student = rows.student, cpu_student = rows.cpu_student.clone();
   const auto before = student.clone();
-  auto labels = at::randint(0, rows.student.size(1), {rows.student.size(0)}, at::kLong);
+  auto labels = at::randint(0, rows.student.size(1), {rows.teacher.size(0)}, at::kLong);
   labels[0] = rows.cpu_student[0].argmax();  // one that is predicted
   if (labels.size(0) > 2) {
     labels[1] = -100;
@@ -141,6 +144,16 @@ TEST_CASE("row kernels on the device agree with the cpu backend in float64") {
     for (const auto& shape : shapes()) {
       CAPTURE(fmt::format("{} [{},{}]", c10::toString(type), shape.rows, shape.vocab));
       check_everything(Rows(shape, type, 0, 0));
+    }
+  }
+}
+
+TEST_CASE("row kernels hold the students of several steps against one target") {
+  at::manual_seed(7);
+  for (const auto type : kTypes) {
+    for (const auto& shape : std::vector<Shape>{{5, 1}, {5, 33}, {3, 32000}, {1, 151936}}) {
+      CAPTURE(fmt::format("{} [{},{}]", c10::toString(type), shape.rows, shape.vocab));
+      check_everything(Rows(shape, type, 0, 0, /*steps=*/3));
     }
   }
 }

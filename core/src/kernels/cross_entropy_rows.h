@@ -17,9 +17,10 @@ struct RowResults {
 
 RowStatistics row_statistics(const at::Tensor& logits);
 
-/// Soft targets. student, teacher: contiguous logits [R,V] of the same dtype and device;
-/// teacher_rows: row_statistics(teacher); overlap_log_sum_exp [R]: normaliser of p in the overlap
-/// (the teacher's own, or that of a larger vocabulary); weights [R] accumulation type.
+/// Soft targets for students of T steps. student [T·R,V], teacher [R,V]: contiguous logits of the
+/// same dtype and device, row t·R + n of the one against row n of the other; teacher_rows:
+/// row_statistics(teacher); overlap_log_sum_exp [R]: normaliser of p in the overlap (the teacher's
+/// own, or that of a larger vocabulary); weights [T·R] accumulation type. Results are [T·R].
 ///   loss = Σ p (lse_q - student), correct = argmax equal, overlap = Σ min(p', q)
 /// With `write_gradient`, student becomes weights · (q - p) in its own dtype.
 RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& teacher,
@@ -27,7 +28,7 @@ RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& 
                                    const at::Tensor& overlap_log_sum_exp, const at::Tensor& weights,
                                    bool write_gradient);
 
-/// Labels [R] int64. A label outside [0,V) gives loss 0 and a zero gradient.
+/// The same for labels [R] int64. A label outside [0,V) gives loss 0 and a zero gradient.
 ///   loss = lse_q - student[label], correct = argmax equal, overlap = q[label]
 RowResults label_cross_entropy_rows(const at::Tensor& student, const at::Tensor& labels,
                                     const at::Tensor& weights, bool write_gradient);

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "outrider/api.h"
+#include "outrider/ops/student_rows.h"
 
 namespace outrider::ops {
 
@@ -31,14 +32,17 @@ struct TeacherTargets {
   at::Tensor full_log_sum_exp = {};
 };
 
-/// Cross-entropy of T sets of student rows against one set of targets, with the head fused in:
-/// logits exist for one chunk of rows at a time, gradients with respect to the rows and the head
-/// are computed in the same pass, and arithmetic after the matrix product is in float32 at least.
+/// Cross-entropy of T sets of student rows against one set of targets, with the head (and the norm
+/// before it) fused in: logits exist for one chunk of rows at a time, gradients with respect to the
+/// rows, the norm and the head are computed in the same pass, and arithmetic after the matrix
+/// product is in float32 at least. The gradients are what is kept for backward(), which hands them
+/// over as they are where the total is the end of the graph; they have none themselves: a second
+/// derivative is refused (kUnsupported).
 ///
-/// students [T,N,h]; head_weight [V,h]; row_weights [T,N]; head_bias [V], added to the logits, or
-/// undefined. Rows of weight 0 cost no accuracy but do cost time: leave them out where that needs
-/// no synchronisation.
-OUTRIDER_API StreamingLoss streaming_cross_entropy(const at::Tensor& students,
+/// students: a tensor [T,N,h], or rows of the steps' own outputs; head_weight [V,h]; row_weights
+/// [T,N]; head_bias [V], added to the logits, or undefined. Rows of weight 0 cost no accuracy but
+/// do cost time: leave them out where that needs no synchronisation.
+OUTRIDER_API StreamingLoss streaming_cross_entropy(const StudentRows& students,
                                                    const at::Tensor& head_weight,
                                                    const TeacherTargets& teacher,
                                                    const at::Tensor& row_weights,
@@ -46,7 +50,7 @@ OUTRIDER_API StreamingLoss streaming_cross_entropy(const at::Tensor& students,
 
 /// The same against labels [N] int64 (hard targets). A label outside the vocabulary is an error of
 /// the caller where its weight is not 0.
-OUTRIDER_API StreamingLoss streaming_cross_entropy(const at::Tensor& students,
+OUTRIDER_API StreamingLoss streaming_cross_entropy(const StudentRows& students,
                                                    const at::Tensor& head_weight,
                                                    const at::Tensor& labels,
                                                    const at::Tensor& row_weights,

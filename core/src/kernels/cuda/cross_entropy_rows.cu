@@ -115,10 +115,22 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>)
   }
 }
 
+// Which students are held against which targets. The blocks of one target follow each other, so
+// that its row is read from the cache.
+struct Pairs {
+  int64_t rows, steps, targets;
+
+  explicit Pairs(const RowsShape& shape)
+      : rows(shape.rows), steps(shape.steps), targets(shape.rows / shape.steps) {}
+  __device__ int64_t target(int64_t i) const { return i / steps; }
+  __device__ int64_t student(int64_t i) const { return i % steps * targets + i / steps; }
+};
+
 template <class T>
 struct SoftRows {
   using A = Accumulate<T>;
-  int64_t rows, vocab;
+  Pairs pairs;
+  int64_t vocab;
   T* student;
   const T* teacher;
   const A* teacher_log_sum_exp;
@@ -171,22 +183,23 @@ template <class T, bool kWriteGradient>
 __global__ void __launch_bounds__(kThreads, kBlocks<T>) soft_rows_kernel(SoftRows<T> in) {
   using A = Accumulate<T>;
   __shared__ ReduceScratch<RowState<A>> scratch;
-  for (int64_t row = blockIdx.x; row < in.rows; row += gridDim.x) {
+  for (int64_t i = blockIdx.x; i < in.pairs.rows; i += gridDim.x) {
+    const int64_t row = in.pairs.student(i), target = in.pairs.target(i);
     T* student = in.student + row * in.vocab;
     const auto state = row_state(student, in.vocab, scratch.as());
-    const A teacher_lse = in.teacher_log_sum_exp[row];
+    const A teacher_lse = in.teacher_log_sum_exp[target];
     const SoftRow<A> values = {state.log_sum_exp(), teacher_lse,
-                               exponential(teacher_lse - in.overlap_log_sum_exp[row]),
+                               exponential(teacher_lse - in.overlap_log_sum_exp[target]),
                                in.weights[row]};
     auto sums =
-        soft_pass<T, kWriteGradient>(student, in.teacher + row * in.vocab, in.vocab, values);
+        soft_pass<T, kWriteGradient>(student, in.teacher + target * in.vocab, in.vocab, values);
     sums = block_reduce(sums, scratch.template as<SoftSums<A>>(),
                         [](const SoftSums<A>& a, const SoftSums<A>& b) {
                           return SoftSums<A>{a.loss + b.loss, a.overlap + b.overlap};
                         });
     if (threadIdx.x == 0) {
       in.results.loss[row] = sums.loss;
-      in.results.correct[row] = state.index() == in.teacher_argmax[row] ? A(1) : A(0);
+      in.results.correct[row] = state.index() == in.teacher_argmax[target] ? A(1) : A(0);
       in.results.overlap[row] = sums.overlap;
     }
   }
@@ -195,7 +208,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) soft_rows_kernel(SoftRow
 template <class T>
 struct LabelRows {
   using A = Accumulate<T>;
-  int64_t rows, vocab;
+  Pairs pairs;
+  int64_t vocab;
   T* student;
   const int64_t* labels;
   const A* weights;
@@ -223,9 +237,10 @@ template <class T, bool kWriteGradient>
 __global__ void __launch_bounds__(kThreads, kBlocks<T>) label_rows_kernel(LabelRows<T> in) {
   using A = Accumulate<T>;
   __shared__ ReduceScratch<RowState<A>> scratch;
-  for (int64_t row = blockIdx.x; row < in.rows; row += gridDim.x) {
+  for (int64_t i = blockIdx.x; i < in.pairs.rows; i += gridDim.x) {
+    const int64_t row = in.pairs.student(i);
     T* student = in.student + row * in.vocab;
-    const int64_t label = in.labels[row];
+    const int64_t label = in.labels[in.pairs.target(i)];
     const bool counts = label >= 0 && label < in.vocab;
     // Read before row_state's barrier, after which the gradient may overwrite it.
     const A target = counts ? static_cast<A>(student[label]) : A(0);
@@ -263,7 +278,7 @@ int launch_soft_rows(const RowsShape& shape, const SoftRowsPointers& p, bool wri
                      cudaStream_t stream) {
   return with_type(shape.type, [&]<class T>(T) {
     using A = Accumulate<T>;
-    const SoftRows<T> in = {shape.rows,
+    const SoftRows<T> in = {Pairs(shape),
                             shape.vocab,
                             static_cast<T*>(p.student),
                             static_cast<const T*>(p.teacher),
@@ -281,7 +296,7 @@ int launch_label_rows(const RowsShape& shape, const LabelRowsPointers& p, bool w
                       cudaStream_t stream) {
   return with_type(shape.type, [&]<class T>(T) {
     using A = Accumulate<T>;
-    const LabelRows<T> in = {shape.rows,
+    const LabelRows<T> in = {Pairs(shape),
                              shape.vocab,
                              static_cast<T*>(p.student),
                              p.labels,

@@ -9,15 +9,15 @@ struct CUstream_st;
 
 // The kernels behind kernels/cross_entropy_rows.h, on raw device pointers. Logits are contiguous
 // [rows, vocab] of `type`; void* results are [rows] in the accumulation type (float, double for
-// kDouble). Everything runs on `stream`; the result is the launch's
-// cudaError_t. Rows that contain NaN
-// give NaN losses. Sums run in a fixed order: equal input gives equal bits.
+// kDouble). Everything runs on `stream`; the result is the launch's cudaError_t. Rows that contain
+// NaN give NaN losses. Sums run in a fixed order: equal input gives equal bits.
 
 namespace outrider::kernels::cuda {
 
 struct RowsShape {
   DataType type;
   int64_t rows, vocab;  // vocab ≤ 2^31
+  int64_t steps = 1;    // T students for each target: row t · rows/T + n is held against target n
 };
 
 struct RowResultPointers {

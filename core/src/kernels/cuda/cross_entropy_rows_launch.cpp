@@ -9,8 +9,9 @@
 namespace outrider::kernels::cuda {
 namespace {
 
-RowsShape shape_of(const Launch& launch, const at::Tensor& logits) {
-  return {launch.type(), logits.size(0), logits.size(1)};
+RowsShape shape_of(const Launch& launch, const at::Tensor& logits, int64_t targets) {
+  const int64_t rows = logits.size(0);
+  return {launch.type(), rows, logits.size(1), rows == 0 ? 1 : rows / targets};
 }
 
 at::Tensor new_row_values(const at::Tensor& logits) {
@@ -36,9 +37,9 @@ RowStatistics row_statistics(const at::Tensor& logits) {
   const Launch launch("row_statistics", logits);
   RowStatistics rows = {new_row_values(logits),
                         at::empty({logits.size(0)}, logits.options().dtype(at::kLong))};
-  launch.check(launch_row_statistics(shape_of(launch, logits), logits.const_data_ptr(),
-                                     rows.log_sum_exp.data_ptr(), rows.argmax.data_ptr<int64_t>(),
-                                     launch.stream()));
+  launch.check(launch_row_statistics(shape_of(launch, logits, logits.size(0)),
+                                     logits.const_data_ptr(), rows.log_sum_exp.data_ptr(),
+                                     rows.argmax.data_ptr<int64_t>(), launch.stream()));
   return rows;
 }
 
@@ -57,8 +58,8 @@ RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& 
       .overlap_log_sum_exp = overlap_log_sum_exp.const_data_ptr(),
       .weights = weights.const_data_ptr(),
       .results = pointers_of(results)};
-  launch.check(
-      launch_soft_rows(shape_of(launch, student), pointers, write_gradient, launch.stream()));
+  launch.check(launch_soft_rows(shape_of(launch, student, teacher.size(0)), pointers,
+                                write_gradient, launch.stream()));
   return results;
 }
 
@@ -71,8 +72,8 @@ RowResults label_cross_entropy_rows(const at::Tensor& student, const at::Tensor&
                                       .labels = labels.const_data_ptr<int64_t>(),
                                       .weights = weights.const_data_ptr(),
                                       .results = pointers_of(results)};
-  launch.check(
-      launch_label_rows(shape_of(launch, student), pointers, write_gradient, launch.stream()));
+  launch.check(launch_label_rows(shape_of(launch, student, labels.size(0)), pointers,
+                                 write_gradient, launch.stream()));
   return results;
 }
 
