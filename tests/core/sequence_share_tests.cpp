@@ -1,3 +1,5 @@
+#include <torch/csrc/autograd/autograd.h>
+
 #include <memory>
 #include <optional>
 #include <string>

@@ -31,7 +31,8 @@ constexpr int64_t kFewestRowsCpu = 16, kFewestRowsCuda = 4096;
 /// Either a teacher or labels.
 struct Targets {
   const TeacherTargets* teacher = nullptr;
-  at::Tensor labels;
+  Divergence divergence = Divergence::kCrossEntropy;  // from the teacher
+  at::Tensor labels{};
 };
 
 /// The matrix that makes logits of rows.
@@ -57,35 +58,25 @@ int64_t rows_per_chunk(int64_t rows, int64_t steps, int64_t vocabulary, const at
   return std::max<int64_t>(1, (rows + chunks - 1) / chunks);
 }
 
-/// The chunk's targets, computed once for all steps.
-struct ChunkTargets {
-  at::Tensor teacher_logits, overlap_log_sum_exp, labels;
-  kernels::RowStatistics teacher_rows;
-};
-
-ChunkTargets chunk_targets(const Targets& targets, int64_t begin, int64_t end) {
-  ChunkTargets chunk;
-  if (!targets.teacher) {
-    chunk.labels = targets.labels.slice(0, begin, end).contiguous();
-    return chunk;
-  }
-  chunk.teacher_logits =
-      targets.teacher->logits(targets.teacher->rows.slice(0, begin, end)).contiguous();
-  chunk.teacher_rows = kernels::row_statistics(chunk.teacher_logits);
-  chunk.overlap_log_sum_exp =
-      targets.teacher->full_log_sum_exp.defined()
-          ? targets.teacher->full_log_sum_exp.slice(0, begin, end).contiguous()
-          : chunk.teacher_rows.log_sum_exp;
-  return chunk;
+kernels::TeacherRows teacher_rows(const TeacherTargets& teacher, int64_t begin, int64_t end) {
+  const auto logits = teacher.logits(teacher.rows.slice(0, begin, end)).contiguous();
+  const auto statistics = kernels::row_statistics(logits);
+  return {logits, statistics,
+          teacher.full_log_sum_exp.defined()
+              ? teacher.full_log_sum_exp.slice(0, begin, end).contiguous()
+              : statistics.log_sum_exp};
 }
 
-kernels::RowResults loss_rows(const at::Tensor& logits, const ChunkTargets& targets,
-                              const at::Tensor& weights, bool write_gradient) {
-  if (targets.labels.defined()) {
-    return kernels::label_cross_entropy_rows(logits, targets.labels, weights, write_gradient);
+// Of the targets begin … end-1 and all steps' logits [T·n,V] for them, which become the gradient
+// where that is asked for.
+kernels::RowResults loss_rows(const at::Tensor& logits, const Targets& targets, int64_t begin,
+                              int64_t end, const at::Tensor& weights, bool write_gradient) {
+  if (!targets.teacher) {
+    return kernels::label_cross_entropy_rows(
+        logits, targets.labels.slice(0, begin, end).contiguous(), weights, write_gradient);
   }
-  return kernels::soft_cross_entropy_rows(logits, targets.teacher_logits, targets.teacher_rows,
-                                          targets.overlap_log_sum_exp, weights, write_gradient);
+  return kernels::divergence_rows(logits, teacher_rows(*targets.teacher, begin, end), weights,
+                                  targets.divergence, write_gradient);
 }
 
 void copy_results(const kernels::RowResults& from, const RowMetrics& to, int64_t begin,
@@ -136,8 +127,8 @@ RowMetrics stream(StudentChunks& students, const Head& head, const Targets& targ
     const auto chunk = students.gather(begin, end);
     const auto logits = logits_of(chunk.head_inputs, head);
     const auto weights = row_weights.slice(1, begin, end).reshape({-1});
-    copy_results(loss_rows(logits, chunk_targets(targets, begin, end), weights, write_gradient),
-                 metrics, begin, end);
+    copy_results(loss_rows(logits, targets, begin, end, weights, write_gradient), metrics, begin,
+                 end);
     const auto& d_logits = logits;  // which the kernels wrote over them
     if (students.wants_gradient()) students.write_gradient(chunk, at::mm(d_logits, head.weight));
     add_gradient(gradients, d_logits, chunk.head_inputs);
@@ -242,15 +233,15 @@ StreamingLoss run(const StudentRows& students, const Head& head, const Targets& 
 
 StreamingLoss streaming_cross_entropy(const StudentRows& students, const at::Tensor& head_weight,
                                       const TeacherTargets& teacher, const at::Tensor& row_weights,
-                                      const at::Tensor& head_bias) {
-  return run(students, {head_weight, head_bias}, {.teacher = &teacher, .labels = {}}, row_weights);
+                                      const at::Tensor& head_bias, Divergence divergence) {
+  return run(students, {head_weight, head_bias}, {.teacher = &teacher, .divergence = divergence},
+             row_weights);
 }
 
 StreamingLoss streaming_cross_entropy(const StudentRows& students, const at::Tensor& head_weight,
                                       const at::Tensor& labels, const at::Tensor& row_weights,
                                       const at::Tensor& head_bias) {
-  return run(students, {head_weight, head_bias}, {.teacher = nullptr, .labels = labels},
-             row_weights);
+  return run(students, {head_weight, head_bias}, {.labels = labels}, row_weights);
 }
 
 LogitStatistics streaming_logit_statistics(const at::Tensor& rows, const at::Tensor& weight) {

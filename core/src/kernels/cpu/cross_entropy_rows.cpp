@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 
 #include <cmath>
+#include <limits>
 
 #include "kernels/cpu/row_kernels.h"
 #include "outrider/error.h"
@@ -103,20 +104,56 @@ RowResults flat(const RowResults& by_step) {
   return {by_step.loss.flatten(), by_step.correct.flatten(), by_step.overlap.flatten()};
 }
 
+// Per token, what it adds to the loss and the derivative with respect to its q, as the row kernels'
+// token().
+struct Tokens {
+  at::Tensor loss, slope;
+};
+
+Tokens tokens_of(Divergence divergence, const at::Tensor& log_p, const at::Tensor& log_q) {
+  const auto p = at::exp(log_p), q = at::exp(log_q);
+  if (divergence == Divergence::kReverseKl) return {q * (log_q - log_p), log_q - log_p};
+  if (divergence == Divergence::kJensenShannon) {
+    const auto log_m = at::logaddexp(log_p, log_q) - std::log(2.0);
+    const auto slope = 0.5 * (log_q - log_m);
+    return {0.5 * p * (log_p - log_m) + q * slope, slope};
+  }
+  const auto slope = -at::heaviside(p - q, at::full({}, 0.5, p.options()));
+  const bool is_rate = divergence == Divergence::kLogAcceptance;
+  return {is_rate ? at::minimum(p, q) : 0.5 * at::abs(p - q), slope};
+}
+
+struct LossAndGradient {
+  at::Tensor loss, gradient;  // [T,R]; [T,R,V] with respect to the logits
+};
+
+LossAndGradient loss_and_gradient(Divergence divergence, const at::Tensor& log_p,
+                                  const at::Tensor& log_q) {
+  const auto p = at::exp(log_p), q = at::exp(log_q);
+  if (divergence == Divergence::kCrossEntropy) return {-(p * log_q).sum(2), q - p};
+  const auto tokens = tokens_of(divergence, log_p, log_q);
+  const auto sum = tokens.loss.sum(2);
+  const auto gradient = q * (tokens.slope - (q * tokens.slope).sum(2, /*keepdim=*/true));
+  if (divergence != Divergence::kLogAcceptance) return {sum, gradient};
+  const auto rate = sum.clamp_min(std::numeric_limits<float>::min());
+  return {-at::log(rate), gradient / rate.unsqueeze(2)};
+}
+
 // The types without a kernel of their own: float16 through float32, float64 as it is.
-RowResults composed_soft(const at::Tensor& student, const at::Tensor& teacher,
-                         const RowStatistics& teacher_rows, const at::Tensor& overlap_lse,
-                         const at::Tensor& weights, bool write_gradient) {
-  const auto s = by_step(student, teacher.size(0));
-  const auto t = widened(teacher);
-  const auto lse = at::logsumexp(s, 2, true);
-  const auto p = at::exp(t - teacher_rows.log_sum_exp.unsqueeze(1));
-  const auto q = at::exp(s - lse);
+RowResults composed_divergence(const at::Tensor& student, const TeacherRows& teacher,
+                               const at::Tensor& weights, Divergence divergence,
+                               bool write_gradient) {
+  const auto s = by_step(student, teacher.logits.size(0));
+  const auto t = widened(teacher.logits);
+  const auto log_q = s - at::logsumexp(s, 2, true);
+  const auto log_p = t - teacher.statistics.log_sum_exp.unsqueeze(1);
+  const auto found = loss_and_gradient(divergence, log_p, log_q);
   RowResults results;
-  results.loss = (p * (lse - s)).sum(2);
-  results.correct = (s.argmax(2) == teacher_rows.argmax).to(s.scalar_type());
-  results.overlap = at::minimum(at::exp(t - overlap_lse.unsqueeze(1)), q).sum(2);
-  if (write_gradient) student.copy_((q - p).view(student.sizes()) * weights.unsqueeze(1));
+  results.loss = found.loss;
+  results.correct = (s.argmax(2) == teacher.statistics.argmax).to(s.scalar_type());
+  results.overlap =
+      at::minimum(at::exp(t - teacher.overlap_log_sum_exp.unsqueeze(1)), at::exp(log_q)).sum(2);
+  if (write_gradient) student.copy_(found.gradient.view(student.sizes()) * weights.unsqueeze(1));
   return flat(results);
 }
 
@@ -159,24 +196,21 @@ RowStatistics row_statistics(const at::Tensor& logits) {
   return rows;
 }
 
-RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& teacher,
-                                   const RowStatistics& teacher_rows,
-                                   const at::Tensor& overlap_log_sum_exp, const at::Tensor& weights,
-                                   bool write_gradient) {
+RowResults divergence_rows(const at::Tensor& student, const TeacherRows& teacher,
+                           const at::Tensor& weights, Divergence divergence, bool write_gradient) {
   if (!has_fast_kernel(student)) {
-    return composed_soft(student, teacher, teacher_rows, overlap_log_sum_exp, weights,
-                         write_gradient);
+    return composed_divergence(student, teacher, weights, divergence, write_gradient);
   }
   RowResults results{row_buffer(student), row_buffer(student), row_buffer(student)};
-  const auto* teacher_lse = teacher_rows.log_sum_exp.const_data_ptr<float>();
-  const auto* teacher_argmax = teacher_rows.argmax.const_data_ptr<int64_t>();
-  const auto* overlap_lse = overlap_log_sum_exp.const_data_ptr<float>();
+  const auto* teacher_lse = teacher.statistics.log_sum_exp.const_data_ptr<float>();
+  const auto* teacher_argmax = teacher.statistics.argmax.const_data_ptr<int64_t>();
+  const auto* overlap_lse = teacher.overlap_log_sum_exp.const_data_ptr<float>();
   const auto* weight = weights.const_data_ptr<float>();
-  for_rows(student, teacher.size(0), [&](int64_t r, int64_t n) {
+  for_rows(student, teacher.logits.size(0), [&](int64_t r, int64_t n) {
     const auto own = fast_statistics(student, r);
-    const auto row =
-        fast_soft(student, r, teacher, n,
-                  {own.log_sum_exp, teacher_lse[n], overlap_lse[n], weight[r], write_gradient});
+    const SoftRow values = {own.log_sum_exp, teacher_lse[n], overlap_lse[n],
+                            weight[r],       divergence,     write_gradient};
+    const auto row = fast_soft(student, r, teacher.logits, n, values);
     results.loss.data_ptr<float>()[r] = row.loss;
     results.overlap.data_ptr<float>()[r] = row.overlap;
     results.correct.data_ptr<float>()[r] = own.argmax == teacher_argmax[n] ? 1.0f : 0.0f;
@@ -230,18 +264,17 @@ RowStatistics row_statistics(const at::Tensor& logits) {
   return logits.is_cuda() ? cuda::row_statistics(logits) : cpu::row_statistics(logits);
 }
 
-RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& teacher,
-                                   const RowStatistics& teacher_rows,
-                                   const at::Tensor& overlap_log_sum_exp, const at::Tensor& weights,
-                                   bool write_gradient) {
+RowResults divergence_rows(const at::Tensor& student, const TeacherRows& teacher,
+                           const at::Tensor& weights, Divergence divergence, bool write_gradient) {
   check_logits(student);
-  check_logits(teacher);
-  if (student.size(1) != teacher.size(1) || student.scalar_type() != teacher.scalar_type()) {
+  check_logits(teacher.logits);
+  if (student.size(1) != teacher.logits.size(1) ||
+      student.scalar_type() != teacher.logits.scalar_type()) {
     throw Error(ErrorCode::kInternal, "student and teacher logits differ in vocabulary or type");
   }
-  check_targets(student, teacher.size(0));
-  const auto run = student.is_cuda() ? cuda::soft_cross_entropy_rows : cpu::soft_cross_entropy_rows;
-  return run(student, teacher, teacher_rows, overlap_log_sum_exp, weights, write_gradient);
+  check_targets(student, teacher.logits.size(0));
+  const auto run = student.is_cuda() ? cuda::divergence_rows : cpu::divergence_rows;
+  return run(student, teacher, weights, divergence, write_gradient);
 }
 
 RowResults label_cross_entropy_rows(const at::Tensor& student, const at::Tensor& labels,

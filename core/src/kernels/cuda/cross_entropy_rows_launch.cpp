@@ -43,23 +43,21 @@ RowStatistics row_statistics(const at::Tensor& logits) {
   return rows;
 }
 
-RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& teacher,
-                                   const RowStatistics& teacher_rows,
-                                   const at::Tensor& overlap_log_sum_exp, const at::Tensor& weights,
-                                   bool write_gradient) {
-  require_built(launch_soft_rows != nullptr, "soft_cross_entropy_rows");
-  const Launch launch("soft_cross_entropy_rows", student);
+RowResults divergence_rows(const at::Tensor& student, const TeacherRows& teacher,
+                           const at::Tensor& weights, Divergence divergence, bool write_gradient) {
+  require_built(launch_divergence_rows != nullptr, "divergence_rows");
+  const Launch launch("divergence_rows", student);
   const auto results = new_results(student);
-  const SoftRowsPointers pointers = {
+  const DivergenceRowsPointers pointers = {
       .student = student.data_ptr(),
-      .teacher = teacher.const_data_ptr(),
-      .teacher_log_sum_exp = teacher_rows.log_sum_exp.const_data_ptr(),
-      .teacher_argmax = teacher_rows.argmax.const_data_ptr<int64_t>(),
-      .overlap_log_sum_exp = overlap_log_sum_exp.const_data_ptr(),
+      .teacher = teacher.logits.const_data_ptr(),
+      .teacher_log_sum_exp = teacher.statistics.log_sum_exp.const_data_ptr(),
+      .teacher_argmax = teacher.statistics.argmax.const_data_ptr<int64_t>(),
+      .overlap_log_sum_exp = teacher.overlap_log_sum_exp.const_data_ptr(),
       .weights = weights.const_data_ptr(),
       .results = pointers_of(results)};
-  launch.check(launch_soft_rows(shape_of(launch, student, teacher.size(0)), pointers,
-                                write_gradient, launch.stream()));
+  launch.check(launch_divergence_rows(shape_of(launch, student, teacher.logits.size(0)), pointers,
+                                      divergence, write_gradient, launch.stream()));
   return results;
 }
 

@@ -149,7 +149,8 @@ ops::StreamingLoss EagleDraft::cross_entropy(const BaseOutputs& base, const Trai
   if (batch.measure_acceptance && has_reduced_vocabulary()) {
     reachable = teacher.measure_whole_vocabulary(index, targets);
   }
-  auto loss = ops::streaming_cross_entropy(read, weight, targets, row_weights);
+  auto loss =
+      ops::streaming_cross_entropy(read, weight, targets, row_weights, {}, settings_.divergence);
   if (reachable.defined()) loss.rows.correct = loss.rows.correct * reachable;
   if (settings_.numerics.trains_targets && base.carries_gradient) {
     const auto stacked = head_rows(gather_rows(steps, rows_of_steps), head);
