@@ -35,10 +35,12 @@ set_target_properties(outrider_core outrider_host PROPERTIES
 
 install(TARGETS outrider_core outrider_host outrider_sdk outrider EXPORT OutriderSDKTargets
   RUNTIME DESTINATION bin LIBRARY DESTINATION lib)
-if(TARGET outrider_nccl)
-  set_target_properties(outrider_nccl PROPERTIES INSTALL_RPATH "${libtorch_at_run_time}")
-  install(TARGETS outrider_nccl LIBRARY DESTINATION lib)
-endif()
+foreach(library outrider_nccl outrider_cuda_graph)
+  if(TARGET ${library})
+    set_target_properties(${library} PROPERTIES INSTALL_RPATH "${libtorch_at_run_time}")
+    install(TARGETS ${library} LIBRARY DESTINATION lib)
+  endif()
+endforeach()
 install(EXPORT OutriderSDKTargets NAMESPACE outrider:: DESTINATION ${package})
 
 install(DIRECTORY core/include/ sdk/include/ DESTINATION include/outrider-sdk)

@@ -73,13 +73,17 @@ TEST_CASE("the schema has ModelOpt's defaults") {
   CHECK(defaults["eagle_loss_decay_factor"] == 0.9);
   CHECK(defaults["eagle_decoder_type"] == "llama");
   CHECK(defaults["eagle_freeze_base_model"] == true);
+  CHECK(defaults["eagle_loss"] == "cross_entropy");
   CHECK(defaults["eagle_architecture_config"] == Json::object());
   CHECK(
       defaults["eagle_export_rope_scaling"] ==
       Json({{"rope_type", "yarn"}, {"factor", 32.0}, {"original_max_position_embeddings", 2048}}));
   CHECK(defaults["eagle_base_lora_target_modules"].is_null());
   CHECK(defaults["eagle_base_lora_logits_detach_prob"] == 0.5);
-  CHECK(defaults.size() == 22);
+  CHECK(defaults.size() == 23);
+  for (const auto& field : eagle::eagle_schema().fields()) {
+    CHECK(field.extension == (field.name == "eagle_loss"));
+  }
 }
 
 TEST_CASE("unknown fields and types are refused together") {

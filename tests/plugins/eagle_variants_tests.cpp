@@ -388,6 +388,33 @@ TEST_CASE("offline conversions drop the decoder layers") {
          std::vector<BaseEdit>{BaseEdit::kFreezeParameters, BaseEdit::kDropDecoderLayers}));
 }
 
+// Where the loss is total variation a step's is what its overlap lacks to 1.
+TEST_CASE("a draft is trained by the divergence that its config names") {
+  for (const auto& [name, divergence] : kDivergenceNames) {
+    CAPTURE(std::string(name));
+    auto settings = settings_of(Variant::kEagle3);
+    settings.architecture.parallel_draft_step = 2;
+    settings.divergence = divergence;
+    const auto batch = batch_of();
+    const Base base(batch);
+    const auto draft = draft_of(settings);
+    const auto loss = draft->loss(base.outputs, batch);
+    for (const auto& step : loss.steps) {
+      const double lacking = 1.0 - step.overlap.item<double>();
+      const bool is_lacking = std::abs(step.loss.item<double>() - lacking) < 1e-4;
+      CHECK(is_lacking == (divergence == Divergence::kTotalVariation));
+      CHECK(step.loss.item<double>() > 0.0);
+    }
+    const auto parameters = draft->parameters();
+    for (const auto& gradient :
+         torch::autograd::grad({loss.total}, parameters, {}, {}, false, true)) {
+      if (gradient.defined()) CHECK(gradient.abs().max().item<double>() > 0.0);
+    }
+    const auto converted = convert(small(Json::object(), {{"eagle_loss", std::string(name)}}));
+    CHECK(dynamic_cast<EagleDraft&>(*converted.draft).settings().divergence == divergence);
+  }
+}
+
 TEST_CASE("combinations that cannot be computed are refused with the reason") {
   const auto refused = [](const Json& config, const std::string& numerics = "") {
     return failure(ErrorCode::kUnsupported, [&] { convert(config, numerics); });
@@ -398,6 +425,12 @@ TEST_CASE("combinations that cannot be computed are refused with the reason") {
   CHECK_CONTAINS(
       refused(small({{"draft_vocab_size", 4}}, {{"eagle_self_logit_distillation", false}})),
       "cannot be a target");
+  const Json other = {{"eagle_loss", "lk"}};
+  CHECK_CONTAINS(refused(small(Json::object(),
+                               {{"eagle_loss", "lk"}, {"eagle_self_logit_distillation", false}})),
+                 "are no distribution");
+  CHECK_CONTAINS(refused(small(Json::object(), other), "0.47"), "ModelOpt's loss is cross_entropy");
+  CHECK_NOTHROW(convert(small(Json::object(), other)));
   CHECK_CONTAINS(refused(small(Json::object(), {{"eagle_mix_hidden_states", true}}), "0.42"),
                  "ModelOpt 0.42");
   CHECK_NOTHROW(convert(small(Json::object(), {{"eagle_mix_hidden_states", true}}), "0.47"));

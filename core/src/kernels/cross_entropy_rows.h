@@ -2,6 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "outrider/kernels/divergence.h"
+
 namespace outrider::kernels {
 
 /// Per row of finite logits [R,V]: the log of Σ exp, and the first index of the maximum.
@@ -17,17 +19,22 @@ struct RowResults {
 
 RowStatistics row_statistics(const at::Tensor& logits);
 
-/// Soft targets. student, teacher: contiguous logits [R,V] of the same dtype and device;
-/// teacher_rows: row_statistics(teacher); overlap_log_sum_exp [R]: normaliser of p in the overlap
-/// (the teacher's own, or that of a larger vocabulary); weights [R] accumulation type.
-///   loss = Σ p (lse_q - student), correct = argmax equal, overlap = Σ min(p', q)
-/// With `write_gradient`, student becomes weights · (q - p) in its own dtype.
-RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& teacher,
-                                   const RowStatistics& teacher_rows,
-                                   const at::Tensor& overlap_log_sum_exp, const at::Tensor& weights,
-                                   bool write_gradient);
+/// Soft targets: contiguous logits [R,V] of a teacher.
+struct TeacherRows {
+  at::Tensor logits;
+  RowStatistics statistics;        // of the logits
+  at::Tensor overlap_log_sum_exp;  // [R] what normalises p in the overlap: the teacher's own, or
+                                   // that of a larger vocabulary
+};
 
-/// Labels [R] int64. A label outside [0,V) gives loss 0 and a zero gradient.
+/// For students of T steps: contiguous logits [T·R,V] of the teacher's dtype and device, row t·R +
+/// n against the teacher's n; weights [T·R] accumulation type. Results are [T·R]:
+///   loss = the divergence, correct = argmax equal, overlap = Σ min(p', q)
+/// With `write_gradient`, student becomes weights · ∂loss/∂student in its own dtype.
+RowResults divergence_rows(const at::Tensor& student, const TeacherRows& teacher,
+                           const at::Tensor& weights, Divergence divergence, bool write_gradient);
+
+/// The same for labels [R] int64. A label outside [0,V) gives loss 0 and a zero gradient.
 ///   loss = lse_q - student[label], correct = argmax equal, overlap = q[label]
 RowResults label_cross_entropy_rows(const at::Tensor& student, const at::Tensor& labels,
                                     const at::Tensor& weights, bool write_gradient);
@@ -35,19 +42,15 @@ RowResults label_cross_entropy_rows(const at::Tensor& student, const at::Tensor&
 // The two backends behind the functions above, which check arguments and dispatch on the device.
 namespace cpu {
 RowStatistics row_statistics(const at::Tensor& logits);
-RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& teacher,
-                                   const RowStatistics& teacher_rows,
-                                   const at::Tensor& overlap_log_sum_exp, const at::Tensor& weights,
-                                   bool write_gradient);
+RowResults divergence_rows(const at::Tensor& student, const TeacherRows& teacher,
+                           const at::Tensor& weights, Divergence divergence, bool write_gradient);
 RowResults label_cross_entropy_rows(const at::Tensor& student, const at::Tensor& labels,
                                     const at::Tensor& weights, bool write_gradient);
 }  // namespace cpu
 namespace cuda {  // in a build without CUDA every one throws kDeviceUnavailable
 RowStatistics row_statistics(const at::Tensor& logits);
-RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& teacher,
-                                   const RowStatistics& teacher_rows,
-                                   const at::Tensor& overlap_log_sum_exp, const at::Tensor& weights,
-                                   bool write_gradient);
+RowResults divergence_rows(const at::Tensor& student, const TeacherRows& teacher,
+                           const at::Tensor& weights, Divergence divergence, bool write_gradient);
 RowResults label_cross_entropy_rows(const at::Tensor& student, const at::Tensor& labels,
                                     const at::Tensor& weights, bool write_gradient);
 }  // namespace cuda

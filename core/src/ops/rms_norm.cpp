@@ -4,6 +4,7 @@
 
 #include "kernels/cuda/rms_norm.h"
 #include "ops/core_operators.h"
+#include "ops/rms_norm_gradients.h"
 #include "outrider/kernels/accumulation.h"
 #include "outrider/kernels/launch.h"
 #include "outrider/ops/fused_operator.h"
@@ -32,9 +33,16 @@ struct RmsNormOperator {
       return weight * (wide * inverse_rms(wide, eps)).to(x.scalar_type());
     }
 
-    // y = w x̂, x̂ = x r: dx = r (w dy - x̂ mean(w dy x̂)), dw = Σ dy x̂.
     static Gradients<2> backward(const Tensor& grad, const Tensor& x, const Tensor& weight,
                                  double eps, Wanted<2> wanted) {
+      auto gradients = wide_backward(grad, x, weight, eps, wanted);
+      if (wanted[1]) gradients[1] = gradients[1].to(weight.scalar_type());
+      return gradients;
+    }
+
+    // y = w x̂, x̂ = x r: dx = r (w dy - x̂ mean(w dy x̂)), dw = Σ dy x̂, which stays wide.
+    static Gradients<2> wide_backward(const Tensor& grad, const Tensor& x, const Tensor& weight,
+                                      double eps, Wanted<2> wanted) {
       const auto wide = widened(x), d_out = widened(grad);
       const auto r = inverse_rms(wide, eps);
       const auto unit = wide * r;
@@ -44,9 +52,7 @@ struct RmsNormOperator {
         const auto d_x = r * (d_unit - unit * (d_unit * unit).mean(-1, true));
         gradients[0] = d_x.to(x.scalar_type());
       }
-      if (wanted[1]) {
-        gradients[1] = (d_out * unit).reshape({-1, x.size(-1)}).sum(0).to(weight.scalar_type());
-      }
+      if (wanted[1]) gradients[1] = (d_out * unit).reshape({-1, x.size(-1)}).sum(0);
       return gradients;
     }
   };
@@ -70,16 +76,21 @@ struct RmsNormOperator {
 
     static Gradients<2> backward(const Tensor& grad, const Tensor& x, const Tensor& weight,
                                  double eps, Wanted<2> wanted) {
+      return launch_backward(grad, x, weight, eps, wanted, weight.scalar_type());
+    }
+
+    static Gradients<2> launch_backward(const Tensor& grad, const Tensor& x, const Tensor& weight,
+                                        double eps, Wanted<2> wanted, at::ScalarType d_w_type) {
       const kernels::Launch launch("rms_norm_backward", x);
       const auto in = x.contiguous(), w = weight.contiguous(), d_out = grad.contiguous();
       const auto shape = shape_of(launch, in, eps);
       auto d_x = wanted[0] ? at::empty_like(in) : Tensor();
-      auto d_w = at::empty_like(w);
+      auto d_w = at::empty_like(w, d_w_type);
       auto workspace = launch.workspace(cuda::rms_norm_workspace_bytes(shape));
-      launch.check(cuda::rms_norm_backward(shape, d_out.const_data_ptr(), in.const_data_ptr(),
-                                           w.const_data_ptr(),
-                                           {wanted[0] ? d_x.data_ptr() : nullptr, d_w.data_ptr()},
-                                           workspace.data_ptr(), launch.stream()));
+      launch.check(cuda::rms_norm_backward(
+          shape, d_out.const_data_ptr(), in.const_data_ptr(), w.const_data_ptr(),
+          {wanted[0] ? d_x.data_ptr() : nullptr, d_w.data_ptr(), d_w_type != w.scalar_type()},
+          workspace.data_ptr(), launch.stream()));
       return {d_x, d_w};
     }
   };
@@ -106,6 +117,17 @@ at::Tensor ops::rms_norm(const at::Tensor& x, const at::Tensor& weight, double e
   }
   require_core_operators();
   return FusedOperator<RmsNormOperator>::call(x, weight, eps);
+}
+
+ops::RmsNormGradients ops::rms_norm_gradients(const at::Tensor& grad, const at::Tensor& x,
+                                              const at::Tensor& weight, double eps) {
+  using Op = RmsNormOperator;
+  const bool has_kernel = x.is_cuda() && x.scalar_type() == weight.scalar_type();
+  const Wanted<2> both = {true, true};
+  const auto gradients =
+      has_kernel ? Op::Cuda::launch_backward(grad, x, weight, eps, both, accumulation_type(weight))
+                 : Op::Composed::wide_backward(grad, x, weight, eps, both);
+  return {gradients[0], gradients[1]};
 }
 
 }  // namespace outrider

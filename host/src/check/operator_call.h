@@ -45,7 +45,7 @@ inline std::vector<at::Tensor> outputs_and_gradients(const std::string& name,
     results.push_back(output.detach());
     if (!output.requires_grad()) continue;
     roots.push_back(output);
-    const auto place = at::arange(output.numel(), at::kFloat).reshape(output.sizes());
+    const auto place = at::arange(1, output.numel() + 1, at::kFloat).reshape(output.sizes());
     directions.push_back(at::sin(place).to(output.options().requires_grad(false)));
   }
   for (const auto& value : inputs) {

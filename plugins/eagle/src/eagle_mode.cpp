@@ -40,7 +40,8 @@ DraftSettings draft_settings(const EagleConfig& config, const Architecture& arch
       .loss_decay_factor = config.eagle_loss_decay_factor,
       .numerics = numerics,
       .mixes_hidden_states = config.eagle_mix_hidden_states,
-      .trains_on_tokens = !config.eagle_self_logit_distillation && !numerics.always_soft_targets};
+      .trains_on_tokens = !config.eagle_self_logit_distillation && !numerics.always_soft_targets,
+      .divergence = divergence_of(config.eagle_loss).value()};
 }
 
 std::shared_ptr<Draft> make_draft(const BaseInfo& base, const DraftSettings& settings,

@@ -67,10 +67,10 @@ class BlockLines {
 
 inline constexpr int kSumWidth = 32, kSumDepth = 8;
 
-template <class T>
+template <class Out, class T>
 __global__ void __launch_bounds__(kSumWidth* kSumDepth)
     column_sum_kernel(const Accumulate<T>* lines, int64_t count, int64_t line_stride,
-                      int64_t columns, T* out) {
+                      int64_t columns, Out* out) {
   __shared__ Accumulate<T> partial[kSumDepth][kSumWidth];
   const ColumnOrder<T> order(columns);
   const int64_t place = static_cast<int64_t>(blockIdx.x) * kSumWidth + threadIdx.x;
@@ -84,16 +84,17 @@ __global__ void __launch_bounds__(kSumWidth* kSumDepth)
   __syncthreads();
   if (threadIdx.y != 0 || place >= order.size() || order.column(place) >= columns) return;
   for (int depth = 1; depth < kSumDepth; ++depth) sum += partial[depth][threadIdx.x];
-  out[order.column(place)] = static_cast<T>(sum);
+  out[order.column(place)] = static_cast<Out>(sum);
 }
 
-/// out[c] = Σ over `count` lines, which lie `line_stride` elements apart; zeros for no lines.
-template <class T>
+/// out[c] = Σ over `count` lines of rows of T, which lie `line_stride` elements apart; zeros for no
+/// lines.
+template <class Out, class T = Out>
 cudaError_t column_sum(const Accumulate<T>* lines, int64_t count, int64_t line_stride,
-                       int64_t columns, T* out, cudaStream_t stream) {
+                       int64_t columns, Out* out, cudaStream_t stream) {
   const int64_t blocks = (ColumnOrder<T>(columns).size() + kSumWidth - 1) / kSumWidth;
   if (blocks == 0) return cudaSuccess;
-  return launch(column_sum_kernel<T>, dim3(static_cast<unsigned>(blocks)),
+  return launch(column_sum_kernel<Out, T>, dim3(static_cast<unsigned>(blocks)),
                 dim3(kSumWidth, kSumDepth), 0, stream, lines, count, line_stride, columns, out);
 }
 

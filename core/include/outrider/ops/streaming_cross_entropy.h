@@ -5,12 +5,14 @@
 #include <functional>
 
 #include "outrider/api.h"
+#include "outrider/kernels/divergence.h"
+#include "outrider/ops/student_rows.h"
 
 namespace outrider::ops {
 
 /// Results per step t and row n, float32 [T,N], not differentiable.
 struct RowMetrics {
-  at::Tensor loss;     // cross-entropy
+  at::Tensor loss;     // cross-entropy, or the divergence that was asked for
   at::Tensor correct;  // 1 where the argmax equals the target's
   at::Tensor overlap;  // Σ_v min(p_v, q_v); for labels, q of the label
 };
@@ -31,22 +33,24 @@ struct TeacherTargets {
   at::Tensor full_log_sum_exp = {};
 };
 
-/// Cross-entropy of T sets of student rows against one set of targets, with the head fused in:
-/// logits exist for one chunk of rows at a time, gradients with respect to the rows and the head
-/// are computed in the same pass, and arithmetic after the matrix product is in float32 at least.
+/// Cross-entropy of T sets of student rows against one set of targets, with the head (and the norm
+/// before it) fused in: logits exist for one chunk of rows at a time, gradients with respect to the
+/// rows, the norm and the head are computed in the same pass, and arithmetic after the matrix
+/// product is in float32 at least. The gradients are what is kept for backward(), which hands them
+/// over as they are where the total is the end of the graph; they have none themselves: a second
+/// derivative is refused (kUnsupported).
 ///
-/// students [T,N,h]; head_weight [V,h]; row_weights [T,N]; head_bias [V], added to the logits, or
-/// undefined. Rows of weight 0 cost no accuracy but do cost time: leave them out where that needs
-/// no synchronisation.
-OUTRIDER_API StreamingLoss streaming_cross_entropy(const at::Tensor& students,
-                                                   const at::Tensor& head_weight,
-                                                   const TeacherTargets& teacher,
-                                                   const at::Tensor& row_weights,
-                                                   const at::Tensor& head_bias = {});
+/// students: a tensor [T,N,h], or rows of the steps' own outputs; head_weight [V,h]; row_weights
+/// [T,N]; head_bias [V], added to the logits, or undefined. Rows of weight 0 cost no accuracy but
+/// do cost time: leave them out where that needs no synchronisation.
+OUTRIDER_API StreamingLoss streaming_cross_entropy(
+    const StudentRows& students, const at::Tensor& head_weight, const TeacherTargets& teacher,
+    const at::Tensor& row_weights, const at::Tensor& head_bias = {},
+    Divergence divergence = Divergence::kCrossEntropy);
 
 /// The same against labels [N] int64 (hard targets). A label outside the vocabulary is an error of
 /// the caller where its weight is not 0.
-OUTRIDER_API StreamingLoss streaming_cross_entropy(const at::Tensor& students,
+OUTRIDER_API StreamingLoss streaming_cross_entropy(const StudentRows& students,
                                                    const at::Tensor& head_weight,
                                                    const at::Tensor& labels,
                                                    const at::Tensor& row_weights,

@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 
 #include <cmath>
+#include <limits>
 
 #include "kernels/cpu/row_kernels.h"
 #include "outrider/error.h"
@@ -37,11 +38,13 @@ at::Tensor row_buffer(const at::Tensor& logits) {
   return at::empty({logits.size(0)}, logits.options().dtype(accumulation_type(logits)));
 }
 
-// Calls run(row pointer, row index) for every row, in parallel.
+// Calls run(row, target) for every row of logits that are held against `targets` rows, in parallel:
+// the rows of one target follow each other, while that is in the cache.
 template <class Run>
-void for_rows(const at::Tensor& logits, Run run) {
+void for_rows(const at::Tensor& logits, int64_t targets, Run run) {
   at::parallel_for(0, logits.size(0), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) run(r);
+    const int64_t steps = logits.size(0) / targets;
+    for (int64_t i = begin; i < end; ++i) run(i % steps * targets + i / steps, i / steps);
   });
 }
 
@@ -56,13 +59,13 @@ LogitRow fast_statistics(const at::Tensor& logits, int64_t r) {
              : row_kernels().statistics_bfloat16(bits(logits) + r * size, size);
 }
 
-SoftRowResult fast_soft(const at::Tensor& student, const at::Tensor& teacher, int64_t r,
+SoftRowResult fast_soft(const at::Tensor& student, int64_t r, const at::Tensor& teacher, int64_t n,
                         const SoftRow& row) {
   const int64_t size = student.size(1);
   return student.scalar_type() == at::kFloat
              ? row_kernels().soft_float(student.data_ptr<float>() + r * size,
-                                        teacher.data_ptr<float>() + r * size, size, row)
-             : row_kernels().soft_bfloat16(bits(student) + r * size, bits(teacher) + r * size, size,
+                                        teacher.data_ptr<float>() + n * size, size, row)
+             : row_kernels().soft_bfloat16(bits(student) + r * size, bits(teacher) + n * size, size,
                                            row);
 }
 
@@ -91,40 +94,87 @@ void set_logit(const at::Tensor& logits, int64_t r, int64_t v, float value) {
   }
 }
 
+// logits [T·R,V] → [T,R,V] in the accumulation type, to be held against R targets.
+at::Tensor by_step(const at::Tensor& logits, int64_t targets) {
+  const int64_t steps = targets == 0 ? 0 : logits.size(0) / targets;
+  return widened(logits).view({steps, targets, logits.size(1)});
+}
+
+RowResults flat(const RowResults& by_step) {
+  return {by_step.loss.flatten(), by_step.correct.flatten(), by_step.overlap.flatten()};
+}
+
+// Per token, what it adds to the loss and the derivative with respect to its q, as the row kernels'
+// token().
+struct Tokens {
+  at::Tensor loss, slope;
+};
+
+Tokens tokens_of(Divergence divergence, const at::Tensor& log_p, const at::Tensor& log_q) {
+  const auto p = at::exp(log_p), q = at::exp(log_q);
+  if (divergence == Divergence::kReverseKl) return {q * (log_q - log_p), log_q - log_p};
+  if (divergence == Divergence::kJensenShannon) {
+    const auto log_m = at::logaddexp(log_p, log_q) - std::log(2.0);
+    const auto slope = 0.5 * (log_q - log_m);
+    return {0.5 * p * (log_p - log_m) + q * slope, slope};
+  }
+  const auto slope = -at::heaviside(p - q, at::full({}, 0.5, p.options()));
+  const bool is_rate = divergence == Divergence::kLogAcceptance;
+  return {is_rate ? at::minimum(p, q) : 0.5 * at::abs(p - q), slope};
+}
+
+struct LossAndGradient {
+  at::Tensor loss, gradient;  // [T,R]; [T,R,V] with respect to the logits
+};
+
+LossAndGradient loss_and_gradient(Divergence divergence, const at::Tensor& log_p,
+                                  const at::Tensor& log_q) {
+  const auto p = at::exp(log_p), q = at::exp(log_q);
+  if (divergence == Divergence::kCrossEntropy) return {-(p * log_q).sum(2), q - p};
+  const auto tokens = tokens_of(divergence, log_p, log_q);
+  const auto sum = tokens.loss.sum(2);
+  const auto gradient = q * (tokens.slope - (q * tokens.slope).sum(2, /*keepdim=*/true));
+  if (divergence != Divergence::kLogAcceptance) return {sum, gradient};
+  const auto rate = sum.clamp_min(std::numeric_limits<float>::min());
+  return {-at::log(rate), gradient / rate.unsqueeze(2)};
+}
+
 // The types without a kernel of their own: float16 through float32, float64 as it is.
-RowResults composed_soft(const at::Tensor& student, const at::Tensor& teacher,
-                         const RowStatistics& teacher_rows, const at::Tensor& overlap_lse,
-                         const at::Tensor& weights, bool write_gradient) {
-  const auto s = widened(student);
-  const auto t = widened(teacher);
-  const auto lse = at::logsumexp(s, 1, true);
-  const auto p = at::exp(t - teacher_rows.log_sum_exp.unsqueeze(1));
-  const auto q = at::exp(s - lse);
+RowResults composed_divergence(const at::Tensor& student, const TeacherRows& teacher,
+                               const at::Tensor& weights, Divergence divergence,
+                               bool write_gradient) {
+  const auto s = by_step(student, teacher.logits.size(0));
+  const auto t = widened(teacher.logits);
+  const auto log_q = s - at::logsumexp(s, 2, true);
+  const auto log_p = t - teacher.statistics.log_sum_exp.unsqueeze(1);
+  const auto found = loss_and_gradient(divergence, log_p, log_q);
   RowResults results;
-  results.loss = (p * (lse - s)).sum(1);
-  results.correct = (s.argmax(1) == teacher_rows.argmax).to(s.scalar_type());
-  results.overlap = at::minimum(at::exp(t - overlap_lse.unsqueeze(1)), q).sum(1);
-  if (write_gradient) student.copy_((q - p) * weights.unsqueeze(1));
-  return results;
+  results.loss = found.loss;
+  results.correct = (s.argmax(2) == teacher.statistics.argmax).to(s.scalar_type());
+  results.overlap =
+      at::minimum(at::exp(t - teacher.overlap_log_sum_exp.unsqueeze(1)), at::exp(log_q)).sum(2);
+  if (write_gradient) student.copy_(found.gradient.view(student.sizes()) * weights.unsqueeze(1));
+  return flat(results);
 }
 
 RowResults composed_labels(const at::Tensor& student, const at::Tensor& labels,
                            const at::Tensor& weights, bool write_gradient) {
-  const auto s = widened(student);
-  const auto lse = at::logsumexp(s, 1, true);
-  const auto valid = at::logical_and(labels >= 0, labels < s.size(1)).unsqueeze(1);
-  const auto index = at::where(valid, labels.unsqueeze(1), at::zeros_like(labels.unsqueeze(1)));
-  const auto picked = at::gather(s, 1, index);
+  const auto s = by_step(student, labels.size(0));
+  const auto lse = at::logsumexp(s, 2, true);
+  const auto own = labels.expand({s.size(0), -1}).unsqueeze(2);  // [T,R,1]
+  const auto valid = at::logical_and(own >= 0, own < s.size(2));
+  const auto index = at::where(valid, own, at::zeros_like(own));
+  const auto picked = at::gather(s, 2, index);
   RowResults results;
-  results.loss = at::where(valid, lse - picked, at::zeros_like(lse)).squeeze(1);
-  results.correct = (s.argmax(1) == labels).to(s.scalar_type());
-  results.overlap = at::where(valid, at::exp(picked - lse), at::zeros_like(lse)).squeeze(1);
+  results.loss = at::where(valid, lse - picked, at::zeros_like(lse)).squeeze(2);
+  results.correct = (s.argmax(2) == labels).to(s.scalar_type());
+  results.overlap = at::where(valid, at::exp(picked - lse), at::zeros_like(lse)).squeeze(2);
   if (write_gradient) {
     auto gradient = at::exp(s - lse);
-    gradient.scatter_add_(1, index, -at::ones_like(picked));
-    student.copy_(gradient * (weights.unsqueeze(1) * valid));
+    gradient.scatter_add_(2, index, -at::ones_like(picked));
+    student.copy_((gradient * valid).view(student.sizes()) * weights.unsqueeze(1));
   }
-  return results;
+  return flat(results);
 }
 
 }  // namespace
@@ -138,7 +188,7 @@ RowStatistics row_statistics(const at::Tensor& logits) {
   }
   auto* lse = rows.log_sum_exp.data_ptr<float>();
   auto* argmax = rows.argmax.data_ptr<int64_t>();
-  for_rows(logits, [&](int64_t r) {
+  for_rows(logits, logits.size(0), [&](int64_t r, int64_t) {
     const auto row = fast_statistics(logits, r);
     lse[r] = row.log_sum_exp;
     argmax[r] = row.argmax;
@@ -146,27 +196,24 @@ RowStatistics row_statistics(const at::Tensor& logits) {
   return rows;
 }
 
-RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& teacher,
-                                   const RowStatistics& teacher_rows,
-                                   const at::Tensor& overlap_log_sum_exp, const at::Tensor& weights,
-                                   bool write_gradient) {
+RowResults divergence_rows(const at::Tensor& student, const TeacherRows& teacher,
+                           const at::Tensor& weights, Divergence divergence, bool write_gradient) {
   if (!has_fast_kernel(student)) {
-    return composed_soft(student, teacher, teacher_rows, overlap_log_sum_exp, weights,
-                         write_gradient);
+    return composed_divergence(student, teacher, weights, divergence, write_gradient);
   }
   RowResults results{row_buffer(student), row_buffer(student), row_buffer(student)};
-  const auto* teacher_lse = teacher_rows.log_sum_exp.const_data_ptr<float>();
-  const auto* teacher_argmax = teacher_rows.argmax.const_data_ptr<int64_t>();
-  const auto* overlap_lse = overlap_log_sum_exp.const_data_ptr<float>();
+  const auto* teacher_lse = teacher.statistics.log_sum_exp.const_data_ptr<float>();
+  const auto* teacher_argmax = teacher.statistics.argmax.const_data_ptr<int64_t>();
+  const auto* overlap_lse = teacher.overlap_log_sum_exp.const_data_ptr<float>();
   const auto* weight = weights.const_data_ptr<float>();
-  for_rows(student, [&](int64_t r) {
+  for_rows(student, teacher.logits.size(0), [&](int64_t r, int64_t n) {
     const auto own = fast_statistics(student, r);
-    const auto row =
-        fast_soft(student, teacher, r,
-                  {own.log_sum_exp, teacher_lse[r], overlap_lse[r], weight[r], write_gradient});
+    const SoftRow values = {own.log_sum_exp, teacher_lse[n], overlap_lse[n],
+                            weight[r],       divergence,     write_gradient};
+    const auto row = fast_soft(student, r, teacher.logits, n, values);
     results.loss.data_ptr<float>()[r] = row.loss;
     results.overlap.data_ptr<float>()[r] = row.overlap;
-    results.correct.data_ptr<float>()[r] = own.argmax == teacher_argmax[r] ? 1.0f : 0.0f;
+    results.correct.data_ptr<float>()[r] = own.argmax == teacher_argmax[n] ? 1.0f : 0.0f;
   });
   return results;
 }
@@ -175,20 +222,20 @@ RowResults label_cross_entropy_rows(const at::Tensor& student, const at::Tensor&
                                     const at::Tensor& weights, bool write_gradient) {
   if (!has_fast_kernel(student)) return composed_labels(student, labels, weights, write_gradient);
   RowResults results{row_buffer(student), row_buffer(student), row_buffer(student)};
-  const auto* label = labels.const_data_ptr<int64_t>();
   const auto* weight = weights.const_data_ptr<float>();
-  for_rows(student, [&](int64_t r) {
+  for_rows(student, labels.size(0), [&](int64_t r, int64_t n) {
     const auto own = fast_statistics(student, r);
-    const bool valid = label[r] >= 0 && label[r] < student.size(1);
-    const float logit = valid ? logit_at(student, r, label[r]) : 0.0f;
+    const int64_t label = labels.const_data_ptr<int64_t>()[n];
+    const bool valid = label >= 0 && label < student.size(1);
+    const float logit = valid ? logit_at(student, r, label) : 0.0f;
     results.loss.data_ptr<float>()[r] = valid ? own.log_sum_exp - logit : 0.0f;
     const float q = valid ? std::exp(logit - own.log_sum_exp) : 0.0f;
     results.overlap.data_ptr<float>()[r] = q;
-    results.correct.data_ptr<float>()[r] = own.argmax == label[r] ? 1.0f : 0.0f;
+    results.correct.data_ptr<float>()[r] = own.argmax == label ? 1.0f : 0.0f;
     if (!write_gradient) return;
     const float scale = valid ? weight[r] : 0.0f;
     fast_scaled_softmax(student, r, own.log_sum_exp, scale);
-    if (valid) set_logit(student, r, label[r], scale * (q - 1.0f));
+    if (valid) set_logit(student, r, label, scale * (q - 1.0f));
   });
   return results;
 }
@@ -203,6 +250,13 @@ void check_logits(const at::Tensor& logits) {
   }
 }
 
+void check_targets(const at::Tensor& student, int64_t targets) {
+  if (targets == 0 ? student.size(0) != 0 : student.size(0) % targets != 0) {
+    throw Error(ErrorCode::kInternal,
+                "students need as many rows as there are targets, or T times");
+  }
+}
+
 }  // namespace
 
 RowStatistics row_statistics(const at::Tensor& logits) {
@@ -210,22 +264,23 @@ RowStatistics row_statistics(const at::Tensor& logits) {
   return logits.is_cuda() ? cuda::row_statistics(logits) : cpu::row_statistics(logits);
 }
 
-RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& teacher,
-                                   const RowStatistics& teacher_rows,
-                                   const at::Tensor& overlap_log_sum_exp, const at::Tensor& weights,
-                                   bool write_gradient) {
+RowResults divergence_rows(const at::Tensor& student, const TeacherRows& teacher,
+                           const at::Tensor& weights, Divergence divergence, bool write_gradient) {
   check_logits(student);
-  check_logits(teacher);
-  if (student.sizes() != teacher.sizes() || student.scalar_type() != teacher.scalar_type()) {
-    throw Error(ErrorCode::kInternal, "student and teacher logits differ in shape or type");
+  check_logits(teacher.logits);
+  if (student.size(1) != teacher.logits.size(1) ||
+      student.scalar_type() != teacher.logits.scalar_type()) {
+    throw Error(ErrorCode::kInternal, "student and teacher logits differ in vocabulary or type");
   }
-  const auto run = student.is_cuda() ? cuda::soft_cross_entropy_rows : cpu::soft_cross_entropy_rows;
-  return run(student, teacher, teacher_rows, overlap_log_sum_exp, weights, write_gradient);
+  check_targets(student, teacher.logits.size(0));
+  const auto run = student.is_cuda() ? cuda::divergence_rows : cpu::divergence_rows;
+  return run(student, teacher, weights, divergence, write_gradient);
 }
 
 RowResults label_cross_entropy_rows(const at::Tensor& student, const at::Tensor& labels,
                                     const at::Tensor& weights, bool write_gradient) {
   check_logits(student);
+  check_targets(student, labels.size(0));
   const auto run =
       student.is_cuda() ? cuda::label_cross_entropy_rows : cpu::label_cross_entropy_rows;
   return run(student, labels, weights, write_gradient);

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "outrider/kernels/divergence.h"
+
 namespace outrider::kernels::cpu {
 
 /// bfloat16 as its bits: these kernels include nothing of LibTorch's and are compiled once per
@@ -13,6 +15,7 @@ struct BFloat16Bits {
 /// Arguments of one row; V logits each.
 struct SoftRow {
   float student_lse, teacher_lse, overlap_lse, weight;
+  Divergence divergence;
   bool write_gradient;
 };
 struct SoftRowResult {

@@ -1,3 +1,4 @@
+#include <cfloat>
 #include <cmath>
 
 #include "kernels/cuda/cross_entropy_rows.cuh"
@@ -7,8 +8,8 @@
 
 // One block per row. The first pass over a row finds its maximum, the sum of exponentials relative
 // to it and its argmax together, rescaling the sum when a larger value turns up; the second one,
-// which mostly hits the cache, computes everything else. A row is never held in registers or shared
-// memory, so any vocabulary works.
+// which mostly hits the cache, computes everything else, but for gradients that need the sums of
+// the second: a third. A row is never held in registers or shared memory, so any vocabulary works.
 
 namespace outrider::kernels::cuda {
 namespace {
@@ -115,10 +116,22 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>)
   }
 }
 
+// Which students are held against which targets. The blocks of one target follow each other, so
+// that its row is read from the cache.
+struct Pairs {
+  int64_t rows, steps, targets;
+
+  explicit Pairs(const RowsShape& shape)
+      : rows(shape.rows), steps(shape.steps), targets(shape.rows / shape.steps) {}
+  __device__ int64_t target(int64_t i) const { return i / steps; }
+  __device__ int64_t student(int64_t i) const { return i % steps * targets + i / steps; }
+};
+
 template <class T>
 struct SoftRows {
   using A = Accumulate<T>;
-  int64_t rows, vocab;
+  Pairs pairs;
+  int64_t vocab;
   T* student;
   const T* teacher;
   const A* teacher_log_sum_exp;
@@ -129,7 +142,7 @@ struct SoftRows {
 
 template <class A>
 struct SoftSums {
-  A loss = 0, overlap = 0;
+  A loss = 0, overlap = 0, slope = 0;  // slope: Σ q · that of the token
 };
 
 template <class A>
@@ -137,65 +150,154 @@ struct SoftRow {
   A student_lse, teacher_lse, overlap_scale, weight;
 };
 
-// Adds a pack's share to the sums and turns the student's logits into their gradient.
-template <class T>
-__device__ void soft_pack(const SoftRow<Accumulate<T>>& row, Pack<T>& student,
-                          const Pack<T>& teacher, SoftSums<Accumulate<T>>& sums) {
-  using A = Accumulate<T>;
-#pragma unroll
-  for (int i = 0; i < Pack<T>::kSize; ++i) {
-    const A p = exponential(teacher.x[i] - row.teacher_lse);
-    const A q = exponential(student.x[i] - row.student_lse);
-    const A whole = p * row.overlap_scale;
-    sums.loss += p == 0 ? A(0) : p * (row.student_lse - student.x[i]);
-    sums.overlap += whole < q ? whole : q;
-    student.x[i] = row.weight * (q - p);
+__device__ float log_of_one_plus(float x) { return log1pf(x); }
+__device__ double log_of_one_plus(double x) { return log1p(x); }
+
+// log(1 + e^x)
+template <class A>
+__device__ A softplus(A x) {
+  return fmax(x, A(0)) + log_of_one_plus(exponential(-fabs(x)));
+}
+
+template <class A>
+__device__ A smaller_or_nan(A a, A b) {
+  return a < b ? a : b <= a ? b : a + b;
+}
+
+// What a token adds to a divergence, and the derivative with respect to its q, but for what is the
+// same for all tokens.
+template <class A>
+struct Token {
+  A p, q, loss, slope;
+};
+
+// A token without probability counts for nothing: its logarithm may be infinite, and beyond the
+// ends of a row both are.
+template <Divergence kOf, class A>
+__device__ Token<A> token_of(const SoftRow<A>& row, A student, A teacher) {
+  const A log_p = teacher - row.teacher_lse, log_q = student - row.student_lse;
+  const A p = exponential(log_p), q = exponential(log_q);
+  if constexpr (kOf == Divergence::kCrossEntropy) {
+    return {p, q, p == 0 ? A(0) : -p * log_q, A(0)};
+  } else if constexpr (kOf == Divergence::kReverseKl) {
+    const A slope = q == 0 ? A(0) : log_q - log_p;
+    return {p, q, q * slope, slope};
+  } else if constexpr (kOf == Divergence::kJensenShannon) {
+    constexpr A kLog2 = A(0.693147180559945309);
+    const A slope = q == 0 ? A(0) : (kLog2 - softplus(log_p - log_q)) / 2;
+    const A of_p = p == 0 ? A(0) : p * (kLog2 - softplus(log_q - log_p)) / 2;
+    return {p, q, of_p + q * slope, slope};
+  } else {
+    const A slope = q < p ? A(-1) : q == p ? A(-0.5) : A(0);
+    const bool is_rate = kOf == Divergence::kLogAcceptance;
+    return {p, q, is_rate ? smaller_or_nan(p, q) : fabs(p - q) / 2, slope};
   }
 }
 
-template <class T, bool kWriteGradient>
-__device__ SoftSums<Accumulate<T>> soft_pass(T* student, const T* teacher, int64_t vocab,
-                                             const SoftRow<Accumulate<T>>& row) {
+// The sums of a row; the gradient of cross-entropy, which needs none of them, is written along.
+template <Divergence kOf, class T>
+__device__ SoftSums<Accumulate<T>> soft_sums(T* student, const T* teacher, int64_t vocab,
+                                             const SoftRow<Accumulate<T>>& row,
+                                             bool write_gradient) {
   constexpr auto kOutside = minus_infinity<Accumulate<T>>;
   SoftSums<Accumulate<T>> sums;
   for_each_pack(student, vocab, [&](int64_t begin) {
     Pack<T> s = load_pack(student, begin, vocab, kOutside());
     const Pack<T> t = load_pack(teacher, begin, vocab, kOutside());
-    soft_pack<T>(row, s, t, sums);
-    if constexpr (kWriteGradient) store_pack(student, begin, vocab, s);
+#pragma unroll
+    for (int i = 0; i < Pack<T>::kSize; ++i) {
+      const auto token = token_of<kOf>(row, s.x[i], t.x[i]);
+      const auto whole = token.p * row.overlap_scale;
+      sums.loss += token.loss;
+      sums.overlap += whole < token.q ? whole : token.q;
+      sums.slope += token.q * token.slope;
+      s.x[i] = row.weight * (token.q - token.p);
+    }
+    if constexpr (kOf == Divergence::kCrossEntropy) {
+      if (write_gradient) store_pack(student, begin, vocab, s);
+    }
   });
   return sums;
 }
 
-template <class T, bool kWriteGradient>
-__global__ void __launch_bounds__(kThreads, kBlocks<T>) soft_rows_kernel(SoftRows<T> in) {
+// scale · q (slope - mean slope)
+template <Divergence kOf, class T>
+__device__ void soft_gradient(T* student, const T* teacher, int64_t vocab,
+                              const SoftRow<Accumulate<T>>& row, Accumulate<T> scale,
+                              Accumulate<T> mean) {
+  for_each_pack(student, vocab, [&](int64_t begin) {
+    Pack<T> s = load_pack(student, begin, vocab);
+    const Pack<T> t = load_pack(teacher, begin, vocab);
+#pragma unroll
+    for (int i = 0; i < Pack<T>::kSize; ++i) {
+      const auto token = token_of<kOf>(row, s.x[i], t.x[i]);
+      s.x[i] = scale * token.q * (token.slope - mean);
+    }
+    store_pack(student, begin, vocab, s);
+  });
+}
+
+template <Divergence kOf, class T>
+__global__ void __launch_bounds__(kThreads, kBlocks<T>)
+    soft_rows_kernel(SoftRows<T> in, bool write_gradient) {
   using A = Accumulate<T>;
   __shared__ ReduceScratch<RowState<A>> scratch;
-  for (int64_t row = blockIdx.x; row < in.rows; row += gridDim.x) {
+  for (int64_t i = blockIdx.x; i < in.pairs.rows; i += gridDim.x) {
+    const int64_t row = in.pairs.student(i), target = in.pairs.target(i);
     T* student = in.student + row * in.vocab;
+    const T* teacher = in.teacher + target * in.vocab;
     const auto state = row_state(student, in.vocab, scratch.as());
-    const A teacher_lse = in.teacher_log_sum_exp[row];
+    const A teacher_lse = in.teacher_log_sum_exp[target];
     const SoftRow<A> values = {state.log_sum_exp(), teacher_lse,
-                               exponential(teacher_lse - in.overlap_log_sum_exp[row]),
+                               exponential(teacher_lse - in.overlap_log_sum_exp[target]),
                                in.weights[row]};
-    auto sums =
-        soft_pass<T, kWriteGradient>(student, in.teacher + row * in.vocab, in.vocab, values);
-    sums = block_reduce(sums, scratch.template as<SoftSums<A>>(),
-                        [](const SoftSums<A>& a, const SoftSums<A>& b) {
-                          return SoftSums<A>{a.loss + b.loss, a.overlap + b.overlap};
-                        });
+    auto sums = soft_sums<kOf>(student, teacher, in.vocab, values, write_gradient);
+    sums = block_reduce(
+        sums, scratch.template as<SoftSums<A>>(), [](const SoftSums<A>& a, const SoftSums<A>& b) {
+          return SoftSums<A>{a.loss + b.loss, a.overlap + b.overlap, a.slope + b.slope};
+        });
+    A loss = sums.loss, scale = values.weight;
+    if constexpr (kOf == Divergence::kLogAcceptance) {
+      const A rate = sums.loss < A(FLT_MIN) ? A(FLT_MIN) : sums.loss;
+      loss = -logarithm(rate);
+      scale /= rate;
+    }
     if (threadIdx.x == 0) {
-      in.results.loss[row] = sums.loss;
-      in.results.correct[row] = state.index() == in.teacher_argmax[row] ? A(1) : A(0);
+      in.results.loss[row] = loss;
+      in.results.correct[row] = state.index() == in.teacher_argmax[target] ? A(1) : A(0);
       in.results.overlap[row] = sums.overlap;
     }
+    if constexpr (kOf != Divergence::kCrossEntropy) {
+      if (write_gradient) {
+        soft_gradient<kOf>(student, teacher, in.vocab, values, scale, sums.slope);
+      }
+    }
   }
+}
+
+// The kernel for one divergence.
+template <class T>
+auto soft_kernel(Divergence divergence) {
+  switch (divergence) {
+    case Divergence::kReverseKl:
+      return soft_rows_kernel<Divergence::kReverseKl, T>;
+    case Divergence::kJensenShannon:
+      return soft_rows_kernel<Divergence::kJensenShannon, T>;
+    case Divergence::kTotalVariation:
+      return soft_rows_kernel<Divergence::kTotalVariation, T>;
+    case Divergence::kLogAcceptance:
+      return soft_rows_kernel<Divergence::kLogAcceptance, T>;
+    case Divergence::kCrossEntropy:
+      break;
+  }
+  return soft_rows_kernel<Divergence::kCrossEntropy, T>;
 }
 
 template <class T>
 struct LabelRows {
   using A = Accumulate<T>;
-  int64_t rows, vocab;
+  Pairs pairs;
+  int64_t vocab;
   T* student;
   const int64_t* labels;
   const A* weights;
@@ -223,9 +325,10 @@ template <class T, bool kWriteGradient>
 __global__ void __launch_bounds__(kThreads, kBlocks<T>) label_rows_kernel(LabelRows<T> in) {
   using A = Accumulate<T>;
   __shared__ ReduceScratch<RowState<A>> scratch;
-  for (int64_t row = blockIdx.x; row < in.rows; row += gridDim.x) {
+  for (int64_t i = blockIdx.x; i < in.pairs.rows; i += gridDim.x) {
+    const int64_t row = in.pairs.student(i);
     T* student = in.student + row * in.vocab;
-    const int64_t label = in.labels[row];
+    const int64_t label = in.labels[in.pairs.target(i)];
     const bool counts = label >= 0 && label < in.vocab;
     // Read before row_state's barrier, after which the gradient may overwrite it.
     const A target = counts ? static_cast<A>(student[label]) : A(0);
@@ -259,11 +362,11 @@ int launch_row_statistics(const RowsShape& shape, const void* logits, void* log_
   });
 }
 
-int launch_soft_rows(const RowsShape& shape, const SoftRowsPointers& p, bool write_gradient,
-                     cudaStream_t stream) {
+int launch_divergence_rows(const RowsShape& shape, const DivergenceRowsPointers& p,
+                           Divergence divergence, bool write_gradient, cudaStream_t stream) {
   return with_type(shape.type, [&]<class T>(T) {
     using A = Accumulate<T>;
-    const SoftRows<T> in = {shape.rows,
+    const SoftRows<T> in = {Pairs(shape),
                             shape.vocab,
                             static_cast<T*>(p.student),
                             static_cast<const T*>(p.teacher),
@@ -272,8 +375,7 @@ int launch_soft_rows(const RowsShape& shape, const SoftRowsPointers& p, bool wri
                             static_cast<const A*>(p.overlap_log_sum_exp),
                             static_cast<const A*>(p.weights),
                             Results<A>(p.results)};
-    return launch_rows<T>(write_gradient ? soft_rows_kernel<T, true> : soft_rows_kernel<T, false>,
-                          shape, stream, in);
+    return launch_rows<T>(soft_kernel<T>(divergence), shape, stream, in, write_gradient);
   });
 }
 
@@ -281,7 +383,7 @@ int launch_label_rows(const RowsShape& shape, const LabelRowsPointers& p, bool w
                       cudaStream_t stream) {
   return with_type(shape.type, [&]<class T>(T) {
     using A = Accumulate<T>;
-    const LabelRows<T> in = {shape.rows,
+    const LabelRows<T> in = {Pairs(shape),
                              shape.vocab,
                              static_cast<T*>(p.student),
                              p.labels,

@@ -3,21 +3,22 @@
 #include <cstdint>
 
 #include "outrider/kernels/data_type.h"
+#include "outrider/kernels/divergence.h"
 #include "outrider/kernels/launcher.h"
 
 struct CUstream_st;
 
 // The kernels behind kernels/cross_entropy_rows.h, on raw device pointers. Logits are contiguous
 // [rows, vocab] of `type`; void* results are [rows] in the accumulation type (float, double for
-// kDouble). Everything runs on `stream`; the result is the launch's
-// cudaError_t. Rows that contain NaN
-// give NaN losses. Sums run in a fixed order: equal input gives equal bits.
+// kDouble). Everything runs on `stream`; the result is the launch's cudaError_t. Rows that contain
+// NaN give NaN losses. Sums run in a fixed order: equal input gives equal bits.
 
 namespace outrider::kernels::cuda {
 
 struct RowsShape {
   DataType type;
   int64_t rows, vocab;  // vocab ≤ 2^31
+  int64_t steps = 1;    // T students for each target: row t · rows/T + n is held against target n
 };
 
 struct RowResultPointers {
@@ -29,7 +30,7 @@ OUTRIDER_LAUNCHER int launch_row_statistics(const RowsShape& shape, const void* 
                                             void* log_sum_exp, int64_t* argmax,
                                             CUstream_st* stream);
 
-struct SoftRowsPointers {
+struct DivergenceRowsPointers {
   void* student;  // overwritten with the gradient where that is asked for
   const void* teacher;
   const void* teacher_log_sum_exp;
@@ -38,9 +39,12 @@ struct SoftRowsPointers {
   RowResultPointers results;
 };
 
-/// A target of probability 0 adds nothing to the loss, also where the student's logit is -∞.
-OUTRIDER_LAUNCHER int launch_soft_rows(const RowsShape& shape, const SoftRowsPointers& pointers,
-                                       bool write_gradient, CUstream_st* stream);
+/// A token of which p is 0 adds nothing to the loss but for reverse KL, nor one of which q is 0,
+/// but for cross-entropy.
+OUTRIDER_LAUNCHER int launch_divergence_rows(const RowsShape& shape,
+                                             const DivergenceRowsPointers& pointers,
+                                             Divergence divergence, bool write_gradient,
+                                             CUstream_st* stream);
 
 struct LabelRowsPointers {
   void* student;

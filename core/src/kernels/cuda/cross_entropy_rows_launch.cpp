@@ -9,8 +9,9 @@
 namespace outrider::kernels::cuda {
 namespace {
 
-RowsShape shape_of(const Launch& launch, const at::Tensor& logits) {
-  return {launch.type(), logits.size(0), logits.size(1)};
+RowsShape shape_of(const Launch& launch, const at::Tensor& logits, int64_t targets) {
+  const int64_t rows = logits.size(0);
+  return {launch.type(), rows, logits.size(1), rows == 0 ? 1 : rows / targets};
 }
 
 at::Tensor new_row_values(const at::Tensor& logits) {
@@ -36,29 +37,27 @@ RowStatistics row_statistics(const at::Tensor& logits) {
   const Launch launch("row_statistics", logits);
   RowStatistics rows = {new_row_values(logits),
                         at::empty({logits.size(0)}, logits.options().dtype(at::kLong))};
-  launch.check(launch_row_statistics(shape_of(launch, logits), logits.const_data_ptr(),
-                                     rows.log_sum_exp.data_ptr(), rows.argmax.data_ptr<int64_t>(),
-                                     launch.stream()));
+  launch.check(launch_row_statistics(shape_of(launch, logits, logits.size(0)),
+                                     logits.const_data_ptr(), rows.log_sum_exp.data_ptr(),
+                                     rows.argmax.data_ptr<int64_t>(), launch.stream()));
   return rows;
 }
 
-RowResults soft_cross_entropy_rows(const at::Tensor& student, const at::Tensor& teacher,
-                                   const RowStatistics& teacher_rows,
-                                   const at::Tensor& overlap_log_sum_exp, const at::Tensor& weights,
-                                   bool write_gradient) {
-  require_built(launch_soft_rows != nullptr, "soft_cross_entropy_rows");
-  const Launch launch("soft_cross_entropy_rows", student);
+RowResults divergence_rows(const at::Tensor& student, const TeacherRows& teacher,
+                           const at::Tensor& weights, Divergence divergence, bool write_gradient) {
+  require_built(launch_divergence_rows != nullptr, "divergence_rows");
+  const Launch launch("divergence_rows", student);
   const auto results = new_results(student);
-  const SoftRowsPointers pointers = {
+  const DivergenceRowsPointers pointers = {
       .student = student.data_ptr(),
-      .teacher = teacher.const_data_ptr(),
-      .teacher_log_sum_exp = teacher_rows.log_sum_exp.const_data_ptr(),
-      .teacher_argmax = teacher_rows.argmax.const_data_ptr<int64_t>(),
-      .overlap_log_sum_exp = overlap_log_sum_exp.const_data_ptr(),
+      .teacher = teacher.logits.const_data_ptr(),
+      .teacher_log_sum_exp = teacher.statistics.log_sum_exp.const_data_ptr(),
+      .teacher_argmax = teacher.statistics.argmax.const_data_ptr<int64_t>(),
+      .overlap_log_sum_exp = teacher.overlap_log_sum_exp.const_data_ptr(),
       .weights = weights.const_data_ptr(),
       .results = pointers_of(results)};
-  launch.check(
-      launch_soft_rows(shape_of(launch, student), pointers, write_gradient, launch.stream()));
+  launch.check(launch_divergence_rows(shape_of(launch, student, teacher.logits.size(0)), pointers,
+                                      divergence, write_gradient, launch.stream()));
   return results;
 }
 
@@ -71,8 +70,8 @@ RowResults label_cross_entropy_rows(const at::Tensor& student, const at::Tensor&
                                       .labels = labels.const_data_ptr<int64_t>(),
                                       .weights = weights.const_data_ptr(),
                                       .results = pointers_of(results)};
-  launch.check(
-      launch_label_rows(shape_of(launch, student), pointers, write_gradient, launch.stream()));
+  launch.check(launch_label_rows(shape_of(launch, student, labels.size(0)), pointers,
+                                 write_gradient, launch.stream()));
   return results;
 }
 

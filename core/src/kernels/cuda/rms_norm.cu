@@ -111,8 +111,13 @@ int rms_norm_backward(const RmsNormShape& shape, const void* grad_y, const void*
         launch_backward<T>(shape, norm_of<T>(shape, x, w), static_cast<const T*>(grad_y),
                            static_cast<T*>(gradients.x), lines, stream);
     if (status != cudaSuccess) return status;
-    return kernels::column_sum(lines, backward_blocks(shape), ColumnOrder<T>(shape.hidden).size(),
-                               shape.hidden, static_cast<T*>(gradients.w), stream);
+    const auto sum_into = [&]<class Out>(Out* w) {
+      return kernels::column_sum<Out, T>(lines, backward_blocks(shape),
+                                         ColumnOrder<T>(shape.hidden).size(), shape.hidden, w,
+                                         stream);
+    };
+    return gradients.keeps_w_wide ? sum_into(static_cast<Accumulate<T>*>(gradients.w))
+                                  : sum_into(static_cast<T*>(gradients.w));
   });
 }
 

@@ -26,8 +26,9 @@ OUTRIDER_LAUNCHER int rms_norm(const RmsNormShape& shape, const void* x, const v
 OUTRIDER_LAUNCHER size_t rms_norm_workspace_bytes(const RmsNormShape& shape);
 
 struct RmsNormGradients {
-  void* x;  // [rows, hidden], or null: not wanted
-  void* w;  // [hidden], summed in a fixed order in float32, float64 for kDouble
+  void* x;            // [rows, hidden], or null: not wanted
+  void* w;            // [hidden], summed in a fixed order in float32, float64 for kDouble
+  bool keeps_w_wide;  // w is of the type of those sums, not narrowed
 };
 
 /// Gradients with the cast taken as the identity.

@@ -64,10 +64,16 @@ void refuse_combinations(const EagleConfig& config, const Architecture& architec
   const bool is_old = numerics.fixed_ttt_steps != 0;
   const bool other_width = architecture.draft_hidden_size != architecture.hidden_size;
   const bool is_reference = numerics.starts_at_random;
+  const bool other_loss = config.eagle_loss != EagleConfig{}.eagle_loss;
   Sentences()
       .when(!config.eagle_self_logit_distillation && !numerics.always_soft_targets && reduced,
             "eagle_self_logit_distillation=false with a draft vocabulary: a token outside of it "
             "cannot be a target")
+      .when(other_loss && !config.eagle_self_logit_distillation && !numerics.always_soft_targets,
+            "eagle_loss with eagle_self_logit_distillation=false: the tokens themselves are no "
+            "distribution, their loss is cross-entropy")
+      .when(other_loss && is_reference,
+            "eagle_loss with reference numerics: ModelOpt's loss is cross_entropy")
       .when(config.eagle_mix_hidden_states && is_old,
             "eagle_mix_hidden_states=true: ModelOpt 0.42 cannot do that")
       .when(other_width && !architecture.use_aux_hidden_state,

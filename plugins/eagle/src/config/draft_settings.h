@@ -5,6 +5,7 @@
 
 #include "eagle_schema.h"
 #include "numerics.h"
+#include "outrider/kernels/divergence.h"
 
 namespace outrider::eagle {
 
@@ -16,6 +17,7 @@ struct DraftSettings {
   Numerics numerics;
   bool mixes_hidden_states = false;
   bool trains_on_tokens = false;  // hard labels instead of the base's distribution
+  Divergence divergence = Divergence::kCrossEntropy;  // from the base's distribution
 };
 
 }  // namespace outrider::eagle

@@ -1,7 +1,15 @@
 #include "eagle_schema.h"
 
+#include "outrider/kernels/divergence.h"
+
 namespace outrider::eagle {
 namespace {
+
+Constraint<std::string> losses() {
+  Constraint<std::string> constraint{.extension = true};
+  for (const auto& known : kDivergenceNames) constraint.choices.emplace_back(known.name);
+  return constraint;
+}
 
 StructSchema<EagleConfig> make_eagle_schema() {
   using C = EagleConfig;
@@ -13,6 +21,10 @@ StructSchema<EagleConfig> make_eagle_schema() {
              "Regress the base's hidden states.")
       .field("eagle_self_logit_distillation", &C::eagle_self_logit_distillation,
              "Train on the base's distribution; false: on the tokens themselves.")
+      .field(
+          "eagle_loss", &C::eagle_loss,
+          "What the draft's distribution is held to the base's by; docs/training.md compares them.",
+          losses())
       .field("eagle_freeze_base_model", &C::eagle_freeze_base_model, "Do not train the base.")
       .field("eagle_report_acc", &C::eagle_report_acc, "Accuracies are always reported: no effect.")
       .field("eagle_reuse_base_decoder", &C::eagle_reuse_base_decoder,

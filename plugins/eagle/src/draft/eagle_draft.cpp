@@ -133,14 +133,24 @@ void EagleDraft::check_draft_vocabulary() {
   draft_vocabulary_checked_ = true;
 }
 
+// The draft's own head reads the steps' outputs where they are. What a parallel head reads of them
+// is a matrix product's result, which has to exist for its gradient.
+ops::StudentRows EagleDraft::students(const std::vector<at::Tensor>& steps, const at::Tensor& index,
+                                      int64_t head) const {
+  if (head > 0) return head_rows(gather_rows(steps, index), head);
+  ops::StudentRows own(steps, index);
+  return norm_ ? std::move(own).normed(norm_->weight, norm_->eps) : own;
+}
+
 ops::StreamingLoss EagleDraft::cross_entropy(const BaseOutputs& base, const TrainBatch& batch,
                                              const TrainedRows& rows,
                                              const std::vector<at::Tensor>& steps,
                                              const at::Tensor& row_weights, int64_t head) const {
-  const auto students = head_rows(gather_rows(steps, rows), head);
+  const auto rows_of_steps = step_index(steps, rows);
+  const auto read = students(steps, rows_of_steps, head);
   const auto weight = head_weight(base, head);
   if (settings_.trains_on_tokens) {
-    return ops::streaming_cross_entropy(students, weight, predicted_tokens(batch, rows, head),
+    return ops::streaming_cross_entropy(read, weight, predicted_tokens(batch, rows, head),
                                         row_weights);
   }
   const loss::Teacher teacher(base, target_ids());
@@ -150,10 +160,12 @@ ops::StreamingLoss EagleDraft::cross_entropy(const BaseOutputs& base, const Trai
   if (batch.measure_acceptance && has_reduced_vocabulary()) {
     reachable = teacher.measure_whole_vocabulary(index, targets);
   }
-  auto loss = ops::streaming_cross_entropy(students, weight, targets, row_weights);
+  auto loss =
+      ops::streaming_cross_entropy(read, weight, targets, row_weights, {}, settings_.divergence);
   if (reachable.defined()) loss.rows.correct = loss.rows.correct * reachable;
   if (settings_.numerics.trains_targets && base.carries_gradient) {
-    const auto logits = at::linear(students, weight).detach();
+    const auto stacked = head_rows(gather_rows(steps, rows_of_steps), head);
+    const auto logits = at::linear(stacked, weight).detach();
     loss.total = loss.total + pull_on_targets(base, target_ids(), index, logits, row_weights);
   }
   return loss;

@@ -41,6 +41,8 @@ class EagleDraft : public Draft {
   int64_t head_count() const;
   at::Tensor head_weight(const BaseOutputs& base, int64_t head) const;
   at::Tensor head_rows(const at::Tensor& hidden, int64_t head) const;
+  ops::StudentRows students(const std::vector<at::Tensor>& steps, const at::Tensor& index,
+                            int64_t head) const;
   ops::StreamingLoss cross_entropy(const BaseOutputs& base, const TrainBatch& batch,
                                    const TrainedRows& rows, const std::vector<at::Tensor>& steps,
                                    const at::Tensor& row_weights, int64_t head) const;

@@ -51,12 +51,18 @@ at::Tensor step_weights(const TrainBatch& batch, const TrainedRows& rows, int64_
   return rows.weight.unsqueeze(0) * start.ge(first) * start.lt(batch.own_rows());
 }
 
-at::Tensor gather_rows(const std::vector<at::Tensor>& steps, const TrainedRows& rows) {
+at::Tensor step_index(const std::vector<at::Tensor>& steps, const TrainedRows& rows) {
+  const auto step =
+      at::arange(static_cast<int64_t>(steps.size()), rows.position.options()).unsqueeze(1);
+  const auto offset = rows.position - step, length = steps.front().size(1) - step;
+  return at::where(offset.ge(0), rows.sequence * length + offset, -1);
+}
+
+at::Tensor gather_rows(const std::vector<at::Tensor>& steps, const at::Tensor& index) {
+  const auto present = index.clamp_min(0);
   std::vector<at::Tensor> gathered;
   for (size_t k = 0; k < steps.size(); ++k) {
-    const int64_t size = steps[k].size(1);
-    const auto offset = (rows.position - static_cast<int64_t>(k)).clamp_min(0);
-    gathered.push_back(steps[k].flatten(0, 1).index_select(0, rows.sequence * size + offset));
+    gathered.push_back(steps[k].flatten(0, 1).index_select(0, present[static_cast<int64_t>(k)]));
   }
   return at::stack(gathered);
 }

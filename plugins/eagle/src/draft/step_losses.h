@@ -25,9 +25,12 @@ at::Tensor predicted_tokens(const TrainBatch& batch, const TrainedRows& rows, in
 /// before their document, or began after the positions that count here.
 at::Tensor step_weights(const TrainBatch& batch, const TrainedRows& rows, int64_t steps);
 
-/// The rows of each step's output [B,S-1-k,h], stacked [T,N,h]; rows that a step has not are its
-/// first.
-at::Tensor gather_rows(const std::vector<at::Tensor>& steps, const TrainedRows& rows);
+/// Where the rows are in each step's output [B,S-1-k,h] taken as a matrix, [T,N] int64; -1 for rows
+/// before the step's first position.
+at::Tensor step_index(const std::vector<at::Tensor>& steps, const TrainedRows& rows);
+
+/// Those rows, stacked [T,N,h]; rows that a step has not are its first.
+at::Tensor gather_rows(const std::vector<at::Tensor>& steps, const at::Tensor& index);
 
 /// Losses and metrics of all steps, weights [T,N]; totals [T]: the whole batch's sums of them.
 std::vector<StepMetrics> head_metrics(const ops::RowMetrics& rows, const at::Tensor& weights,

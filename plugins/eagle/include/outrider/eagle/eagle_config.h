@@ -9,12 +9,13 @@
 
 namespace outrider::eagle {
 
-/// The config of mode "eagle": ModelOpt's EagleConfig, field by field. docs/modes/eagle.md says
-/// what conversion does with each.
+/// The config of mode "eagle": ModelOpt's EagleConfig, field by field, and an extension.
+/// docs/modes/eagle.md says what conversion does with each.
 struct EagleConfig {
   bool eagle_offline = false;
   bool eagle_hidden_state_distillation = false;
   bool eagle_self_logit_distillation = true;
+  std::string eagle_loss = "cross_entropy";  // an extension: a name of kDivergenceNames
   bool eagle_freeze_base_model = true;
   bool eagle_report_acc = true;
   bool eagle_reuse_base_decoder = false;
