@@ -259,6 +259,12 @@ TEST_CASE("documents are found by their ids, and cut by a length") {
   CHECK(at::equal(cut.starts, documents.starts.slice(1, 0, 4)));
   CHECK(at::equal(cut.offsets, at::tensor({0, 3, 4, 4, 8}, at::kInt)));
   CHECK(cut.longest == 4);
+  const auto common = documents.with_common_sizes();
+  CHECK(common.offsets.size(0) == 64);
+  CHECK(at::equal(common.offsets.slice(0, 0, 5), documents.offsets));
+  CHECK(common.offsets.slice(0, 5).eq(12).all().item<bool>());
+  CHECK(common.longest == 6);  // no more than a row holds
+  CHECK(documents_in_rows({{3, 5, 4}}).with_common_sizes().longest == 8);
 }
 
 TEST_CASE("attention within documents is that of each alone, gradients too") {

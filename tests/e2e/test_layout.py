@@ -117,6 +117,7 @@ HOST = {
     "data": {"", "machine", "plugins", "convert", "checkpoint"},
     "formats": {"machine", "plugins", "convert", "checkpoint"},
     "trainer": {"", "machine", "plugins", "convert", "checkpoint", "data", "report", "distributed"},
+    "bench": {"", "machine", "plugins", "convert", "data", "trainer"},
     "check": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "trainer"},
 }
 HOST["cli"] = set(HOST)

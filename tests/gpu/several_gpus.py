@@ -24,14 +24,17 @@ from step_trace import summary
 
 HERE = Path(__file__).resolve().parent
 OUTRIDER = os.environ.get("OUTRIDER", str(HERE / "../../../bin/outrider"))
-DRAFT_VOCABULARY = 32000
+VOCABULARY, DRAFT_VOCABULARY = 128256, 32000
 TRACED = 3  # steps
 SHAPES = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
            "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
            "tie_word_embeddings": True},
     "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-           "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}}
+           "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128},
+    "smol": {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+             "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64,
+             "tie_word_embeddings": True, "vocab_size": 49152}}
 
 
 def outrider(*arguments, processes=1):
@@ -114,7 +117,9 @@ def make_shape(work, shape, ttt):
     draft = work / f"{shape}-k{ttt}"
     if (draft / "config.json").exists():
         return draft
-    save_file({"d2t": torch.arange(DRAFT_VOCABULARY) * 3}, work / "d2t.safetensors")
+    ids = torch.arange(DRAFT_VOCABULARY)
+    vocabulary = SHAPES[shape].get("vocab_size", VOCABULARY)
+    save_file({"d2t": ids * vocabulary // DRAFT_VOCABULARY - ids}, work / "d2t.safetensors")
     outrider("convert", work / shape, "--mode", "eagle", "--preset", "eagle3", "--set", f"eagle_ttt_steps={ttt}",
              "--set", f"eagle_architecture_config.draft_vocab_size={DRAFT_VOCABULARY}",
              "--draft-vocab", work / "d2t.safetensors", "--out", draft)
@@ -122,7 +127,7 @@ def make_shape(work, shape, ttt):
 
 
 def make_weights(work, shape):
-    config = {**CONFIG, **SHAPES[shape], "vocab_size": 128256, "dtype": "bfloat16",
+    config = {**CONFIG, "vocab_size": VOCABULARY, **SHAPES[shape], "dtype": "bfloat16",
               "max_position_embeddings": 131072}
     base = work / shape
     base.mkdir(parents=True)
@@ -157,11 +162,11 @@ def make_rows(work, length):
         make_shards(work / f"shards-{length}", 128256, rows=max(16, 131072 // length), length=length)
 
 
-def timed(work, model, name, processes, batch, length, *options):
+def timed(work, model, name, processes, batch, length, *options, data=None):
     run = work / f"run-{name}"
     shutil.rmtree(run, ignore_errors=True)
     with PeakMemory() as peak:
-        outrider("train", model, "--data", work / f"shards-{length}", "--out", run, "--device", "cuda",
+        outrider("train", model, "--data", data or work / f"shards-{length}", "--out", run, "--device", "cuda",
                  "--dtype", "bfloat16", "--max-steps", 14, "--logging-steps", 1, "--max-length", length,
                  "--per-device-train-batch-size", batch, "--save", "draft", "--trace-steps", TRACED,
                  *options, processes=processes)

@@ -2,19 +2,21 @@
 
     workloads.py WORK SHAPE:STEPS:LENGTH:ROWS[:OPTION[=VALUE]]… …   SHAPE 1b or 8b, STEPS of training-time test
 
-OPTION is one of `outrider train`, such as recompute=products or packing; fp8 is short for base-precision=fp8.
+SHAPE may be smol, too. OPTION is one of `outrider train`, such as recompute=products or packing; fp8 is short for
+base-precision=fp8; data=SHARDS trains on these.
 
 One line of JSON each: tokens/s, memory by the driver, and the share of the limit, which is the time that the
 arithmetic takes at the rate of this GPU's 8192³ product in bfloat16, measured just before.
 """
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
-from several_gpus import DRAFT_VOCABULARY, SHAPES, make_rows, make_shape, timed
+from several_gpus import DRAFT_VOCABULARY, SHAPES, VOCABULARY, make_rows, make_shape, timed
 
 
 def product_rate():
@@ -38,7 +40,7 @@ def operations(shape, steps, length, rows):
     queries, keys = s["num_attention_heads"] * head, s["num_key_value_heads"] * head
     tokens = length * rows
     layer = hidden * (2 * queries + 2 * keys) + 3 * hidden * mid
-    base = 2 * tokens * (layer * s["num_hidden_layers"] + hidden * 128256)
+    base = 2 * tokens * (layer * s["num_hidden_layers"] + hidden * s.get("vocab_size", VOCABULARY))
     base += 2 * tokens * length * queries * s["num_hidden_layers"]
     step = 2 * hidden * (queries + 2 * keys) + queries * hidden + 3 * hidden * mid + hidden * DRAFT_VOCABULARY
     draft = steps * tokens * 6 * (step + length * queries) + 4 * tokens * 3 * hidden * hidden
@@ -61,9 +63,12 @@ def main():
         steps, length, rows = int(steps), int(length), int(rows)
         rate = product_rate()
         torch.cuda.empty_cache()
-        make_rows(work, length)
-        options = [part for word in words for part in option(word)]
-        found = timed(work, make_shape(work, shape, steps), case.replace(":", "-").replace("=", "-"), 1, rows, length, *options)
+        data = next((word.removeprefix("data=") for word in words if word.startswith("data=")), None)
+        if not data:
+            make_rows(work, length)
+        options = [part for word in words if not word.startswith("data=") for part in option(word)]
+        name = re.sub(r"[^a-z0-9]+", "-", case)
+        found = timed(work, make_shape(work, shape, steps), name, 1, rows, length, *options, data=data)
         limit = operations(shape, steps, length, rows) / rate
         share = limit * found["tokens_per_second"] / (length * rows)
         print(json.dumps({"case": case, "TFLOP/s of the product": round(rate / 1e12), "of the limit": round(share, 3)}),

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <bit>
 #include <vector>
 
 namespace outrider::ops {
@@ -13,6 +14,14 @@ Documents Documents::first(int64_t length) const {
   const auto row = at::floor_divide(offsets, whole);
   const auto position = (offsets - row * whole).clamp_max(length);
   return {starts.slice(1, 0, length), row * length + position, std::min(longest, length)};
+}
+
+Documents Documents::with_common_sizes() const {
+  constexpr int64_t kOffsets = 64;
+  const int64_t count = offsets.size(0), rounded = (count + kOffsets - 1) / kOffsets * kOffsets;
+  const auto end = offsets.slice(0, count - 1).expand(rounded - count);
+  const auto power = std::bit_ceil(static_cast<uint64_t>(longest));
+  return {starts, at::cat({offsets, end}), std::min(static_cast<int64_t>(power), starts.size(1))};
 }
 
 Documents documents_of(const at::Tensor& document_ids) {

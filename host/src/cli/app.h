@@ -8,6 +8,7 @@ namespace outrider::cli {
 int run(int argc, char** argv);
 
 // One function per verb, each in its own file.
+void add_bench_verb(CLI::App& app, const GlobalOptions& options);
 void add_convert_verb(CLI::App& app, const GlobalOptions& options);
 void add_data_verb(CLI::App& app, const GlobalOptions& options);
 void add_doctor_verb(CLI::App& app, const GlobalOptions& options);

@@ -312,7 +312,7 @@ TrainBatch TokenShards::packed_batch(const std::vector<ConversationRow>& rows, i
       std::for_each(document + used, document + width, [](int64_t& id) { ++id; });
     }
   }
-  batch.documents = ops::documents_of(batch.document_ids);
+  batch.documents = ops::documents_of(batch.document_ids).with_common_sizes();
   return batch;
 }
 

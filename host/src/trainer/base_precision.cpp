@@ -18,25 +18,6 @@ namespace {
 constexpr int64_t kMostConversations = 8;
 constexpr int64_t kRowsAtOnce = 512;  // whose logits exist at a time
 
-void multiply_in_eight_bits(const CausalLM& model) {
-  const auto input = std::make_shared<nn::Fp8Input>();
-  int64_t count = 0;
-  for (const auto& layer : model.decoder_layers()) {
-    for (const auto& module : layer->modules()) {
-      auto* linear = module->as<nn::Linear>();
-      if (!linear) continue;
-      linear->replace_product(
-          std::make_shared<nn::Fp8Product>(linear->weight, linear->bias, input));
-      linear->release_weight();
-      ++count;
-    }
-  }
-  if (count > 0) return;
-  throw Error(ErrorCode::kUnsupported,
-              model.config().architecture + " has no decoder layers with products to lower",
-              "train without --base-precision fp8");
-}
-
 /// What the head reads for each conversation, [tokens,h].
 std::vector<at::Tensor> last_hidden(CausalLM& model, const TrainingData& data,
                                     const std::vector<int64_t>& conversations, int64_t max_length) {
@@ -63,6 +44,25 @@ void compare(const LmHead& head, const at::Tensor& before, const at::Tensor& aft
 }
 
 }  // namespace
+
+void multiply_in_eight_bits(const CausalLM& model) {
+  const auto input = std::make_shared<nn::Fp8Input>();
+  int64_t count = 0;
+  for (const auto& layer : model.decoder_layers()) {
+    for (const auto& module : layer->modules()) {
+      auto* linear = module->as<nn::Linear>();
+      if (!linear) continue;
+      linear->replace_product(
+          std::make_shared<nn::Fp8Product>(linear->weight, linear->bias, input));
+      linear->release_weight();
+      ++count;
+    }
+  }
+  if (count > 0) return;
+  throw Error(ErrorCode::kUnsupported,
+              model.config().architecture + " has no decoder layers with products to lower",
+              "train without --base-precision fp8");
+}
 
 Json TeacherCost::to_json() const {
   return {{"conversations", conversations},

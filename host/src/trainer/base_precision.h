@@ -21,9 +21,11 @@ struct OUTRIDER_API TeacherCost {
   std::string note() const;
 };
 
-/// Has the linear layers of a frozen base's decoder layers multiply in eight-bit floats from here
-/// on, and frees their weights. Throws kUnsupported for a base that is trained or has no decoder
-/// layers of such kind.
+/// Has the linear layers of a base's decoder layers multiply in eight-bit floats from here on, and
+/// frees their weights. Throws kUnsupported for a base without such layers.
+OUTRIDER_API void multiply_in_eight_bits(const CausalLM& model);
+
+/// The same for a frozen base, measured. Throws kUnsupported for one that is trained, too.
 OUTRIDER_API TeacherCost lower_base_precision(CausalLM& model, const TrainingData& data,
                                               int64_t max_length);
 

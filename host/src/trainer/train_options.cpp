@@ -77,7 +77,7 @@ StructSchema<S> make_schema() {
       .field(
           "cuda_graphs", &S::cuda_graphs,
           "Launch the recorded kernels of a pass as a whole, which saves the host's time on small "
-          "batches; auto: of at most 8192 tokens, where drafts allow it",
+          "batches; auto: of small batches, where drafts allow it",
           {.choices = {"auto", "on", "off"}})
       .field("wait_for_room", &S::wait_for_room,
              "Seconds to wait for room where the disk is full at the end", {.minimum = 0})

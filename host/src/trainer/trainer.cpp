@@ -22,6 +22,7 @@
 #include "trainer/same_start.h"
 #include "trainer/shared_batch.h"
 #include "trainer/shared_sequences.h"
+#include "trainer/step_setup.h"
 #include "trainer/train_options.h"
 
 namespace outrider {
@@ -38,11 +39,6 @@ std::optional<TrainingData> open_if_given(const fs::path& folder, const CausalLM
                                           TokenShards::Part part) {
   if (folder.empty()) return std::nullopt;
   return TrainingData(folder, model, part);
-}
-
-AdamWOptions optimizer_options(const TrainOptions& options) {
-  return {options.adam_beta1, options.adam_beta2, options.adam_epsilon, options.weight_decay,
-          options.max_grad_norm};
 }
 
 std::optional<BucketedSum> sum_over(const TrainOptions& options, at::Device device) {
@@ -63,18 +59,6 @@ std::unique_ptr<BatchSource> batches_of(const TrainingData& data, const CausalLM
   return std::make_unique<SharedBatches>(*options.processes, data, model, options.max_length,
                                          sequences);
 }
-
-ops::Recompute recompute_of(const TrainOptions& options, at::Device device) {
-  if (options.recompute == "products") return ops::Recompute::kProducts;
-  const bool is_wanted =
-      options.recompute == "elementwise" || (options.recompute == "auto" && device.is_cuda());
-  return is_wanted ? ops::Recompute::kElementwise : ops::Recompute::kNothing;
-}
-
-// Of a batch; larger ones keep a GPU busy by themselves.
-constexpr int64_t kMostTokensForGraphs = 8192;
-
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 bool is_number(const Json& json, const char* key) {
   return json.is_object() && json.contains(key) && json[key].is_number();
@@ -144,7 +128,7 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
 Json Trainer::run() {
   interrupt_.emplace();
   const DraftTrainingScope training_mode(model_);
-  const auto stream = stream_for_graphs();
+  const auto stream = stream_for_recording();
   start();
   if (finished_before_) return *std::move(finished_before_);
   try {
@@ -354,18 +338,14 @@ bool Trainer::is_finished(double seconds) const {
   return out_of_time || (schedule_.total_steps > 0 && step_ >= schedule_.total_steps);
 }
 
-/// Graphs of one process's passes; several meet in theirs.
-std::unique_ptr<SideStream> Trainer::stream_for_graphs() {
-  const auto& asked = options_.cuda_graphs;
-  if (asked == "off" || !model_.device().is_cuda() || options_.processes) return nullptr;
-  RecordedPasses::Options options;
-  if (asked == "auto") {
-    options.most_tokens = kMostTokensForGraphs;
-    options.on_failure = [this](const std::string& reason) {
-      say("note: steps are not recorded as CUDA graphs: " + printable(first_line(reason), 300));
-    };
-  }
-  recorded_.emplace(training_, std::move(options));
+/// Where passes are recorded, they have a stream of their own. Several processes meet within
+/// theirs.
+std::unique_ptr<SideStream> Trainer::stream_for_recording() {
+  if (options_.processes) return nullptr;
+  auto how = recording_of(options_, model_.device(), model_.config().hidden_size,
+                          [this](const auto& text) { say(text); });
+  if (!how) return nullptr;
+  recorded_.emplace(training_, *std::move(how));
   return std::make_unique<SideStream>(model_.device());
 }
 

@@ -61,7 +61,7 @@ class Trainer {
   void note_length_beyond_the_base();
   void train_to_the_end();
   bool is_finished(double seconds) const;
-  std::unique_ptr<SideStream> stream_for_graphs();
+  std::unique_ptr<SideStream> stream_for_recording();
   ForwardOutput learn(ForwardInput input, double share, size_t batches_left);
   void take_step();
   bool anywhere(bool is_so) const;

@@ -14,6 +14,10 @@ struct OUTRIDER_API Documents {
   at::Tensor offsets;  // [N+1] int32: where each begins in the B·S positions, and B·S; may be empty
   int64_t longest = 0;  // tokens of the longest, or more
 
+  /// The same documents with the sizes that many have: empty ones added at the end, `longest`
+  /// rounded up. Kernels are planned by sizes.
+  Documents with_common_sizes() const;
+
   /// Of the first `length` positions of each row; what lies beyond is cut off, or is left empty.
   Documents first(int64_t length) const;
 };

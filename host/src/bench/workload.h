@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "outrider/api.h"
+#include "outrider/json.h"
+#include "outrider/model/causal_lm.h"
+
+namespace outrider {
+
+/// A training step whose speed is compared between programs: a base of a known shape, a draft as
+/// wide, rows of equal length without padding, all tokens trained on.
+struct Workload {
+  std::string name, base;       // "8b-k3-2048x8", "8b"
+  int64_t steps, length, rows;  // of training-time test; tokens; rows of a batch
+  int64_t draft_vocabulary;     // tokens that the draft knows
+
+  int64_t tokens() const { return length * rows; }
+};
+
+/// BASE-kSTEPS-LENGTHxROWS. Throws kInvalidArgument, naming the bases.
+OUTRIDER_API Workload workload_of(const std::string& name);
+OUTRIDER_API std::vector<std::string> workload_bases();
+
+/// The base with random weights, and the draft attached; made on the device, from a fixed seed.
+OUTRIDER_API std::shared_ptr<CausalLM> make_workload_model(const Workload& workload,
+                                                           at::TensorOptions options);
+
+/// Operations of a step: what matrix units must do, and nothing computed again.
+///   base   2 T (body + head) + 2 T S·heads·head_dim a layer (causal)
+///   draft  K T (6 step + 3 · 2 S·heads·head_dim) + 4 T once
+/// with T tokens in rows of S, K steps; `step` the elements of the draft's matrices, `once` of
+/// those that are used once, whose input needs no gradient.
+struct OperationCount {
+  double base, draft;
+};
+OUTRIDER_API OperationCount operations_of(const Workload& workload, const CausalLM& model);
+
+}  // namespace outrider

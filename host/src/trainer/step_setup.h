@@ -1,0 +1,22 @@
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "outrider/host/trainer.h"
+#include "outrider/ops/linear_input.h"
+#include "trainer/optimizer.h"
+#include "trainer/recorded_passes.h"
+
+namespace outrider {
+
+// What settings mean for the parts of a step.
+AdamWOptions optimizer_options(const TrainingSettings& settings);
+ops::Recompute recompute_of(const TrainingSettings& settings, at::Device device);
+/// Nothing where passes are not recorded. `say` is told where a draft's cannot be.
+std::optional<RecordedPasses::Options> recording_of(
+    const TrainingSettings& settings, at::Device device, int64_t hidden_size,
+    const std::function<void(const std::string&)>& say);
+
+}  // namespace outrider
