@@ -57,5 +57,5 @@ def test_what_does_not_go_with_packing_is_refused(outrider, convert, data, tmp_p
     model = convert(REFERENCE / "base_llama/base", "--mode", "eagle", "--preset", "eagle3", "--set",
                     "eagle_mix_hidden_states=true")
     said = outrider("train", model, "--data", data, "--out", tmp_path / "run", *ONE_STEP, "--packing", status=4).stderr
-    assert "several documents" in said
+    assert "rows of several documents do not go with" in said
     assert "train without --packing" in said

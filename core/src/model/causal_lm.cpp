@@ -12,6 +12,7 @@
 #include "outrider/error.h"
 #include "outrider/model/language_model_loss.h"
 #include "outrider/model/prepared_batch.h"
+#include "outrider/problems.h"
 #include "outrider/text.h"
 
 namespace outrider {
@@ -47,6 +48,18 @@ bool labels_stand_alone(const SpeculativeState& state) {
   return std::ranges::any_of(state, &AttachedDraft::labels_stand_alone);
 }
 
+void require_heeded_documents(const CausalLM& model, const ForwardInput& input) {
+  Problems problems;
+  problems.add_when(!model.heeds_documents(), "a base that attends across them");
+  problems.add_when(input.base_outputs.has_value(), "stored outputs of the base");
+  for (const auto& attached : model.speculative_state()) {
+    problems.add_when(!attached.draft->heeds_documents(),
+                      fmt::format("'{}', as it is configured", attached.state.mode));
+  }
+  problems.throw_in_a_line(ErrorCode::kUnsupported, "rows of several documents do not go with",
+                           "give one document in a row (train without --packing)");
+}
+
 at::Tensor sum_of(const std::vector<DraftLoss>& losses, const at::Tensor& lm_loss) {
   at::Tensor total = lm_loss;
   for (const auto& loss : losses) total = total.defined() ? total + loss.total : loss.total;
@@ -79,6 +92,7 @@ at::Tensor CausalLM::parameter(const std::string& hugging_face_name) const {
 std::vector<std::shared_ptr<torch::nn::Module>> CausalLM::decoder_layers() const { return {}; }
 bool CausalLM::supply_layers(std::shared_ptr<LayerSupply>) { return false; }
 bool CausalLM::divides_sequences() const { return false; }
+bool CausalLM::heeds_documents() const { return false; }
 
 bool CausalLM::compute_in(at::ScalarType type) { return type == dtype(); }
 
@@ -128,6 +142,7 @@ BaseOutputs CausalLM::base_outputs(const ForwardInput& input, const TrainBatch& 
 /// What the drafts see.
 TrainBatch CausalLM::batch_of(const ForwardInput& input) const {
   auto batch = prepared_batch(input.batch, hidden_states_needed(), input.right_padded);
+  if (batch.documents) require_heeded_documents(*this, input);
   if (!input.sequence_share) return batch;
   require_shared_training(*this, input, batch);
   return own_part(batch, input.sequence_share, positions_ahead(*this));

@@ -10,6 +10,8 @@ Draft::~Draft() = default;
 
 std::optional<SequenceNeeds> Draft::sequence_needs() const { return std::nullopt; }
 
+bool Draft::heeds_documents() const { return false; }
+
 void Draft::initialize(const BaseView&) {}
 
 std::unique_ptr<Drafter> Draft::make_drafter() {

@@ -39,7 +39,12 @@ at::Tensor positions_within(const ops::Documents& documents) {
 
 void prepare_documents(TrainBatch& batch) {
   if (!batch.document_ids.defined()) return;
-  if (!batch.documents) batch.documents = ops::documents_of(batch.document_ids);
+  if (!batch.documents) {
+    auto found = ops::documents_of(batch.document_ids);
+    const bool has_one_a_row = found.offsets.size(0) == batch.input_ids.size(0) + 1;
+    if (has_one_a_row) return;
+    batch.documents = std::move(found);
+  }
   if (!batch.position_ids.defined()) batch.position_ids = positions_within(*batch.documents);
 }
 

@@ -61,6 +61,8 @@ class OUTRIDER_API CausalLM : public torch::nn::Module, public BaseView {
   virtual BaseOutputs run_base(const BasePass& pass) = 0;
   /// Whether run_base() heeds BasePass::part. Default: no.
   virtual bool divides_sequences() const;
+  /// Whether run_base() heeds BasePass::documents. Default: no.
+  virtual bool heeds_documents() const;
   /// Computes in `type` from here on, each parameter converted as it is used: what runs a base
   /// whose parameters do not fit into memory in that type. False where the base cannot.
   virtual bool compute_in(at::ScalarType type);

@@ -47,6 +47,7 @@ class OUTRIDER_API DecoderOnlyLM : public CausalLM {
   const LmHead& head() const override;
   at::Tensor final_norm(const at::Tensor& hidden) const override;
   bool divides_sequences() const override { return true; }
+  bool heeds_documents() const override { return true; }
   bool compute_in(at::ScalarType type) override;
   std::vector<std::shared_ptr<torch::nn::Module>> decoder_layers() const override;
   bool supply_layers(std::shared_ptr<LayerSupply> supply) override;

@@ -47,6 +47,10 @@ class OUTRIDER_API Draft : public torch::nn::Module {
   /// Default: nothing is said, and it is not trained so.
   virtual std::optional<SequenceNeeds> sequence_needs() const;
 
+  /// Whether loss() heeds TrainBatch::documents: no row of one document reads or predicts another.
+  /// Default: no, and rows of several documents are refused.
+  virtual bool heeds_documents() const;
+
   /// Called once after a conversion, before any training and never on restore: a draft may start
   /// from copies of the base's parameters. Default: nothing.
   virtual void initialize(const BaseView& base);

@@ -53,6 +53,11 @@ std::optional<SequenceNeeds> EagleDraft::sequence_needs() const {
                        settings_.architecture.num_attention_heads};
 }
 
+// What is mixed, and what wraps, goes from one end of a row to the other.
+bool EagleDraft::heeds_documents() const {
+  return !settings_.mixes_hidden_states && !settings_.numerics.wraps_last_position;
+}
+
 void EagleDraft::set_draft_vocabulary(const at::Tensor& token_ids) {
   d2t_.copy_(token_ids.to(d2t_.device()) - at::arange(d2t_.size(0), d2t_.options()));
 }
@@ -107,17 +112,6 @@ void EagleDraft::record(const TensorRecorder& recorder, const BaseOutputs& base,
                at_positions(logits, first, length));
     }
   }
-}
-
-// What is mixed, and what wraps, goes from one end of a row to the other.
-void EagleDraft::check_documents(const TrainBatch& batch) const {
-  const bool crosses = settings_.mixes_hidden_states || settings_.numerics.wraps_last_position;
-  if (!batch.documents || !crosses) return;
-  throw Error(
-      ErrorCode::kUnsupported,
-      "eagle: rows of several documents cannot train with eagle_mix_hidden_states, or under "
-      "the reference's numerics of 0.47",
-      "give one document in a row (train without --packing)");
 }
 
 // All zeros means that nobody chose a vocabulary: training would then silently use the first ids.
@@ -195,7 +189,6 @@ DraftLoss EagleDraft::loss(const BaseOutputs& base, const TrainBatch& batch) {
   if (length < 2) {
     throw Error(ErrorCode::kInvalidData, "eagle: sequences must have at least two tokens");
   }
-  check_documents(batch);
   check_draft_vocabulary();
   const int64_t wanted = is_training() ? settings_.ttt_steps : 1;
   const auto steps = decoder_->run(base, batch, wanted);

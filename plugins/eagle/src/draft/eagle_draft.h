@@ -23,6 +23,7 @@ class EagleDraft : public Draft {
 
   HiddenStateRequest hidden_states_needed() const override;
   std::optional<SequenceNeeds> sequence_needs() const override;
+  bool heeds_documents() const override;
   DraftLoss loss(const BaseOutputs& base, const TrainBatch& batch) override;
   void initialize(const BaseView& base) override;
 
@@ -37,7 +38,6 @@ class EagleDraft : public Draft {
   }
   at::Tensor target_ids() const;
   void check_draft_vocabulary();
-  void check_documents(const TrainBatch& batch) const;
   int64_t head_count() const;
   at::Tensor head_weight(const BaseOutputs& base, int64_t head) const;
   at::Tensor head_rows(const at::Tensor& hidden, int64_t head) const;

@@ -38,6 +38,7 @@ class MedusaDraft : public Draft {
 
   HiddenStateRequest hidden_states_needed() const override;
   std::optional<SequenceNeeds> sequence_needs() const override;
+  bool heeds_documents() const override { return true; }
   DraftLoss loss(const BaseOutputs& base, const TrainBatch& batch) override;
 
  private:
