@@ -233,6 +233,8 @@ TEST_CASE("at a tie the gradient is the mean of both sides'") {
       CHECK(gradient[v].item<double>() == doctest::Approx((above + below) / 2).epsilon(1e-4));
     }
     CHECK(kink > 0.1);
+    const auto narrow = gradient_of_row(divergence, student.to(at::kFloat), teacher.to(at::kFloat));
+    CHECK_CLOSE(narrow, gradient, 1e-6);
   }
 }
 

@@ -46,6 +46,17 @@ def test_the_loss_of_eagle_falls_in_bfloat16(train, eagle, tmp_path):
     assert {str(t.dtype) for t in tensors.values()} == {"torch.bfloat16", "torch.int64"}
 
 
+@pytest.mark.parametrize("loss", ["reverse_kl", "jsd", "total_variation", "lk"])
+def test_every_loss_of_eagle_falls_and_more_is_accepted(train, convert, tiny, draft_vocabulary, tmp_path,
+                                                        loss):
+    model = convert(tiny(), "--mode", "eagle", "--preset", "eagle3", "--draft-vocab", draft_vocabulary,
+                    "--set", f"eagle_loss={loss}")
+    train(model, tmp_path / "run", "--max-steps", 30, "--logging-steps", 5)
+    check_falling(tmp_path / "run", at_least=0.0)
+    first, last = (metrics(tmp_path / "run")[line]["drafts"][0]["steps"][0] for line in (0, 5))
+    assert last["overlap"] > first["overlap"]
+
+
 def test_the_loss_of_medusa_falls(train, convert, tiny, tmp_path):
     model = convert(tiny(), "--mode", "medusa", "--set", "medusa_num_heads=2")
     train(model, tmp_path / "run", "--max-steps", 30, "--logging-steps", 5,

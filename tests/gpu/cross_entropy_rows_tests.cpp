@@ -259,6 +259,20 @@ TEST_CASE("distributions that have nothing in common have finite losses and grad
   }
 }
 
+// Of the last token p and q are one half, to the bit.
+TEST_CASE("at a tie of p and q the device takes the mean of both slopes, as the cpu does") {
+  const auto teacher = at::log(at::tensor({0.3, 0.2, 0.5}, at::kDouble)).view({1, 3});
+  const auto student = at::log(at::tensor({0.2, 0.3, 0.5}, at::kDouble)).view({1, 3});
+  for (const auto divergence : {Divergence::kTotalVariation, Divergence::kLogAcceptance}) {
+    const auto expected = student.clone(), gradient = on_device(student.to(at::kFloat));
+    kernels::cpu::divergence_rows(expected, teacher_of(teacher), at::ones({1}, at::kDouble),
+                                  divergence, true);
+    kernels::cuda::divergence_rows(gradient, teacher_of(on_device(teacher.to(at::kFloat))),
+                                   at::ones({1}, at::kCUDA), divergence, true);
+    CHECK(difference(gradient, expected) < 1e-5);
+  }
+}
+
 TEST_CASE("rows that weigh nothing get a gradient of zero") {
   at::manual_seed(6);
   for (const auto type : kTypes) {
