@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "eagle_drafter.h"
 #include "outrider/error.h"
 #include "outrider/loss/teacher.h"
 #include "pull_on_targets.h"
@@ -80,15 +81,24 @@ int64_t EagleDraft::head_count() const {
   return parallel_heads_ ? settings_.architecture.parallel_draft_step : 1;
 }
 
-at::Tensor EagleDraft::head_weight(const BaseOutputs& base, int64_t head) const {
+at::Tensor EagleDraft::head_weight(const LmHead& base, int64_t head) const {
   if (head > 0) return parallel_heads_->lm_head->weight;
-  return lm_head_ ? lm_head_->weight : base.head->weight();
+  return lm_head_ ? lm_head_->weight : base.weight();
 }
 
 // What a head's matrix reads, of the decoder's output.
 at::Tensor EagleDraft::head_rows(const at::Tensor& hidden, int64_t head) const {
   const auto normed = norm_ ? norm_->forward(hidden) : hidden;
   return head > 0 ? parallel_heads_->forward(head - 1, normed) : normed;
+}
+
+at::Tensor EagleDraft::logits(const at::Tensor& hidden, const LmHead& base) const {
+  return at::linear(head_rows(hidden, 0), head_weight(base, 0));
+}
+
+std::unique_ptr<Drafter> EagleDraft::make_drafter() {
+  check_draft_vocabulary();
+  return std::make_unique<EagleDrafter>(*this);
 }
 
 void EagleDraft::record(const TensorRecorder& recorder, const BaseOutputs& base,
@@ -101,7 +111,7 @@ void EagleDraft::record(const TensorRecorder& recorder, const BaseOutputs& base,
     const auto first = static_cast<int64_t>(k);
     recorder(fmt::format("draft_prenorm.step_{}", k), at_positions(steps[k], first, length));
     for (int64_t head = 0; head < head_count(); ++head) {
-      const auto logits = at::linear(head_rows(steps[k], head), head_weight(base, head));
+      const auto logits = at::linear(head_rows(steps[k], head), head_weight(*base.head, head));
       recorder(head == 0 ? fmt::format("logits.step_{}", k)
                          : fmt::format("logits.parallel_{}_step_{}", head, k),
                at_positions(logits, first, length));
@@ -127,7 +137,7 @@ ops::StreamingLoss EagleDraft::cross_entropy(const BaseOutputs& base, const Trai
                                              const std::vector<at::Tensor>& steps,
                                              const at::Tensor& row_weights, int64_t head) const {
   const auto students = head_rows(gather_rows(steps, rows), head);
-  const auto weight = head_weight(base, head);
+  const auto weight = head_weight(*base.head, head);
   if (settings_.trains_on_tokens) {
     return ops::streaming_cross_entropy(students, weight, predicted_tokens(batch, rows, head),
                                         row_weights);

@@ -73,7 +73,19 @@ at::Tensor EagleLayer::forward(const at::Tensor& hidden, const StepContext& cont
   const auto qkv = self_attn_->project(input, context.rotary);
   const auto attended =
       context.part ? attend_shared(qkv, context, cache) : attend(qkv, context, cache);
-  const auto& carried = adds_to_normed_ ? input.slice(-1, hidden.size(-1)) : hidden;
+  return after_attention(hidden, input, attended);
+}
+
+at::Tensor EagleLayer::forward(const at::Tensor& hidden, const at::Tensor& embeddings,
+                               const nn::CosSin& rotary, nn::CachedPass& pass,
+                               int64_t layer) const {
+  const auto input = attention_input(hidden, embeddings);
+  return after_attention(hidden, input, pass.attend(layer, self_attn_->project(input, rotary)));
+}
+
+at::Tensor EagleLayer::after_attention(const at::Tensor& hidden, const at::Tensor& input,
+                                       const at::Tensor& attended) const {
+  const auto carried = adds_to_normed_ ? input.slice(-1, hidden.size(-1)) : hidden;
   const auto residual = carried + self_attn_->output(attended);
   return residual + mlp_->forward(post_attention_layernorm_->forward(residual));
 }

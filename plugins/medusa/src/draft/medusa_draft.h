@@ -39,6 +39,7 @@ class MedusaDraft : public Draft {
   HiddenStateRequest hidden_states_needed() const override;
   std::optional<SequenceNeeds> sequence_needs() const override;
   DraftLoss loss(const BaseOutputs& base, const TrainBatch& batch) override;
+  std::unique_ptr<Drafter> make_drafter() override;
 
  private:
   MedusaConfig config_;
