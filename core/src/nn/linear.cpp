@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "outrider/ops/linear.h"
+
 namespace outrider::nn {
 
 LinearProduct::~LinearProduct() = default;
@@ -22,9 +24,7 @@ void Linear::reset_parameters() {
 
 at::Tensor Linear::forward(const at::Tensor& x) const {
   if (product_) return product_->forward(x);
-  const auto type = x.scalar_type();
-  const auto own = weight.to(type);
-  return bias.defined() ? at::linear(x, own, bias.to(type)) : at::linear(x, own);
+  return ops::linear(x, weight, bias);
 }
 
 void Linear::replace_product(std::shared_ptr<const LinearProduct> product) {
