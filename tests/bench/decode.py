@@ -1,10 +1,13 @@
 """Plain decoding beside transformers' generate, and drafting beside plain decoding, in one run.
 
 usage: decode.py [--model DIR] [--tokens N] [--prompts N] [--dtype float32] [--program build/bin/outrider]
-                 [--drafts DIR…]"""
+                 [--drafts DIR…] [--threads N]
+
+Where other work shares the cores, one thread is what can be compared: two wait for each other at every product."""
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -61,7 +64,9 @@ def main():
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--program", default=ROOT / "build/bin/outrider")
     parser.add_argument("--drafts", nargs="*", default=[])
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
     folder = options.model or demo_model.default_folder()
     if not options.model:
         demo_model.make(folder)

@@ -199,13 +199,24 @@ class Run {
   int64_t rounds_ = 0;
 };
 
+// What a CPU computes in float32 is read as it is stored: decoding is limited by reading weights.
+std::shared_ptr<CausalLM> load_to_decode(const fs::path& folder, LoadOptions load) {
+  const bool computes_single = load.dtype.value_or(at::kFloat) == at::kFloat;
+  load.widen_at_use =
+      load.device.is_cpu() && computes_single && read_config(folder).dtype == at::kBFloat16;
+  auto model = load_to_run(folder, load);
+  if (load.widen_at_use && model->dtype() == at::kFloat) hold_drafts_in(*model, at::kBFloat16);
+  model->eval();
+  return model;
+}
+
 void generate(GenerateArguments arguments, const GlobalOptions& global) {
   use_plugins(global);
   if (arguments.prompt.empty() == arguments.prompts.empty()) {
     throw Error(ErrorCode::kInvalidArgument, "generate: one of --prompt and --prompts is needed");
   }
-  const auto model = load_to_run(arguments.model, with_options(arguments.load, arguments.options));
-  model->eval();
+  const auto model =
+      load_to_decode(arguments.model, with_options(arguments.load, arguments.options));
   arguments.decode.stop_tokens = stop_tokens(arguments.model);
   Run(arguments, *model, global.json).all();
 }

@@ -8,6 +8,7 @@
 #include "outrider/decode/prompt_lookup.h"
 #include "outrider/error.h"
 #include "outrider/files/json_file.h"
+#include "outrider/nn/linear.h"
 
 namespace outrider {
 namespace {
@@ -31,6 +32,19 @@ DraftRequest tree_request(const DraftSettings& settings, int64_t tokens, const T
 }
 
 }  // namespace
+
+void hold_drafts_in(CausalLM& model, at::ScalarType type) {
+  for (const auto& attached : model.speculative_state()) {
+    attached.draft->apply([type](torch::nn::Module& module) {
+      auto* linear = module.as<nn::Linear>();
+      if (!linear) return;
+      const auto held = linear->weight.to(type);
+      if (held.to(linear->weight.scalar_type()).equal(linear->weight)) {
+        linear->weight.set_data(held);
+      }
+    });
+  }
+}
 
 std::vector<int64_t> stop_tokens(const fs::path& folder) {
   const auto own = folder / "generation_config.json";

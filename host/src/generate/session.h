@@ -12,6 +12,10 @@
 
 namespace outrider {
 
+/// Has linear layers of drafts hold their weights in `type` where that loses nothing: they are
+/// widened as they are used.
+OUTRIDER_API void hold_drafts_in(CausalLM& model, at::ScalarType type);
+
 /// The tokens that end an answer: `eos_token_id` of generation_config.json, or where there is no
 /// such file of config.json. Throws kInvalidFile unless it is a token, a list of them, or absent.
 OUTRIDER_API std::vector<int64_t> stop_tokens(const std::filesystem::path& folder);

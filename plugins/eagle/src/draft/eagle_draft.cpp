@@ -81,9 +81,9 @@ int64_t EagleDraft::head_count() const {
   return parallel_heads_ ? settings_.architecture.parallel_draft_step : 1;
 }
 
-at::Tensor EagleDraft::head_weight(const LmHead& base, int64_t head) const {
+at::Tensor EagleDraft::head_weight(const BaseOutputs& base, int64_t head) const {
   if (head > 0) return parallel_heads_->lm_head->weight;
-  return lm_head_ ? lm_head_->weight : base.weight();
+  return lm_head_ ? lm_head_->weight : base.head->weight();
 }
 
 // What a head's matrix reads, of the decoder's output.
@@ -93,7 +93,8 @@ at::Tensor EagleDraft::head_rows(const at::Tensor& hidden, int64_t head) const {
 }
 
 at::Tensor EagleDraft::logits(const at::Tensor& hidden, const LmHead& base) const {
-  return at::linear(head_rows(hidden, 0), head_weight(base, 0));
+  const auto rows = head_rows(hidden, 0);
+  return lm_head_ ? lm_head_->forward(rows) : base.logits(rows);
 }
 
 std::unique_ptr<Drafter> EagleDraft::make_drafter() {
@@ -111,7 +112,7 @@ void EagleDraft::record(const TensorRecorder& recorder, const BaseOutputs& base,
     const auto first = static_cast<int64_t>(k);
     recorder(fmt::format("draft_prenorm.step_{}", k), at_positions(steps[k], first, length));
     for (int64_t head = 0; head < head_count(); ++head) {
-      const auto logits = at::linear(head_rows(steps[k], head), head_weight(*base.head, head));
+      const auto logits = at::linear(head_rows(steps[k], head), head_weight(base, head));
       recorder(head == 0 ? fmt::format("logits.step_{}", k)
                          : fmt::format("logits.parallel_{}_step_{}", head, k),
                at_positions(logits, first, length));
@@ -137,7 +138,7 @@ ops::StreamingLoss EagleDraft::cross_entropy(const BaseOutputs& base, const Trai
                                              const std::vector<at::Tensor>& steps,
                                              const at::Tensor& row_weights, int64_t head) const {
   const auto students = head_rows(gather_rows(steps, rows), head);
-  const auto weight = head_weight(*base.head, head);
+  const auto weight = head_weight(base, head);
   if (settings_.trains_on_tokens) {
     return ops::streaming_cross_entropy(students, weight, predicted_tokens(batch, rows, head),
                                         row_weights);

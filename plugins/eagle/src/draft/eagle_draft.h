@@ -45,7 +45,7 @@ class EagleDraft : public Draft {
   }
   void check_draft_vocabulary();
   int64_t head_count() const;
-  at::Tensor head_weight(const LmHead& base, int64_t head) const;
+  at::Tensor head_weight(const BaseOutputs& base, int64_t head) const;
   at::Tensor head_rows(const at::Tensor& hidden, int64_t head) const;
   ops::StreamingLoss cross_entropy(const BaseOutputs& base, const TrainBatch& batch,
                                    const TrainedRows& rows, const std::vector<at::Tensor>& steps,

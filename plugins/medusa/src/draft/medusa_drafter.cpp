@@ -7,6 +7,7 @@
 #include "outrider/decode/draft_tree.h"
 #include "outrider/decode/stepwise.h"
 #include "outrider/error.h"
+#include "outrider/ops/linear.h"
 
 namespace outrider::medusa {
 
@@ -30,7 +31,7 @@ DraftTree MedusaDrafter::propose(const DraftRequest& request) {
   size_t level = 0;
   const auto logits = [&](const at::Tensor& states) {
     const auto& head = *heads_[level++];
-    return at::linear(head.forward(state_), head.projection()).expand({-1, states.size(1), -1});
+    return ops::linear(head.forward(state_), head.projection()).expand({-1, states.size(1), -1});
   };
   const auto most = static_cast<int64_t>(heads_.size());
   auto within = request;
