@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from runs import write_shards_of
 
 PROMPTS = [[1, 57, 90, 31, 8], [4], [5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20], [99, 98]]
 COUNT = 40
@@ -104,6 +106,63 @@ def test_drafting_changes_no_token(generate, convert, families, mode):
     plain = generate(folder, PROMPTS, "--max-new-tokens", COUNT, "--no-draft")
     check_same(plain, expected)
     assert all(answer["drafted"] == [] for answer in plain)
+
+
+@pytest.fixture(scope="module")
+def trained(outrider, convert, families, tmp_path_factory):
+    """A draft that has learned by heart what the base says, in part."""
+    folder = tmp_path_factory.mktemp("trained")
+    lines = [json.dumps({"input_ids": ids}) for ids in PROMPTS]
+    (folder / "prompts.jsonl").write_text("\n".join(lines))
+    said = outrider("generate", families["llama"], "--prompts", folder / "prompts.jsonl", "--max-new-tokens",
+                    COUNT, "--json").stdout.splitlines()
+    texts = [json.loads(prompt)["input_ids"] + json.loads(answer)["token_ids"] for prompt, answer in zip(lines, said)]
+    model = convert(families["llama"], "--mode", "eagle", "--preset", "eagle3", "--set", "eagle_ttt_steps=4")
+    outrider("train", model, "--data", write_shards_of(folder / "shards", 300, texts), "--out", folder / "run",
+             "--max-steps", 60, "--learning-rate", 3e-3)
+    return folder / "run/final"
+
+
+def accepted_by_training(logits, tokens, begin, count):
+    """(rounds, accepted at each position) of a greedy loop whose draft is what training computes.
+
+    logits[k]: of step k at each position; tokens: prompt and answer, of which `begin` is the prompt."""
+    rounds, accepted, last = 0, [0] * len(logits), begin  # the last token that is emitted
+    while last + 1 < begin + count:
+        rounds += 1
+        hits = 0
+        while hits < len(logits) and last + 1 + hits < len(tokens) and (
+                logits[hits][last - 1 + hits].argmax() == tokens[last + 1 + hits]):
+            accepted[hits] += 1
+            hits += 1
+        last += 1 + hits
+    return rounds, accepted
+
+
+def test_acceptance_is_what_the_training_forward_says(generate, forward, trained):
+    """The draft that decodes with keys and values of its own is the one that was trained."""
+    prompts = [*PROMPTS, [33, 44, 55]]
+    answers = generate(trained, prompts, "--max-new-tokens", COUNT, "--num-draft-tokens", 3, "--batch-size", 3)
+    total = 0
+    for prompt, answer in zip(prompts, answers):
+        # More of the answer than was asked for: the last round looks beyond its end.
+        longer, = generate(trained, [prompt], "--max-new-tokens", COUNT + 8, "--no-draft")
+        tokens = prompt + longer["token_ids"]
+        assert answer["token_ids"] == longer["token_ids"][:len(answer["token_ids"])]
+        found = forward(trained, {"input_ids": [tokens]}, "--train")
+        logits = [found[f"logits.step_{k}"][0] for k in range(3)]
+        rounds, accepted = accepted_by_training(logits, tokens, len(prompt), len(answer["token_ids"]))
+        assert (answer["rounds"], answer["accepted"]) == (rounds, accepted)
+        total += sum(accepted)
+    assert total > 20
+
+
+def test_a_trained_draft_changes_no_token(generate, families, trained):
+    expected = greedy(families["llama"], PROMPTS, COUNT)
+    for shape in SHAPES:
+        answers = generate(trained, PROMPTS, "--max-new-tokens", COUNT, "--draft-shape", *shape)
+        check_same(answers, expected)
+        assert sum(sum(answer["accepted"]) for answer in answers) > 20
 
 
 def test_prompt_lookup_changes_no_token(generate, families):
