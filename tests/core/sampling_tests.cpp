@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <cmath>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "outrider/decode/acceptance.h"
@@ -223,6 +225,11 @@ TEST_CASE("temperature, then the likeliest k, then the likeliest of probability 
               values({2, 1, 0, 0}) / 3.0, 1e-12);
   CHECK_CLOSE(probabilities_of({.temperature = 1.0, .top_p = 0.01}, logits), values({1, 0, 0, 0}),
               1e-12);
+  // What is left out may be exactly 1 - p.
+  CHECK(probabilities_of({.temperature = 1.0, .top_p = 0.5}, {0, 0, 0, 0})
+            .gt(0)
+            .sum()
+            .item<int64_t>() == 2);
   // 0.7 of what top-k leaves: the first is 2/3.
   CHECK_CLOSE(probabilities_of({.temperature = 1.0, .top_k = 2, .top_p = 0.6}, logits),
               values({1, 0, 0, 0}), 1e-12);
@@ -342,37 +349,54 @@ TEST_CASE("a form's nodes have the tokens of their ranks") {
   }
 }
 
-// Every path of the tree's depth, by brute force.
-void all_paths(double state, int64_t depth, const Tokens& path, double score,
-               std::vector<std::pair<double, Tokens>>& found) {
-  if (!path.empty()) found.emplace_back(score, path);
-  if (static_cast<int64_t>(path.size()) == depth) return;
-  const auto log_q = at::log_softmax(after(state, path), 0);
-  for (int64_t token = 0; token < kVocabulary; ++token) {
-    auto longer = path;
-    longer.push_back(token);
-    all_paths(state, depth, longer, score + log_q[token].item<double>(), found);
-  }
+using Scored = std::pair<double, Tokens>;
+
+void keep_likeliest(std::vector<Scored>& paths, size_t count) {
+  std::sort(paths.begin(), paths.end(),
+            [](const auto& x, const auto& y) { return x.first > y.first; });
+  paths.resize(std::min(count, paths.size()));
 }
 
-TEST_CASE("a dynamic tree has the likeliest paths of all") {
-  ToyDraft toy;
-  const auto tree =
-      decode::draft_stepwise(toy.steps(), {.max_tokens = 5, .depth = 3, .width = kVocabulary});
-  CHECK(toy.calls == 2);
-  for (int64_t b = 0; b < 2; ++b) {
-    std::vector<std::pair<double, Tokens>> paths;
-    all_paths(b == 0 ? 0.3 : 1.7, 3, {}, 0.0, paths);
-    std::sort(paths.begin(), paths.end(),
-              [](const auto& x, const auto& y) { return x.first > y.first; });
-    std::vector<Tokens> expected, found;
-    for (int64_t i = 0; i < 5; ++i) {
-      expected.push_back(paths[static_cast<size_t>(i)].second);
-      found.push_back(path_to(tree, b, i));
+// EAGLE-2's tree by lists of paths.
+std::vector<Tokens> likeliest_paths(double state, int64_t depth, size_t width, size_t nodes) {
+  std::vector<Scored> all, frontier{{0.0, {}}};
+  for (int64_t level = 0; level < depth; ++level) {
+    std::vector<Scored> candidates;
+    for (const auto& [score, path] : frontier) {
+      const auto log_q = at::log_softmax(after(state, path), 0);
+      std::vector<Scored> children;
+      for (int64_t token = 0; token < kVocabulary; ++token) {
+        children.emplace_back(score + log_q[token].item<double>(), path);
+        children.back().second.push_back(token);
+      }
+      keep_likeliest(children, width);
+      candidates.insert(candidates.end(), children.begin(), children.end());
     }
-    std::sort(expected.begin(), expected.end());
-    std::sort(found.begin(), found.end());
-    CHECK(found == expected);
+    all.insert(all.end(), candidates.begin(), candidates.end());
+    keep_likeliest(candidates, width);
+    frontier = candidates;
+  }
+  keep_likeliest(all, nodes);
+  std::vector<Tokens> paths;
+  for (const auto& [score, path] : all) paths.push_back(path);
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+TEST_CASE("a dynamic tree has the likeliest paths") {
+  for (const auto& [nodes, depth, width] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{
+           {5, 3, 6}, {20, 4, 3}, {9, 2, 2}, {6, 2, 5}}) {
+    ToyDraft toy;
+    const auto tree =
+        decode::draft_stepwise(toy.steps(), {.max_tokens = nodes, .depth = depth, .width = width});
+    CHECK(toy.calls == depth - 1);
+    for (int64_t b = 0; b < 2; ++b) {
+      std::vector<Tokens> found;
+      for (int64_t i = 0; i < tree.tokens.size(1); ++i) found.push_back(path_to(tree, b, i));
+      std::sort(found.begin(), found.end());
+      CHECK(found == likeliest_paths(b == 0 ? 0.3 : 1.7, depth, static_cast<size_t>(width),
+                                     static_cast<size_t>(nodes)));
+    }
   }
 }
 
