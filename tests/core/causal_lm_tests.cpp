@@ -516,13 +516,5 @@ TEST_CASE("a base's linear layers can compute their product in another way, and 
   CHECK_CLOSE(last_hidden(*model, ids), before, 0.0);
 }
 
-TEST_CASE("a base that keeps no keys and values refuses a cache in words") {
-  const auto model = tiny_llama();
-  BasePass pass{random_ids({1, 3}, kVocabulary, 4), {}, {}, {}};
-  pass.cache = reinterpret_cast<nn::KvCache*>(&pass);  // never looked into
-  CHECK_CONTAINS(failure(ErrorCode::kUnsupported, [&] { model->run_base(pass); }),
-                 "LlamaForCausalLM: the base cannot continue from cached keys and values");
-}
-
 }  // namespace
 }  // namespace outrider::testing::causal_lm_tests

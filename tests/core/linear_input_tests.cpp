@@ -22,7 +22,7 @@ Tensors linear_inputs() {
 at::Tensor of_made_input(const Tensors& in) {
   const ops::LinearInput x({in[0], in[1]}, product_and_sine);
   const bool has_bias = in.size() == 6;
-  const auto all = ops::linear(
+  const auto all = ops::linear_outputs(
       x, {{in[2], has_bias ? in[4] : at::Tensor()}, {in[3], has_bias ? in[5] : at::Tensor()}});
   return at::cat({all[0], all[1].square()}, -1);
 }
@@ -40,7 +40,7 @@ TEST_CASE("layers of a made input equal their formula, gradients equal finite di
 TEST_CASE("layers of a plain tensor have the same gradients") {
   check_gradients(
       [](const Tensors& in) {
-        return ops::linear(in[0], {{in[1], {}}}).front();
+        return ops::linear_outputs(in[0], {{in[1], {}}}).front();
       },
       {random({2, 3, 4}, 1), random({5, 4}, 2)});
 }
@@ -68,7 +68,7 @@ TEST_CASE("what is made is not kept") {
         tensor.storage().unsafeGetStorageImpl()));
     return tensor;
   });
-  const auto y = ops::linear(x, {{in[2], {}}}).front();
+  const auto y = ops::linear_outputs(x, {{in[2], {}}}).front();
   REQUIRE(made.size() == 1);
   CHECK(made[0].expired());
   y.sum().backward();
@@ -79,7 +79,7 @@ TEST_CASE("layers of one input have a bias each, or none has") {
   const auto in = linear_inputs();
   CHECK_CONTAINS(failure(ErrorCode::kInternal,
                          [&] {
-                           ops::linear(in[0], {{in[2], in[4]}, {in[3], {}}});
+                           ops::linear_outputs(in[0], {{in[2], in[4]}, {in[3], {}}});
                          }),
                  "either each layer has a bias, or none");
 }

@@ -41,8 +41,16 @@ SHORT = ("--max-steps", 12, "--logging-steps", 2, "--save-steps", 6, "--save-tot
 def write_shards(folder, vocabulary=64, lengths=(24, 17, 20, 24)):
     """Token shards of a few drawn conversations, the first third of each not trained on."""
     random = np.random.default_rng(4)
+    ids = random.integers(3, vocabulary, sum(lengths))
+    ends = np.cumsum(lengths)
+    return write_shards_of(folder, vocabulary, [ids[end - length:end] for length, end in zip(lengths, ends)])
+
+
+def write_shards_of(folder, vocabulary, texts):
+    """Token shards of these tokens, the first third of each text not trained on."""
     folder.mkdir()
-    ids = random.integers(3, vocabulary, sum(lengths)).astype(np.int32)
+    lengths = [len(text) for text in texts]
+    ids = np.concatenate([np.asarray(text, dtype=np.int32) for text in texts])
     mask = np.concatenate([np.arange(length) >= length // 3 for length in lengths])
     save_file({"input_ids": ids, "loss_mask": mask.astype(np.uint8),
                "offsets": np.cumsum([0, *lengths])}, folder / "shard.safetensors")

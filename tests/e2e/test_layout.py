@@ -84,7 +84,7 @@ def room_of(path, folder):
 
 
 # Core's rooms from the ground up. What lies in none (error, text, version) is below all of them.
-CORE = ("files", "config", "checkpoint", "kernels", "ops", "nn", "model", "loss")
+CORE = ("files", "config", "checkpoint", "kernels", "ops", "nn", "model", "loss", "decode")
 
 
 def core_includes():
@@ -116,6 +116,7 @@ HOST = {
     "checkpoint": {"", "machine", "distributed", "plugins", "convert"},
     "data": {"", "machine", "plugins", "convert", "checkpoint"},
     "formats": {"machine", "plugins", "convert", "checkpoint"},
+    "generate": {"machine", "convert", "checkpoint"},
     "trainer": {"", "machine", "plugins", "convert", "checkpoint", "data", "report", "distributed"},
     "bench": {"", "machine", "plugins", "convert", "data", "trainer"},
     "check": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "trainer"},

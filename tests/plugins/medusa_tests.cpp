@@ -443,5 +443,44 @@ TEST_CASE("a conversion freezes as configured and records the numerics asked for
   CHECK(mode.convert(base, Json::object()).metadata["reference_numerics"] == "0.42");
 }
 
+// [B,V] of a head, for states [B,h].
+at::Tensor logits_by_loops(Draft& draft, int64_t head, const at::Tensor& states) {
+  std::vector<at::Tensor> rows;
+  for (int64_t b = 0; b < states.size(0); ++b) {
+    const auto row = head_logits(draft, head, 1, states[b].contiguous());
+    rows.push_back(at::tensor(at::ArrayRef<double>(row), at::kDouble));
+  }
+  return at::stack(rows);
+}
+
+TEST_CASE("each level is drafted by its head, from the last state alone") {
+  const auto draft = random_draft(config_of(3, 1));
+  const auto drafter = draft->make_drafter();
+  BaseOutputs base;
+  base.last_hidden = random({kBatch, 4, kHidden}, 30);
+  drafter->prefill(base, at::tensor({1, 2, 3, 4, 5, 6, -1, -1}, at::kLong).view({kBatch, 4}));
+  const auto states = at::stack({base.last_hidden[0][3], base.last_hidden[1][1]});
+  const TreeForm form{{-1, -1, 0, 1, 1, 2, 5}, {0, 2, 1, 0, 3, 2, 0}};
+  const std::vector<int64_t> levels{0, 0, 1, 1, 1, 2};  // there is no fourth head
+  const auto tree = drafter->propose({.form = &form});
+  REQUIRE(tree.tokens.size(1) == 6);
+  for (int64_t i = 0; i < 6; ++i) {
+    const auto at = static_cast<size_t>(i);
+    const auto order = logits_by_loops(*draft, levels[at], states).argsort(1, /*descending=*/true);
+    CHECK(tree.tokens.select(1, i).equal(order.select(1, form.ranks[at])));
+  }
+  CHECK(drafter->propose({.max_tokens = 9}).tokens.size(1) == 3);
+  CHECK(drafter->propose({.max_tokens = 9, .depth = 5, .width = 2}).tokens.size(1) == 9);
+  drafter->commit(base, at::tensor({1, -1, -1, -1, 5, 6, 7, -1}, at::kLong).view({kBatch, 4}));
+  drafter->keep({1});
+  const auto next = logits_by_loops(*draft, 0, base.last_hidden[1].slice(0, 2, 3));
+  CHECK(drafter->propose({}).tokens.item<int64_t>() == next[0].argmax().item<int64_t>());
+}
+
+TEST_CASE("a draft without heads proposes nothing") {
+  const auto draft = random_draft(config_of(0, 1));
+  CHECK_CONTAINS(failure(ErrorCode::kUnsupported, [&] { draft->make_drafter(); }), "without heads");
+}
+
 }  // namespace
 }  // namespace outrider::testing

@@ -22,6 +22,24 @@ bool contains(const std::vector<int64_t>& layers, int64_t layer) {
   return std::find(layers.begin(), layers.end(), layer) != layers.end();
 }
 
+void check_cached(const BasePass& pass) {
+  if (pass.cache && (pass.key_mask.defined() || pass.part)) {
+    throw Error(ErrorCode::kInternal, "a pass with a cache has neither a key mask nor a part");
+  }
+}
+
+std::optional<nn::CachedPass> cached_pass(const BasePass& pass) {
+  if (!pass.cache) return std::nullopt;
+  return nn::CachedPass(*pass.cache, pass.input_ids.size(1), pass.input_ids.device(),
+                        pass.tree_mask);
+}
+
+at::Tensor positions_of(const BasePass& pass, const std::optional<nn::CachedPass>& cached) {
+  if (pass.position_ids.defined()) return pass.position_ids;
+  if (cached) return cached->positions();
+  return at::arange(pass.input_ids.size(1), pass.input_ids.options()).unsqueeze(0);
+}
+
 }  // namespace
 
 nn::DecoderLayerShape layer_shape(const ModelConfig& config) {
@@ -107,26 +125,21 @@ bool DecoderOnlyLM::supply_layers(std::shared_ptr<LayerSupply> supply) {
 void DecoderOnlyLM::drop_decoder_layers() { model_->drop_layers(); }
 
 BaseOutputs DecoderOnlyLM::run_base(const BasePass& pass) {
-  if (pass.cache) {
-    throw Error(ErrorCode::kUnsupported,
-                config().architecture + ": the base cannot continue from cached keys and values",
-                "give the whole sequence in one pass, without a cache");
-  }
+  check_cached(pass);
   const auto& request = pass.request;
   BaseOutputs outputs{.head = head_};
   auto hidden = model_->embed(pass.input_ids).to(dtype());
   if (request.input_embeddings) outputs.input_embeddings = hidden;
-  const auto positions =
-      pass.position_ids.defined()
-          ? pass.position_ids
-          : at::arange(pass.input_ids.size(1), pass.input_ids.options()).unsqueeze(0);
+  auto cached = cached_pass(pass);
+  const auto positions = positions_of(pass, cached);
   const auto tables =
       model_->rotary.tables(positions, hidden.scalar_type(), pass.part ? pass.part->length : 0);
   const auto share = pass.part ? pass.part->share : nullptr;
   for (int64_t i = 0; i < config().num_hidden_layers; ++i) {
     if (layer_supply_) layer_supply_->bring(i);
-    hidden = model_->layers[static_cast<size_t>(i)]->forward(hidden, tables, pass.key_mask, share,
-                                                             pass.documents);
+    const auto& layer = *model_->layers[static_cast<size_t>(i)];
+    hidden = cached ? layer.forward(hidden, tables, *cached, i)
+                    : layer.forward(hidden, tables, pass.key_mask, share, pass.documents);
     if (contains(request.layer_outputs, i)) outputs.layer_outputs[i] = hidden;
   }
   if (request.last_hidden_prenorm) outputs.last_hidden_prenorm = hidden;

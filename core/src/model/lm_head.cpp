@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "outrider/ops/linear.h"
+
 namespace outrider {
 
 LmHead::LmHead(at::Tensor embedding, at::Tensor weight)
@@ -16,7 +18,7 @@ at::Tensor LmHead::weight(const at::Tensor& token_ids) const {
   return weight_.index_select(0, token_ids).to(dtype());
 }
 
-at::Tensor LmHead::logits(const at::Tensor& rows) const { return at::linear(rows, weight()); }
+at::Tensor LmHead::logits(const at::Tensor& rows) const { return ops::linear(rows, weight_); }
 
 at::Tensor LmHead::embedding(const at::Tensor& token_ids) const {
   return at::embedding(embedding_, token_ids).to(dtype());

@@ -35,6 +35,16 @@ at::Tensor DecoderLayer::forward(const at::Tensor& x, const CosSin& rotary,
   auto attended =
       ops::causal_attention(qkv.query, qkv.key, qkv.value, key_mask, sliding_window, documents);
   if (share) attended = ops::heads_to_rows(attended, share);
+  return after_attention(x, attended);
+}
+
+at::Tensor DecoderLayer::forward(const at::Tensor& x, const CosSin& rotary, CachedPass& pass,
+                                 int64_t layer) const {
+  const auto qkv = self_attn->project(input_layernorm->forward(x), rotary);
+  return after_attention(x, pass.attend(layer, qkv, sliding_window));
+}
+
+at::Tensor DecoderLayer::after_attention(const at::Tensor& x, const at::Tensor& attended) const {
   const auto residual = x + self_attn->output(attended);
   return residual + mlp->forward(post_attention_layernorm->forward(residual));
 }

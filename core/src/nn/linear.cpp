@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "outrider/ops/linear.h"
+
 namespace outrider::nn {
 
 LinearProduct::~LinearProduct() = default;
@@ -23,9 +25,7 @@ void Linear::reset_parameters() {
 
 at::Tensor Linear::forward(const at::Tensor& x) const {
   if (product_) return product_->forward(x);
-  const auto type = x.scalar_type();
-  const auto own = weight.to(type);
-  return bias.defined() ? at::linear(x, own, bias.to(type)) : at::linear(x, own);
+  return ops::linear(x, weight, bias);
 }
 
 bool Linear::is_plain_for(const ops::LinearInput& x) const {
@@ -57,7 +57,7 @@ std::vector<at::Tensor> outputs_of(const std::vector<const Linear*>& layers,
   if (x.is_made() && are_plain && at::GradMode::is_enabled()) {
     std::vector<ops::LinearParameters> parameters;
     for (const auto* layer : layers) parameters.push_back({layer->weight, layer->bias});
-    return ops::linear(x, parameters);
+    return ops::linear_outputs(x, parameters);
   }
   const auto input = x.tensor();
   for (const auto* layer : layers) outputs.push_back(layer->forward(input));

@@ -43,14 +43,16 @@ ops::LinearInput SwiGluMlp::activation_of(const ops::LinearInput& x) const {
   const bool has_bias = gate_proj->bias.defined();
   sources.insert(sources.end(), {gate_proj->weight, up_proj->weight});
   if (has_bias) sources.insert(sources.end(), {gate_proj->bias, up_proj->bias});
-  return {
-      sources, [make = x.make(), count, has_bias](const std::vector<at::Tensor>& all) {
-        const ops::LinearInput input({all.begin(), all.begin() + static_cast<ptrdiff_t>(count)},
-                                     make);
-        const auto bias = [&](size_t i) { return has_bias ? all[count + 2 + i] : at::Tensor(); };
-        const auto halves = ops::linear(input, {{all[count], bias(0)}, {all[count + 1], bias(1)}});
-        return ops::swiglu(halves[0], halves[1]);
-      }};
+  return {sources, [make = x.make(), count, has_bias](const std::vector<at::Tensor>& all) {
+            const ops::LinearInput input({all.begin(), all.begin() + static_cast<ptrdiff_t>(count)},
+                                         make);
+            const auto bias = [&](size_t i) {
+              return has_bias ? all[count + 2 + i] : at::Tensor();
+            };
+            const auto halves =
+                ops::linear_outputs(input, {{all[count], bias(0)}, {all[count + 1], bias(1)}});
+            return ops::swiglu(halves[0], halves[1]);
+          }};
 }
 
 }  // namespace outrider::nn

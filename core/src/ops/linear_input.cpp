@@ -131,14 +131,15 @@ LinearInput::LinearInput(std::vector<at::Tensor> sources, Make make)
 
 at::Tensor LinearInput::tensor() const { return made_of(sources_, make_); }
 
-std::vector<at::Tensor> linear(const LinearInput& x, const std::vector<LinearParameters>& layers) {
+std::vector<at::Tensor> linear_outputs(const LinearInput& x,
+                                       const std::vector<LinearParameters>& layers) {
   std::vector<at::Tensor> weights, biases;
   for (const auto& layer : layers) {
     weights.push_back(layer.weight);
     if (layer.bias.defined()) biases.push_back(layer.bias);
   }
   if (!biases.empty() && biases.size() != weights.size()) {
-    throw Error(ErrorCode::kInternal, "linear: either each layer has a bias, or none");
+    throw Error(ErrorCode::kInternal, "linear_outputs: either each layer has a bias, or none");
   }
   return LinearOfInput::apply(at::TensorList(x.sources()), at::TensorList(weights),
                               at::TensorList(biases), x.make());

@@ -72,7 +72,7 @@ std::string run_in_child(const std::function<void(const std::function<void(std::
       SIGKILL);
   std::string buffer;
   for (;;) {
-    const auto received = receive_into(buffer, child.output(), timeout_seconds);
+    const auto received = receive_into(buffer, child.connection(), timeout_seconds);
     take_lines(buffer, receive);
     if (received == Received::kBytes) continue;
     if (received == Received::kNothing) child.kill();

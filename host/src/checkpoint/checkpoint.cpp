@@ -198,7 +198,7 @@ struct Precision {
 };
 
 Precision precision_of(const ModelConfig& config, const LoadOptions& options) {
-  if (options.dtype) return {*options.dtype, *options.dtype};
+  if (options.dtype) return {options.widen_at_use ? config.dtype : *options.dtype, *options.dtype};
   if (!options.for_computing) return {config.dtype, config.dtype};
   return {config.dtype, computing_type(config.dtype, options.device)};
 }
@@ -214,10 +214,11 @@ bool fits_widened(const StoredTensors& stored, at::ScalarType type) {
 /// The base's structure with uninitialised parameters: widened once where memory allows, else as
 /// stored and widened at each use.
 std::shared_ptr<CausalLM> create_base(const ModelConfig& config, const StoredTensors& stored,
-                                      const Precision& precision, at::Device device) {
+                                      const Precision& precision, at::Device device,
+                                      bool widen_at_use) {
   auto& registry = BaseModelRegistry::instance();
   const auto options = at::TensorOptions().device(device);
-  if (precision.is_widened() && !fits_widened(stored, precision.computing)) {
+  if (precision.is_widened() && (widen_at_use || !fits_widened(stored, precision.computing))) {
     auto model = registry.create(config, options.dtype(precision.stored));
     if (model->compute_in(precision.computing)) return model;
   }
@@ -263,7 +264,8 @@ std::shared_ptr<CausalLM> from_pretrained(const fs::path& path, const LoadOption
   // Layers that are about to be dropped take no memory on the host as long as nothing is written.
   const bool gives_layers_away = part.is_offline || options.layers;
   const auto model =
-      create_base(folder.config, stored, precision, gives_layers_away ? at::kCPU : options.device);
+      create_base(folder.config, stored, precision, gives_layers_away ? at::kCPU : options.device,
+                  options.widen_at_use);
   if (options.layers) options.layers->take(*model, options.device);
   model->eval();
   identify_base(*model, metadata, stored, options.hash_weights);

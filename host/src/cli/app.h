@@ -14,6 +14,7 @@ void add_data_verb(CLI::App& app, const GlobalOptions& options);
 void add_doctor_verb(CLI::App& app, const GlobalOptions& options);
 void add_export_verb(CLI::App& app, const GlobalOptions& options);
 void add_forward_verb(CLI::App& app, const GlobalOptions& options);
+void add_generate_verb(CLI::App& app, const GlobalOptions& options);
 void add_import_verb(CLI::App& app, const GlobalOptions& options);
 void add_inspect_verb(CLI::App& app, const GlobalOptions& options);
 void add_mode_verb(CLI::App& app, const GlobalOptions& options);

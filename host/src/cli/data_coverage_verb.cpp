@@ -8,7 +8,7 @@
 #include "checkpoint/model_place.h"
 #include "cli/coverage_report.h"
 #include "cli/data_verbs.h"
-#include "cli/python_tool.h"
+#include "machine/python_tool.h"
 #include "outrider/text.h"
 
 namespace outrider::cli {

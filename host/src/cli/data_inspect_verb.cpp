@@ -9,7 +9,7 @@
 #include "checkpoint/model_place.h"
 #include "cli/conversation_options.h"
 #include "cli/data_verbs.h"
-#include "cli/python_tool.h"
+#include "machine/python_tool.h"
 #include "outrider/error.h"
 #include "outrider/host/mask_report.h"
 #include "outrider/text.h"

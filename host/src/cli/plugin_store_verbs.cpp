@@ -48,8 +48,8 @@ std::string outcome(const PluginStore::Added& added) {
   return added.is_new ? "added" : "was there already";
 }
 
-Json to_json(const PluginStore::Added& added) {
-  auto json = cli::to_json(added.plugin);
+Json added_json(const PluginStore::Added& added) {
+  auto json = to_json(added.plugin);
   json["is_new"] = added.is_new;
   json["replaced"] = Json::array();
   for (const auto& entry : added.replaced) json["replaced"].push_back(entry.sha256);
@@ -65,7 +65,7 @@ void add_plugin(const AddArguments& arguments, const GlobalOptions& global) {
         "`sha256sum FILE` prints them");
   }
   const auto added = PluginStore::of_user().add(arguments.file, arguments.options);
-  global.json ? print_json(to_json(added)) : print_details(added.plugin, outcome(added));
+  global.json ? print_json(added_json(added)) : print_details(added.plugin, outcome(added));
   warn_of_earlier_folders(added.plugin, global);
 }
 
@@ -97,7 +97,7 @@ std::vector<PluginListing> chosen(std::vector<PluginListing> listings, const std
 
 void verify(const std::string& name, const GlobalOptions& global) {
   const auto listings = chosen(verified(global), name);
-  global.json ? print_json(cli::to_json(listings)) : print_list(listings);
+  global.json ? print_json(to_json(listings)) : print_list(listings);
   const auto is_wrong = [](const PluginListing& listing) { return !listing.is_usable(); };
   const auto first = std::ranges::find_if(listings, is_wrong);
   if (first == listings.end()) return;

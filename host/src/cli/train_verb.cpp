@@ -8,10 +8,10 @@
 
 #include "cli/app.h"
 #include "cli/model_options.h"
-#include "cli/python_tool.h"
 #include "cli/schema_options.h"
 #include "distributed/process_group.h"
 #include "distributed/sharded_layers.h"
+#include "machine/python_tool.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/trainer.h"
 #include "outrider/text.h"

@@ -1,8 +1,8 @@
 #include "machine/child_process.h"
 
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,11 +18,12 @@ namespace {
   throw std::system_error(errno, std::generic_category(), what);
 }
 
-[[noreturn]] void be_the_child(const std::function<int(int)>& work, int writer, int death_signal) {
+[[noreturn]] void be_the_child(const std::function<int(int)>& work, int connection,
+                               int death_signal) {
   ::prctl(PR_SET_PDEATHSIG, death_signal);
   int status = 70;
   try {
-    status = work(writer);
+    status = work(connection);
   } catch (...) {  // the parent learns of it from the status
   }
   ::_exit(status);
@@ -32,7 +33,9 @@ namespace {
 
 ChildProcess::ChildProcess(const std::function<int(int)>& work, int death_signal) {
   int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) fail_to_start("cannot create a pipe");
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+    fail_to_start("cannot create a connection");
+  }
   std::fflush(nullptr);  // or the child would write what is buffered a second time
   child_ = ::fork();
   if (child_ == 0) {
@@ -41,15 +44,15 @@ ChildProcess::ChildProcess(const std::function<int(int)>& work, int death_signal
   }
   const int fault = errno;
   ::close(ends[1]);
-  reader_ = ends[0];
+  connection_ = ends[0];
   if (child_ > 0) return;
-  ::close(reader_);
+  ::close(connection_);
   errno = fault;
   fail_to_start("cannot start a process");
 }
 
 ChildProcess::~ChildProcess() {
-  ::close(reader_);
+  ::close(connection_);
   if (child_ > 0) wait();
 }
 

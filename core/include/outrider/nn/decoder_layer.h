@@ -8,6 +8,7 @@
 
 #include "outrider/api.h"
 #include "outrider/nn/attention.h"
+#include "outrider/nn/cached_pass.h"
 #include "outrider/nn/mlp.h"
 #include "outrider/nn/rms_norm.h"
 #include "outrider/ops/documents.h"
@@ -37,11 +38,17 @@ class OUTRIDER_API DecoderLayer : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& x, const CosSin& rotary, const at::Tensor& key_mask,
                      const std::shared_ptr<SequenceShare>& share = {},
                      const std::optional<ops::Documents>& documents = {}) const;
+  /// x [B,n,h], the new rows of the pass; `layer`: this one's number in the cache.
+  at::Tensor forward(const at::Tensor& x, const CosSin& rotary, CachedPass& pass,
+                     int64_t layer) const;
 
   std::shared_ptr<RmsNorm> input_layernorm, post_attention_layernorm;
   std::shared_ptr<AttentionProjections> self_attn;
   std::shared_ptr<Mlp> mlp;
   std::optional<int64_t> sliding_window;
+
+ private:
+  at::Tensor after_attention(const at::Tensor& x, const at::Tensor& attended) const;
 };
 
 }  // namespace outrider::nn

@@ -44,7 +44,7 @@ struct LinearParameters {
 
 /// x Wᵀ + b, [...,out] for each of several layers, which all have a bias or none, in the type of x.
 /// Keeps the input's sources alone, and the layers' gradients of it add up within the products.
-OUTRIDER_API std::vector<at::Tensor> linear(const LinearInput& x,
-                                            const std::vector<LinearParameters>& layers);
+OUTRIDER_API std::vector<at::Tensor> linear_outputs(const LinearInput& x,
+                                                    const std::vector<LinearParameters>& layers);
 
 }  // namespace outrider::ops

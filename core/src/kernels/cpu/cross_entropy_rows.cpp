@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/cpu/instruction_set.h"
 #include "kernels/cpu/row_kernels.h"
 #include "outrider/error.h"
 #include "outrider/kernels/accumulation.h"
@@ -15,19 +16,19 @@ namespace cpu {
 namespace {
 
 const RowKernels& row_kernels() {
-#if defined(__x86_64__)
   static const RowKernels& best = [&]() -> const RowKernels& {
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-      return row_kernels_avx512();
+    switch (best_instruction_set()) {
+#if defined(__x86_64__)
+      case InstructionSet::kAvx512:
+        return row_kernels_avx512();
+      case InstructionSet::kAvx2:
+        return row_kernels_avx2();
+#endif
+      default:
+        return row_kernels_baseline();
     }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return row_kernels_avx2();
-    return row_kernels_baseline();
   }();
   return best;
-#else
-  return row_kernels_baseline();
-#endif
 }
 
 bool has_fast_kernel(const at::Tensor& logits) {

@@ -25,6 +25,10 @@ struct LoadOptions {
   /// The model will run: where the CPU is slow in the stored type it computes in float32, and is
   /// saved in the stored type all the same. `dtype` decides where it is given.
   bool for_computing = false;
+  /// Of a base that computes in another type than it is stored in: keeps it as it is stored and
+  /// widens each parameter at its use, also where there is memory for more. For decoding, which is
+  /// limited by reading parameters.
+  bool widen_at_use = false;
   /// "0.47" or "0.42": the release as which a checkpoint of ModelOpt's computes, whatever it says.
   std::optional<std::string> reference_numerics;
   at::Device device = at::kCPU;

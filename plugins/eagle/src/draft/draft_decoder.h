@@ -24,6 +24,15 @@ class DraftDecoder {
   /// that began at position c. Of shared sequences the chains of one's own positions are right.
   std::vector<at::Tensor> run(const BaseOutputs& base, const TrainBatch& batch, int64_t steps);
 
+  // In decoding:
+  int64_t num_layers() const { return static_cast<int64_t>(layers_.size()); }
+  /// The states [B,n,h] that rows of the base give to a first step.
+  at::Tensor start(const BaseOutputs& base) const { return input_->start(base); }
+  /// states [B,n,h] and the tokens [B,n] after them → outputs before the final norm [B,n,h]: of a
+  /// first step, or of later ones whose states are outputs. The rows are added to the pass's cache.
+  at::Tensor advance(const at::Tensor& states, const at::Tensor& tokens, const LmHead& head,
+                     nn::CachedPass& pass);
+
  private:
   struct Pass {
     const BaseOutputs& base;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "eagle_drafter.h"
 #include "outrider/error.h"
 #include "outrider/loss/teacher.h"
 #include "pull_on_targets.h"
@@ -94,6 +95,16 @@ at::Tensor EagleDraft::head_weight(const BaseOutputs& base, int64_t head) const 
 at::Tensor EagleDraft::head_rows(const at::Tensor& hidden, int64_t head) const {
   const auto normed = norm_ ? norm_->forward(hidden) : hidden;
   return head > 0 ? parallel_heads_->forward(head - 1, normed) : normed;
+}
+
+at::Tensor EagleDraft::logits(const at::Tensor& hidden, const LmHead& base) const {
+  const auto rows = head_rows(hidden, 0);
+  return lm_head_ ? lm_head_->forward(rows) : base.logits(rows);
+}
+
+std::unique_ptr<Drafter> EagleDraft::make_drafter() {
+  check_draft_vocabulary();
+  return std::make_unique<EagleDrafter>(*this);
 }
 
 void EagleDraft::record(const TensorRecorder& recorder, const BaseOutputs& base,

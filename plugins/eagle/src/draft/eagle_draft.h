@@ -26,17 +26,24 @@ class EagleDraft : public Draft {
   bool heeds_documents() const override;
   DraftLoss loss(const BaseOutputs& base, const TrainBatch& batch) override;
   void initialize(const BaseView& base) override;
+  std::unique_ptr<Drafter> make_drafter() override;
 
   /// Writes the draft vocabulary: base token ids [Vd], increasing.
   void set_draft_vocabulary(const at::Tensor& token_ids);
   const DraftSettings& settings() const { return settings_; }
+
+  // What its drafter decodes with:
+  DraftDecoder& decoder() { return *decoder_; }
+  /// The base's token ids of the draft's vocabulary [Vd]; undefined for the whole one.
+  at::Tensor target_ids() const;
+  /// Outputs of the decoder [...,h] → [...,Vd].
+  at::Tensor logits(const at::Tensor& hidden, const LmHead& base) const;
 
  private:
   bool has_reduced_vocabulary() const { return d2t_.defined(); }
   bool shares_width() const {
     return settings_.architecture.draft_hidden_size == settings_.architecture.hidden_size;
   }
-  at::Tensor target_ids() const;
   void check_draft_vocabulary();
   int64_t head_count() const;
   at::Tensor head_weight(const BaseOutputs& base, int64_t head) const;

@@ -46,21 +46,20 @@ EagleLayer::EagleLayer(const Architecture& a, bool reads_embeddings, bool norms_
   reset_parameters(*this);
 }
 
-ops::LinearInput EagleLayer::attention_input(const at::Tensor& hidden,
-                                             const StepContext& context) const {
-  if (!hidden_norm_) return kept_or_made(normed_by(*input_layernorm_, hidden), context.recompute);
+ops::LinearInput EagleLayer::attention_input(const at::Tensor& hidden, const at::Tensor& embeddings,
+                                             ops::Recompute recompute) const {
+  if (!hidden_norm_) return kept_or_made(normed_by(*input_layernorm_, hidden), recompute);
   const ops::LinearInput normed(
-      {context.embeddings, hidden, input_layernorm_->weight, hidden_norm_->weight},
+      {embeddings, hidden, input_layernorm_->weight, hidden_norm_->weight},
       [eps = eps_, twice = norms_hidden_twice_](const auto& x) {
         return double_norm_concat(x[0], x[1], x[2], x[3], eps, twice);
       });
   // What the attention adds to is needed by itself.
-  return adds_to_normed_ ? normed.tensor() : kept_or_made(normed, context.recompute);
+  return adds_to_normed_ ? normed.tensor() : kept_or_made(normed, recompute);
 }
 
-ops::LinearInput EagleLayer::mlp_input(const at::Tensor& residual,
-                                       const StepContext& context) const {
-  return kept_or_made(normed_by(*post_attention_layernorm_, residual), context.recompute);
+ops::LinearInput EagleLayer::mlp_input(const at::Tensor& residual, ops::Recompute recompute) const {
+  return kept_or_made(normed_by(*post_attention_layernorm_, residual), recompute);
 }
 
 at::Tensor EagleLayer::attend(const nn::QueryKeyValue& qkv, const StepContext& context,
@@ -90,14 +89,28 @@ at::Tensor EagleLayer::attend_shared(const nn::QueryKeyValue& rows, const StepCo
 
 at::Tensor EagleLayer::forward(const at::Tensor& hidden, const StepContext& context,
                                StepCache& cache) const {
-  const auto input = attention_input(hidden, context);
+  const auto input = attention_input(hidden, context.embeddings, context.recompute);
   const auto qkv = self_attn_->project(input, context.rotary);
   const auto attended =
       context.part ? attend_shared(qkv, context, cache) : attend(qkv, context, cache);
-  const auto& carried =
+  return after_attention(hidden, input, attended, context.recompute);
+}
+
+at::Tensor EagleLayer::forward(const at::Tensor& hidden, const at::Tensor& embeddings,
+                               const nn::CosSin& rotary, nn::CachedPass& pass,
+                               int64_t layer) const {
+  constexpr auto kNothing = ops::Recompute::kNothing;
+  const auto input = attention_input(hidden, embeddings, kNothing);
+  return after_attention(hidden, input, pass.attend(layer, self_attn_->project(input, rotary)),
+                         kNothing);
+}
+
+at::Tensor EagleLayer::after_attention(const at::Tensor& hidden, const ops::LinearInput& input,
+                                       const at::Tensor& attended, ops::Recompute recompute) const {
+  const auto carried =
       adds_to_normed_ ? input.sources().front().slice(-1, hidden.size(-1)) : hidden;
   const auto residual = carried + self_attn_->output(attended);
-  return residual + mlp_->forward(mlp_input(residual, context), context.recompute);
+  return residual + mlp_->forward(mlp_input(residual, recompute), recompute);
 }
 
 }  // namespace outrider::eagle

@@ -42,14 +42,20 @@ class EagleLayer : public torch::nn::Module {
 
   /// hidden [B,n,h] → [B,n,h]; appends this step's keys to the cache.
   at::Tensor forward(const at::Tensor& hidden, const StepContext& context, StepCache& cache) const;
+  /// The same for the new rows of a pass in decoding; `layer`: this one's number in the cache.
+  at::Tensor forward(const at::Tensor& hidden, const at::Tensor& embeddings,
+                     const nn::CosSin& rotary, nn::CachedPass& pass, int64_t layer) const;
 
  private:
+  at::Tensor after_attention(const at::Tensor& hidden, const ops::LinearInput& input,
+                             const at::Tensor& attended, ops::Recompute recompute) const;
   at::Tensor attend(const nn::QueryKeyValue& qkv, const StepContext& context,
                     StepCache& cache) const;
   at::Tensor attend_shared(const nn::QueryKeyValue& rows, const StepContext& context,
                            StepCache& cache) const;
-  ops::LinearInput attention_input(const at::Tensor& hidden, const StepContext& context) const;
-  ops::LinearInput mlp_input(const at::Tensor& residual, const StepContext& context) const;
+  ops::LinearInput attention_input(const at::Tensor& hidden, const at::Tensor& embeddings,
+                                   ops::Recompute recompute) const;
+  ops::LinearInput mlp_input(const at::Tensor& residual, ops::Recompute recompute) const;
 
   bool norms_hidden_twice_, adds_to_normed_;
   double eps_;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kernels/residual_block.h"
+#include "medusa_drafter.h"
 #include "outrider/error.h"
 #include "outrider/loss/step_metrics.h"
 #include "outrider/loss/trained_rows.h"
@@ -76,6 +77,10 @@ HiddenStateRequest MedusaDraft::hidden_states_needed() const {
 
 std::optional<SequenceNeeds> MedusaDraft::sequence_needs() const {
   return SequenceNeeds{.positions_ahead = config_.medusa_num_heads + 1};
+}
+
+std::unique_ptr<Drafter> MedusaDraft::make_drafter() {
+  return std::make_unique<MedusaDrafter>(heads_);
 }
 
 DraftLoss MedusaDraft::loss(const BaseOutputs& base, const TrainBatch& batch) {

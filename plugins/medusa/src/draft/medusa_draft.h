@@ -40,6 +40,7 @@ class MedusaDraft : public Draft {
   std::optional<SequenceNeeds> sequence_needs() const override;
   bool heeds_documents() const override { return true; }
   DraftLoss loss(const BaseOutputs& base, const TrainBatch& batch) override;
+  std::unique_ptr<Drafter> make_drafter() override;
 
  private:
   MedusaConfig config_;

@@ -6,6 +6,7 @@
 #include "outrider/kernels/launch.h"
 #include "outrider/ops/fused_operator.h"
 #include "outrider/ops/input_checks.h"
+#include "outrider/ops/linear.h"
 #include "residual_block_cuda.h"
 
 namespace outrider::medusa {
@@ -83,7 +84,7 @@ std::vector<OperatorInputs> sample_inputs(at::ScalarType type) {
 }  // namespace
 
 Tensor residual_block(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  return FusedOperator<ResidualSilu>::call(x, at::linear(x, weight), bias);
+  return FusedOperator<ResidualSilu>::call(x, ops::linear(x, weight), bias);
 }
 
 void register_residual_block() {

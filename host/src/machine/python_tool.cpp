@@ -1,26 +1,25 @@
-#include "cli/python_tool.h"
+#include "machine/python_tool.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <system_error>
-#include <utility>
 
-#include "machine/child_process.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
 
-namespace outrider::cli {
+namespace outrider {
 namespace {
 
 namespace fs = std::filesystem;
 
-// The tools answer with one line of JSON on stdout, see python/outrider/text/tool.py.
+// The tools answer in lines of JSON on stdout, see python/outrider/text/tool.py.
 constexpr size_t kAnswerLimit = 64u << 20;
 constexpr const char* kPythonHint =
     "scripts/setup.sh installs what the text tools need; OUTRIDER_PYTHON names an interpreter";
@@ -72,39 +71,35 @@ class IgnoreInterrupts {
   struct sigaction previous_ = {};
 };
 
-std::string read_to_end(int descriptor) {
-  std::string text;
-  char buffer[1 << 14];
-  for (;;) {
-    const auto count = read(descriptor, buffer, sizeof buffer);
-    if (count > 0 && text.size() < kAnswerLimit) text.append(buffer, static_cast<size_t>(count));
-    if (count == 0 || (count < 0 && errno != EINTR)) return text;
-  }
-}
-
-int become(std::vector<std::string>& arguments, int output, ToolNotes notes) {
+int become(std::vector<std::string> arguments, int connection, ToolNotes notes) {
   auto environment = tool_environment();
   const auto argv = null_terminated(arguments), envp = null_terminated(environment);
   signal(SIGINT, SIG_DFL);
-  dup2(output, STDOUT_FILENO);
+  dup2(connection, STDIN_FILENO);
+  dup2(connection, STDOUT_FILENO);
   if (notes == ToolNotes::kHidden) dup2(open("/dev/null", O_WRONLY | O_CLOEXEC), STDERR_FILENO);
   execvpe(argv.front(), argv.data(), envp.data());
   return 127;
 }
 
-/// Runs a program without a shell; its stdout and how it ended.
-std::pair<std::string, ChildEnd> run_program(std::vector<std::string> arguments, ToolNotes notes) {
-  const IgnoreInterrupts guard;
+// Runs a program without a shell.
+ChildProcess started(const std::vector<std::string>& arguments, ToolNotes notes) {
   try {
-    ChildProcess child([&](int output) { return become(arguments, output, notes); }, SIGTERM);
-    auto text = read_to_end(child.output());
-    return {std::move(text), child.wait()};
+    return ChildProcess([&](int connection) { return become(arguments, connection, notes); },
+                        SIGTERM);
   } catch (const std::system_error& error) {
     throw Error(
         ErrorCode::kToolMissing,
         fmt::format("cannot run '{}': {}", printable(arguments.front()), error.code().message()),
         kPythonHint);
   }
+}
+
+std::vector<std::string> command_of(const std::string& module,
+                                    const std::vector<std::string>& arguments) {
+  std::vector<std::string> command{interpreter(), "-m", module};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  return command;
 }
 
 ErrorCode code_of(const Json& error) {
@@ -119,21 +114,57 @@ std::string describe(const ChildEnd& end) {
 
 }  // namespace
 
-Json run_python_tool(const std::string& module, const std::vector<std::string>& arguments,
-                     ToolNotes notes) {
-  std::vector<std::string> command{interpreter(), "-m", module};
-  command.insert(command.end(), arguments.begin(), arguments.end());
-  const auto [text, end] = run_program(command, notes);
-  const auto answer = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+PythonTool::PythonTool(const std::string& module, const std::vector<std::string>& arguments,
+                       ToolNotes notes)
+    : name_(fmt::format("{} -m {}", printable(interpreter()), module)),
+      child_(started(command_of(module, arguments), notes)) {}
+
+// Without its end where the tool ended instead.
+std::string PythonTool::read_line() {
+  char buffer[1 << 14];
+  for (;;) {
+    const auto end = read_.find('\n');
+    if (end != std::string::npos) {
+      const auto line = read_.substr(0, end);
+      read_.erase(0, end + 1);
+      return line;
+    }
+    const auto count = read(child_.connection(), buffer, sizeof buffer);
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0 || read_.size() > kAnswerLimit) return {};
+    read_.append(buffer, static_cast<size_t>(count));
+  }
+}
+
+Json PythonTool::answer() {
+  const auto answer = Json::parse(read_line(), nullptr, /*allow_exceptions=*/false);
   if (answer.is_object() && answer.contains("result")) return answer["result"];
   if (!answer.is_object() || !answer.contains("error")) {
+    shutdown(child_.connection(), SHUT_WR);  // or it might wait for questions
     throw Error(ErrorCode::kToolMissing,
-                fmt::format("'{} -m {}' {} without an answer", printable(command.front()), module,
-                            describe(end)),
+                fmt::format("'{}' {} without an answer", name_, describe(child_.wait())),
                 kPythonHint);
   }
   const auto& error = answer["error"];
   throw Error(code_of(error), error.value("message", ""), error.value("hint", ""));
 }
 
-}  // namespace outrider::cli
+Json PythonTool::ask(const Json& question) {
+  const auto line = question.dump() + "\n";
+  for (size_t sent = 0; sent < line.size();) {
+    const auto count =
+        send(child_.connection(), line.data() + sent, line.size() - sent, MSG_NOSIGNAL);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) break;  // it has ended, as its answer will tell
+    sent += static_cast<size_t>(count);
+  }
+  return answer();
+}
+
+Json run_python_tool(const std::string& module, const std::vector<std::string>& arguments,
+                     ToolNotes notes) {
+  const IgnoreInterrupts guard;
+  return PythonTool(module, arguments, notes).answer();
+}
+
+}  // namespace outrider

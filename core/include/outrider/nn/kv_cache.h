@@ -1,0 +1,53 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "outrider/api.h"
+
+namespace outrider::nn {
+
+/// Keys and values of all that a batch of sequences holds, for each layer. The sequences may differ
+/// in length. New rows lie behind the end of their sequence and belong to it once they are
+/// committed; those that are not are overwritten by the next ones, so that nothing is to be undone.
+class OUTRIDER_API KvCache {
+ public:
+  /// Heads, type and device are those of the first rows.
+  KvCache(int64_t num_layers, int64_t batch_size);
+
+  int64_t batch_size() const { return static_cast<int64_t>(lengths_.size()); }
+  /// Committed rows of each sequence.
+  const std::vector<int64_t>& lengths() const { return lengths_; }
+  int64_t longest() const;
+
+  /// [B,Hkv,L,D] each, views; beyond a sequence's rows are finite values that mean nothing.
+  struct Rows {
+    at::Tensor key, value;
+  };
+  /// Writes n new rows [B,Hkv,n,D] behind the sequences' ends, in place of those that were not
+  /// committed. All rows up to L = longest() + n.
+  Rows append(int64_t layer, const at::Tensor& key, const at::Tensor& value);
+
+  /// The first counts[b] of the new rows belong to sequence b.
+  void commit(const std::vector<int64_t>& counts);
+  /// These of the new rows, in ascending order, follow each other in sequence b, the others do not
+  /// belong to it: a path through a tree.
+  void commit_paths(const std::vector<std::vector<int64_t>>& paths);
+  /// Forgets what is behind these lengths, none longer than it is.
+  void truncate(const std::vector<int64_t>& lengths);
+  /// The sequences that go on, in their new order; none twice.
+  void keep(const std::vector<int64_t>& sequences);
+
+ private:
+  void reserve(Rows& layer, const at::Tensor& like, int64_t rows) const;
+  void write(const at::Tensor& all, const at::Tensor& rows) const;
+  void move_path(size_t sequence, const std::vector<int64_t>& path);
+  bool are_alike() const;
+
+  std::vector<Rows> layers_;  // [B,Hkv,capacity,D]
+  std::vector<int64_t> lengths_;
+};
+
+}  // namespace outrider::nn

@@ -1,0 +1,301 @@
+#include "outrider/decode/decoder.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "outrider/decode/draft_tree.h"
+#include "outrider/error.h"
+#include "outrider/nn/kv_cache.h"
+
+namespace outrider::decode {
+namespace {
+
+using Rows = std::vector<std::vector<int64_t>>;
+
+constexpr int64_t kNone = -1;
+
+// Adds the time of its life to `seconds`.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& seconds) : seconds_(seconds) {}
+  ~Stopwatch() {
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  double& seconds_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+// [B,n], with `padding` behind shorter rows.
+at::Tensor padded(const Rows& rows, int64_t padding, at::Device device) {
+  size_t width = 0;
+  for (const auto& row : rows) width = std::max(width, row.size());
+  auto result = at::full({static_cast<int64_t>(rows.size()), static_cast<int64_t>(width)}, padding,
+                         at::kLong);
+  for (size_t b = 0; b < rows.size(); ++b) {
+    if (rows[b].empty()) continue;
+    result[static_cast<int64_t>(b)]
+        .narrow(0, 0, static_cast<int64_t>(rows[b].size()))
+        .copy_(at::tensor(rows[b], at::kLong));
+  }
+  return result.to(device);
+}
+
+// x [B,n,h] at index [B,m] → [B,m,h].
+at::Tensor gathered(const at::Tensor& x, const at::Tensor& index) {
+  return x.gather(1, index.unsqueeze(2).expand({-1, -1, x.size(2)}));
+}
+
+BaseOutputs gathered(const BaseOutputs& outputs, const at::Tensor& index) {
+  BaseOutputs result = outputs;
+  for (auto* tensor :
+       {&result.input_embeddings, &result.last_hidden, &result.last_hidden_prenorm}) {
+    if (tensor->defined()) *tensor = gathered(*tensor, index);
+  }
+  for (auto& [layer, hidden] : result.layer_outputs) hidden = gathered(hidden, index);
+  return result;
+}
+
+void check_prompts(const Rows& prompts, int64_t vocabulary) {
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    if (prompts[i].empty()) {
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("prompt {} has no tokens", i + 1));
+    }
+    for (const int64_t token : prompts[i]) {
+      if (token >= 0 && token < vocabulary) continue;
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("prompt {}: token {} is outside the vocabulary of {}", i + 1, token,
+                              vocabulary));
+    }
+  }
+}
+
+/// The sequences of one batch that are not finished, and what base and drafter know of them.
+class Generation {
+ public:
+  Generation(CausalLM& base, std::unique_ptr<Drafter> drafter, HiddenStateRequest request,
+             const Rows& prompts, const DecodeOptions& options)
+      : base_(base),
+        drafter_(std::move(drafter)),
+        request_(std::move(request)),
+        options_(options),
+        sampler_(options.sampling, options.seed),
+        cache_(base.config().num_hidden_layers, static_cast<int64_t>(prompts.size())),
+        last_(prompts.size(), kNone) {
+    result_.sequences.resize(prompts.size());
+    for (size_t i = 0; i < prompts.size(); ++i) active_.push_back(i);
+    read(prompts);
+  }
+
+  DecodedBatch finish() {
+    while (!active_.empty()) round();
+    return std::move(result_);
+  }
+
+ private:
+  BaseOutputs run_base(const at::Tensor& ids, const at::Tensor& tree_mask) {
+    return base_.run_base({.input_ids = ids,
+                           .position_ids = {},
+                           .key_mask = {},
+                           .request = request_,
+                           .cache = &cache_,
+                           .tree_mask = tree_mask});
+  }
+
+  void read(const Rows& prompts) {
+    const Stopwatch watch(result_.prompt_seconds);
+    const auto ids = padded(prompts, 0, base_.device());
+    const auto outputs = run_base(ids, {});
+    std::vector<int64_t> lengths, last_rows;
+    Rows following;
+    for (const auto& prompt : prompts) {
+      lengths.push_back(static_cast<int64_t>(prompt.size()));
+      last_rows.push_back(lengths.back() - 1);
+      following.emplace_back(prompt.begin() + 1, prompt.end());
+    }
+    cache_.commit(lengths);
+    const auto index = at::tensor(last_rows, at::kLong).to(ids.device()).unsqueeze(1);
+    const auto logits = base_.head().logits(gathered(outputs.last_hidden, index).squeeze(1));
+    const auto chosen = sampler_.choose(logits).to(at::kCPU);
+    Rows news;
+    for (size_t b = 0; b < prompts.size(); ++b) {
+      news.push_back({chosen[static_cast<int64_t>(b)].item<int64_t>()});
+      following[b].push_back(news[b].front());
+    }
+    if (drafter_) drafter_->prefill(outputs, padded(following, kNone, ids.device()));
+    take(news);
+  }
+
+  DraftTree propose() {
+    const Stopwatch watch(result_.draft_seconds);
+    auto request = options_.draft;
+    const bool draws = !request.form && request.width == 1 && !sampler_.is_greedy() &&
+                       options_.rule == AcceptanceRule::kLossless;
+    request.sampler = draws ? &sampler_ : nullptr;
+    return drafter_->propose(request);
+  }
+
+  void round() {
+    const auto ids = at::tensor(last_, at::kLong).unsqueeze(1).to(base_.device());
+    auto tree = drafter_ ? propose() : DraftTree{};
+    if (!tree.tokens.defined()) tree.tokens = tree.parents = ids.slice(1, 0, 0);
+    const auto verdict = verified(ids, tree);
+    record(tree, verdict);
+    Rows news;
+    const auto tokens = tree.tokens.to(at::kCPU);
+    for (size_t b = 0; b < active_.size(); ++b) {
+      news.emplace_back();
+      for (const int64_t node : verdict.paths[b]) {
+        news[b].push_back(tokens[static_cast<int64_t>(b)][node].item<int64_t>());
+      }
+      news[b].push_back(verdict.bonus[b]);
+    }
+    if (drafter_) commit(verdict, news);
+    take(news);
+  }
+
+  Verdict verified(const at::Tensor& ids, const DraftTree& tree) {
+    const Stopwatch watch(result_.base_seconds);
+    const bool has_nodes = tree.tokens.size(1) > 0;
+    outputs_ = run_base(has_nodes ? at::cat({ids, tree.tokens.clamp_min(0)}, 1) : ids,
+                        has_nodes ? ancestors_from_root(tree.parents) : at::Tensor());
+    const auto& hidden = outputs_.last_hidden;
+    const auto logits =
+        base_.head().logits(hidden.flatten(0, 1)).view({hidden.size(0), hidden.size(1), -1});
+    return verify(logits, tree, sampler_, options_.rule);
+  }
+
+  void commit(const Verdict& verdict, const Rows& news) {
+    const Stopwatch watch(result_.draft_seconds);
+    const auto rows = rows_of(verdict);
+    drafter_->commit(gathered(outputs_, padded(rows, 0, base_.device())),
+                     padded(news, kNone, base_.device()));
+  }
+
+  // Of a pass: the token before the tree, and the accepted nodes.
+  static Rows rows_of(const Verdict& verdict) {
+    Rows rows;
+    for (const auto& path : verdict.paths) {
+      rows.push_back({0});
+      for (const int64_t node : path) rows.back().push_back(node + 1);
+    }
+    return rows;
+  }
+
+  void record(const DraftTree& tree, const Verdict& verdict) {
+    cache_.commit_paths(rows_of(verdict));
+    const auto depth = depths(tree);
+    for (size_t b = 0; b < active_.size(); ++b) {
+      auto& sequence = result_.sequences[active_[b]];
+      ++sequence.rounds;
+      const auto most = static_cast<size_t>(depth[b]);
+      const auto size = std::max(sequence.drafted.size(), most);
+      sequence.drafted.resize(size);
+      sequence.accepted.resize(size);
+      for (size_t i = 0; i < most; ++i) ++sequence.drafted[i];
+      for (size_t i = 0; i < verdict.paths[b].size(); ++i) ++sequence.accepted[i];
+    }
+  }
+
+  // How many levels each tree has.
+  static std::vector<int64_t> depths(const DraftTree& tree) {
+    const auto tokens = tree.tokens.to(at::kCPU), parents = tree.parents.to(at::kCPU);
+    std::vector<int64_t> result;
+    for (int64_t b = 0; b < tokens.size(0); ++b) {
+      std::vector<int64_t> depth;
+      int64_t most = 0;
+      for (int64_t i = 0; i < tokens.size(1); ++i) {
+        const auto parent = parents[b][i].item<int64_t>();
+        depth.push_back(parent < 0 ? 1 : depth[static_cast<size_t>(parent)] + 1);
+        if (tokens[b][i].item<int64_t>() >= 0) most = std::max(most, depth.back());
+      }
+      result.push_back(most);
+    }
+    return result;
+  }
+
+  bool is_stop(int64_t token) const {
+    return std::find(options_.stop_tokens.begin(), options_.stop_tokens.end(), token) !=
+           options_.stop_tokens.end();
+  }
+
+  // Appends the tokens of a round, up to a stop token or the limit; what is finished leaves.
+  void take(const Rows& news) {
+    std::vector<int64_t> going_on, last;
+    std::vector<size_t> active;
+    for (size_t b = 0; b < active_.size(); ++b) {
+      last_[b] = news[b].back();
+      if (append(active_[b], news[b])) continue;
+      going_on.push_back(static_cast<int64_t>(b));
+      active.push_back(active_[b]);
+      last.push_back(last_[b]);
+    }
+    if (active.size() == active_.size()) return;
+    active_ = std::move(active);
+    last_ = std::move(last);
+    if (active_.empty()) return;
+    cache_.keep(going_on);
+    if (drafter_) drafter_->keep(going_on);
+  }
+
+  // Whether the sequence is finished.
+  bool append(size_t number, const std::vector<int64_t>& tokens) {
+    auto& sequence = result_.sequences[number];
+    std::vector<int64_t> taken;
+    for (const int64_t token : tokens) {
+      taken.push_back(token);
+      sequence.tokens.push_back(token);
+      sequence.stopped = is_stop(token);
+      if (sequence.stopped || is_full(sequence)) break;
+    }
+    if (options_.on_tokens) options_.on_tokens(number, taken);
+    return sequence.stopped || is_full(sequence);
+  }
+
+  bool is_full(const DecodedSequence& sequence) const {
+    return static_cast<int64_t>(sequence.tokens.size()) >= options_.max_new_tokens;
+  }
+
+  CausalLM& base_;
+  std::unique_ptr<Drafter> drafter_;
+  HiddenStateRequest request_;
+  const DecodeOptions& options_;
+  Sampler sampler_;
+  nn::KvCache cache_;
+  std::vector<int64_t> last_;   // of each active sequence; not in the cache yet
+  std::vector<size_t> active_;  // numbers of the prompts
+  BaseOutputs outputs_;         // of the last pass
+  DecodedBatch result_;
+};
+
+}  // namespace
+
+double DecodedSequence::acceptance_length() const {
+  if (rounds == 0) return 1.0;
+  return static_cast<double>(tokens.size() - 1) / static_cast<double>(rounds);
+}
+
+Decoder::Decoder(CausalLM& base, DrafterFactory drafters, HiddenStateRequest hidden_states)
+    : base_(base), drafters_(std::move(drafters)), hidden_states_(std::move(hidden_states)) {
+  hidden_states_.last_hidden = true;
+}
+
+DecodedBatch Decoder::run(const std::vector<std::vector<int64_t>>& prompts,
+                          const DecodeOptions& options) const {
+  check_prompts(prompts, base_.config().vocab_size);
+  if (options.max_new_tokens < 1) {
+    throw Error(ErrorCode::kInvalidArgument, "max_new_tokens: at least one token");
+  }
+  const c10::InferenceMode inference;
+  return Generation(base_, drafters_ ? drafters_() : nullptr, hidden_states_, prompts, options)
+      .finish();
+}
+
+}  // namespace outrider::decode

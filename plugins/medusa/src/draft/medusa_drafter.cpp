@@ -1,0 +1,56 @@
+#include "medusa_drafter.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "outrider/decode/draft_tree.h"
+#include "outrider/decode/stepwise.h"
+#include "outrider/error.h"
+#include "outrider/ops/linear.h"
+
+namespace outrider::medusa {
+
+MedusaDrafter::MedusaDrafter(std::vector<std::shared_ptr<MedusaHead>> heads)
+    : heads_(std::move(heads)) {
+  if (heads_.empty()) throw Error(ErrorCode::kUnsupported, "medusa: a draft without heads");
+}
+
+void MedusaDrafter::prefill(const BaseOutputs& accepted, const at::Tensor& tokens) {
+  commit(accepted, tokens);
+}
+
+void MedusaDrafter::commit(const BaseOutputs& accepted, const at::Tensor& tokens) {
+  const auto& hidden = accepted.last_hidden;
+  const auto last = (tokens.ge(0).sum(1) - 1).view({-1, 1, 1});
+  state_ = hidden.gather(1, last.expand({-1, 1, hidden.size(2)}));
+}
+
+// A head's answer is the same at all places of its level.
+DraftTree MedusaDrafter::propose(const DraftRequest& request) {
+  size_t level = 0;
+  const auto logits = [&](const at::Tensor& states) {
+    const auto& head = *heads_[level++];
+    return ops::linear(head.forward(state_), head.projection()).expand({-1, states.size(1), -1});
+  };
+  const auto most = static_cast<int64_t>(heads_.size());
+  auto within = request;
+  within.depth = std::min(request.depth, most);
+  if (request.width == 1) within.max_tokens = std::min(request.max_tokens, most);
+  TreeForm form;
+  if (request.form) {
+    form = decode::first_levels(*request.form, most);
+    within.form = &form;
+  }
+  return decode::draft_stepwise({.state = state_,
+                                 .logits = logits,
+                                 .advance = [](const at::Tensor& states, const at::Tensor&,
+                                               const at::Tensor&) { return states; }},
+                                within);
+}
+
+void MedusaDrafter::keep(const std::vector<int64_t>& sequences) {
+  state_ = state_.index_select(0, at::tensor(sequences, at::kLong).to(state_.device()));
+}
+
+}  // namespace outrider::medusa

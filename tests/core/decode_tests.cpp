@@ -1,0 +1,274 @@
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "outrider/decode/decoder.h"
+#include "outrider/decode/draft_tree.h"
+#include "outrider/decode/prompt_lookup.h"
+#include "outrider/model/llama.h"
+#include "tensor_checks.h"
+
+namespace outrider::testing::decode_tests {
+namespace {
+
+using Tokens = std::vector<int64_t>;
+
+constexpr int64_t kVocabulary = 17;
+
+std::shared_ptr<LlamaForCausalLM> base() {
+  const auto config = ModelConfig::from_json({{"architectures", {"LlamaForCausalLM"}},
+                                              {"vocab_size", kVocabulary},
+                                              {"hidden_size", 8},
+                                              {"intermediate_size", 12},
+                                              {"num_hidden_layers", 2},
+                                              {"num_attention_heads", 2},
+                                              {"num_key_value_heads", 1}},
+                                             "config.json");
+  auto model = std::make_shared<LlamaForCausalLM>(config, at::TensorOptions(at::kDouble));
+  const at::NoGradGuard no_grad;
+  uint64_t seed = 40;
+  for (auto& parameter : model->parameters()) parameter.copy_(random(parameter.sizes(), ++seed));
+  return model;
+}
+
+// The slow way: the whole sequence again for each token.
+Tokens greedy(CausalLM& model, Tokens sequence, int64_t count, const Tokens& stops = {}) {
+  const at::NoGradGuard no_grad;
+  Tokens found;
+  while (static_cast<int64_t>(found.size()) < count) {
+    ForwardInput input;
+    input.batch.input_ids = at::tensor(sequence, at::kLong).unsqueeze(0);
+    input.want_logits = true;
+    const auto token = model.forward(input).logits[0][-1].argmax().item<int64_t>();
+    found.push_back(token);
+    sequence.push_back(token);
+    if (std::count(stops.begin(), stops.end(), token)) break;
+  }
+  return found;
+}
+
+const std::vector<Tokens> kPrompts{{1, 2, 3}, {4}, {5, 6, 7, 8, 9, 10, 11}, {2, 2}};
+
+/// Knows how the base goes on, and proposes that at random places of a tree of random tokens.
+class Oracle : public Drafter {
+ public:
+  Oracle(CausalLM& base, double knows) : base_(base), knows_(knows) { at::manual_seed(3); }
+
+  void prefill(const BaseOutputs& accepted, const at::Tensor& tokens) override {
+    sequences.assign(static_cast<size_t>(tokens.size(0)), {});
+    for (size_t b = 0; b < sequences.size(); ++b) sequences[b] = {kPrompts[b].front()};
+    commit(accepted, tokens);
+  }
+
+  void commit(const BaseOutputs& accepted, const at::Tensor& tokens) override {
+    CHECK(accepted.last_hidden.size(1) == tokens.size(1));
+    for (size_t b = 0; b < sequences.size(); ++b) {
+      for (int64_t i = 0; i < tokens.size(1); ++i) {
+        const auto token = tokens[static_cast<int64_t>(b)][i].item<int64_t>();
+        if (token >= 0) sequences[b].push_back(token);
+      }
+    }
+    last_accepted = accepted;
+    last_tokens = tokens;
+  }
+
+  void keep(const std::vector<int64_t>& rows) override {
+    std::vector<Tokens> kept;
+    for (const auto b : rows) kept.push_back(sequences[static_cast<size_t>(b)]);
+    sequences = kept;
+  }
+
+  DraftTree propose(const DraftRequest& request) override {
+    const auto batch = static_cast<int64_t>(sequences.size());
+    const int64_t count = request.max_tokens;
+    DraftTree tree{
+        at::full({batch, count}, -1, at::kLong), at::full({batch, count}, -1, at::kLong), {}};
+    for (int64_t b = 0; b < batch; ++b) {
+      const auto known = greedy(base_, sequences[static_cast<size_t>(b)], count + 1);
+      std::vector<Tokens> paths;
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t parent = request.width == 1 ? i - 1 : at::randint(-1, i, {1}).item<int64_t>();
+        auto path = parent < 0 ? Tokens{} : paths[static_cast<size_t>(parent)];
+        const bool right = at::rand({1}).item<double>() < knows_;
+        path.push_back(right ? known[path.size()] : at::randint(-1, 17, {1}).item<int64_t>());
+        paths.push_back(path);
+        tree.tokens[b][i] = path.back();
+        tree.parents[b][i] = parent;
+      }
+    }
+    return tree;
+  }
+
+  std::vector<Tokens> sequences;
+  BaseOutputs last_accepted;
+  at::Tensor last_tokens;
+
+ private:
+  CausalLM& base_;
+  double knows_;
+};
+
+decode::DecodedBatch decoded(CausalLM& model, const decode::DecodeOptions& options,
+                             const decode::Decoder::DrafterFactory& drafters = {}) {
+  return decode::Decoder(model, drafters).run(kPrompts, options);
+}
+
+void check_greedy(CausalLM& model, const decode::DecodedBatch& batch, int64_t count,
+                  const Tokens& stops = {}) {
+  for (size_t b = 0; b < kPrompts.size(); ++b) {
+    const auto expected = greedy(model, kPrompts[b], count, stops);
+    CHECK(batch.sequences[b].tokens == expected);
+    const bool stopped = std::count(stops.begin(), stops.end(), expected.back()) > 0;
+    CHECK(batch.sequences[b].stopped == stopped);
+  }
+}
+
+TEST_CASE("plain decoding is a greedy loop over whole passes") {
+  const auto model = base();
+  decode::DecodeOptions options{.max_new_tokens = 24};
+  auto batch = decoded(*model, options);
+  check_greedy(*model, batch, 24);
+  CHECK(batch.sequences[0].rounds == 23);
+  CHECK(batch.sequences[0].acceptance_length() == 1.0);
+  options.stop_tokens = {batch.sequences[2].tokens[5], batch.sequences[0].tokens[9]};
+  batch = decoded(*model, options);
+  check_greedy(*model, batch, 24, options.stop_tokens);
+}
+
+TEST_CASE("whatever is drafted, greedy tokens are those of plain decoding") {
+  const auto model = base();
+  for (const double knows : {0.0, 0.5, 0.9, 1.0}) {
+    for (const int64_t width : {1, 3}) {
+      CAPTURE(knows);
+      CAPTURE(width);
+      decode::DecodeOptions options{.max_new_tokens = 20, .stop_tokens = {3}};
+      options.draft = {.max_tokens = 5, .depth = 5, .width = width};
+      const auto batch =
+          decoded(*model, options, [&] { return std::make_unique<Oracle>(*model, knows); });
+      check_greedy(*model, batch, 20, {3});
+    }
+  }
+}
+
+TEST_CASE("statistics are those of what was drafted and accepted") {
+  const auto model = base();
+  decode::DecodeOptions options{.max_new_tokens = 19};
+  options.draft.max_tokens = 5;
+  const auto batch =
+      decoded(*model, options, [&] { return std::make_unique<Oracle>(*model, 1.0); });
+  for (const auto& sequence : batch.sequences) {
+    CHECK(sequence.rounds == 3);  // 1 + 3 · 6
+    CHECK(sequence.acceptance_length() == 6.0);
+    CHECK(sequence.drafted == Tokens{3, 3, 3, 3, 3});
+    CHECK(sequence.accepted == Tokens{3, 3, 3, 3, 3});
+  }
+}
+
+TEST_CASE("a drafter is given the base's rows of the tokens that stay") {
+  const auto model = base();
+  for (const int64_t width : {1, 3}) {
+    Oracle* drafter = nullptr;
+    decode::DecodeOptions options{.max_new_tokens = 14};
+    options.draft = {.max_tokens = 4, .depth = 4, .width = width};
+    int64_t checked = 0;
+    options.on_tokens = [&](size_t sequence, const Tokens&) {
+      if (sequence != 0 || drafter->sequences.size() != kPrompts.size()) return;
+      const at::NoGradGuard no_grad;
+      for (size_t b = 0; b < drafter->sequences.size(); ++b) {
+        auto ids = drafter->sequences[b];
+        ids.pop_back();  // the base has not read it
+        const auto expected =
+            model->run_base({at::tensor(ids, at::kLong).unsqueeze(0), {}, {}, {}}).last_hidden[0];
+        const auto& rows = drafter->last_accepted.last_hidden[static_cast<int64_t>(b)];
+        const auto count =
+            drafter->last_tokens[static_cast<int64_t>(b)].ge(0).sum().item<int64_t>();
+        CHECK_CLOSE(rows.slice(0, 0, count), expected.slice(0, -count), 1e-10);
+        ++checked;
+      }
+    };
+    decode::Decoder(*model, [&] {
+      auto made = std::make_unique<Oracle>(*model, 0.8);
+      drafter = made.get();
+      return made;
+    }).run(kPrompts, options);
+    CHECK(checked > 8);
+  }
+}
+
+TEST_CASE("prompt lookup proposes what followed the longest latest match") {
+  const auto drafter = decode::prompt_lookup(3);
+  const auto row = [](const std::vector<Tokens>& rows) {
+    std::vector<at::Tensor> tensors;
+    for (const auto& tokens : rows) tensors.push_back(at::tensor(tokens, at::kLong));
+    return at::stack(tensors);
+  };
+  drafter->prefill({}, row({{1, 2, 3, 4, 9, 3, 5, 1, 2, 3},
+                            {7, 8, 7, 9, 7, -1, -1, -1, -1, -1},
+                            {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}}));
+  auto tree = drafter->propose({.max_tokens = 3});
+  CHECK(tree.tokens.equal(row({{4, 9, 3}, {9, 7, -1}, {-1, -1, -1}})));
+  CHECK(tree.parents.equal(row({{-1, 0, 1}, {-1, 0, 1}, {-1, 0, 1}})));
+  drafter->commit({}, row({{5, -1}, {8, 7}, {11, 1}}));
+  drafter->keep({2, 0});
+  tree = drafter->propose({.max_tokens = 2});
+  CHECK(tree.tokens.equal(row({{2, 3}, {1, 2}})));  // the latest 3 5 goes on with 1
+}
+
+TEST_CASE("prompt lookup decodes to the same tokens") {
+  const auto model = base();
+  decode::DecodeOptions options{.max_new_tokens = 40};
+  options.draft.max_tokens = 4;
+  const auto batch = decoded(*model, options, [] { return decode::prompt_lookup(); });
+  check_greedy(*model, batch, 40);
+  CHECK(batch.sequences[0].acceptance_length() > 1.5);  // a tiny model soon repeats itself
+}
+
+TEST_CASE("a seed decides what is drawn") {
+  const auto model = base();
+  decode::DecodeOptions options{.max_new_tokens = 12, .sampling = {.temperature = 2.0}, .seed = 5};
+  const auto tokens = [&] { return decoded(*model, options).sequences[2].tokens; };
+  const auto first = tokens();
+  CHECK(tokens() == first);
+  options.seed = 6;
+  CHECK(tokens() != first);
+}
+
+TEST_CASE("prompts that cannot be read are refused in words") {
+  const auto model = base();
+  const auto refused = [&](std::vector<Tokens> prompts) {
+    return failure(ErrorCode::kInvalidArgument,
+                   [&] { decode::Decoder(*model).run(prompts, {.max_new_tokens = 1}); });
+  };
+  CHECK_CONTAINS(refused({{1}, {}}), "prompt 2 has no tokens");
+  CHECK_CONTAINS(refused({{1, 17}}), "prompt 1: token 17 is outside the vocabulary of 17");
+}
+
+TEST_CASE("forms of trees") {
+  const auto chain = decode::likely_form(4, 4, 1);
+  CHECK(chain.parents == Tokens{-1, 0, 1, 2});
+  CHECK(chain.ranks == Tokens{0, 0, 0, 0});
+  // 0.6, then 0.36 below it, then the second of the first level, 0.24.
+  const auto tree = decode::likely_form(3, 4, 2);
+  CHECK(tree.parents == Tokens{-1, -1, 0});
+  CHECK(tree.ranks == Tokens{0, 1, 0});
+  CHECK(decode::levels_of(tree) == std::vector<Tokens>{{0, 1}, {2}});
+  CHECK(decode::likely_form(100, 2, 2).parents.size() == 6);
+}
+
+TEST_CASE("the likeliest candidates make a connected tree") {
+  const auto ids = [](Tokens tokens) { return at::tensor(tokens, at::kLong).unsqueeze(0); };
+  const auto scores = [](std::vector<double> log_q) {
+    return at::tensor(log_q, at::kDouble).unsqueeze(0);
+  };
+  const std::vector<decode::CandidateLevel> levels{
+      {ids({10, 11}), scores({-1.0, -2.0}), {}},
+      {ids({20, 21, 22, 23}), scores({-1.5, -4.0, -2.0, -9.0}), ids({0, 0, 1, 1})},
+      {ids({30, 31}), scores({-1.5, -2.5}), ids({0, 2})}};
+  const auto tree = decode::likeliest_tree(levels, 5);
+  CHECK(tree.tokens.equal(ids({10, 11, 20, 22, 30})));
+  CHECK(tree.parents.equal(ids({-1, -1, 0, 1, 2})));
+  CHECK(decode::likeliest_tree(levels, 50).parents.equal(ids({-1, -1, 0, 0, 1, 1, 2, 4})));
+}
+
+}  // namespace
+}  // namespace outrider::testing::decode_tests
