@@ -4,6 +4,7 @@
     gpu_check.py batch BASE FILE      a batch of random tokens of that model's vocabulary
     gpu_check.py compare FILE FILE    fails unless both hold the same tensors up to rounding
     gpu_check.py losses METRICS       fails unless the loss of a training run is finite and falls
+    gpu_check.py same METRICS METRICS…   fails unless all runs have the first one's losses up to rounding
 """
 
 import json
@@ -102,8 +103,23 @@ def losses(file):
         sys.exit("the loss does not fall")
 
 
+def losses_of(file):
+    lines = [json.loads(line) for line in Path(file).read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def same(expected_file, *files):
+    expected = losses_of(expected_file)
+    for file in files:
+        actual = losses_of(file)
+        worst = max(abs(a - b) / b for a, b in zip(actual, expected, strict=True))
+        print(f"{worst:10.2e}  {Path(file).parent.name}, {len(actual)} steps")
+        if not worst < TOLERANCE:
+            sys.exit(f"{file}: other losses than {expected_file}")
+
+
 if __name__ == "__main__":
-    commands = {"base": make_base, "batch": make_batch, "compare": compare, "losses": losses}
+    commands = {"base": make_base, "batch": make_batch, "compare": compare, "losses": losses, "same": same}
     if len(sys.argv) < 3 or sys.argv[1] not in commands:
         sys.exit(__doc__)
     commands[sys.argv[1]](*sys.argv[2:])

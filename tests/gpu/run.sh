@@ -66,4 +66,34 @@ try_mode eagle_mtp "${eagle[@]}" --set $part.use_aux_hidden_state=false --set $p
 try_mode parallel_heads "${eagle[@]}" --set $part.parallel_draft_step=3
 try_mode hard_labels "${eagle[@]}" --set eagle_self_logit_distillation=false
 try_mode medusa --mode medusa
+
+# twenty_steps NAME OPTION…: a run in float32; an unfinished one of that name goes on.
+twenty_steps() {
+  local resume=()
+  if [[ -d $work/$1.run ]]; then resume=(--resume); fi
+  "$outrider" train "$work/eagle3" --data "$shards" --out "$work/$1.run" --dtype float32 --max-steps 20 \
+    --logging-steps 1 --learning-rate 1e-3 --lr-scheduler-type constant "${@:2}" "${resume[@]}"
+}
+
+say "ways of a step: all have the losses of the CPU"
+rm -rf "$work"/*.run
+twenty_steps cpu
+for graphs in off on; do
+  for recompute in nothing elementwise products; do
+    twenty_steps "$graphs-$recompute" --device cuda --cuda-graphs $graphs --recompute $recompute
+  done
+done
+twenty_steps accumulated --device cuda --cuda-graphs on --per-device-train-batch-size 2 --gradient-accumulation-steps 2
+twenty_steps stopped --device cuda --cuda-graphs on --save-steps 10
+rm -rf "$work/stopped.run/final" "$work/stopped.run/checkpoint-20"
+twenty_steps stopped --device cuda --cuda-graphs on --save-steps 10
+check same "$work"/{cpu,off-nothing,off-elementwise,off-products,on-nothing,on-elementwise,on-products,stopped}.run/metrics.jsonl
+
+say "packed rows: the losses of the CPU"
+packed=(--packing --max-length 512 --per-device-train-batch-size 2)
+twenty_steps packed-cpu "${packed[@]}"
+twenty_steps packed --device cuda "${packed[@]}"
+twenty_steps packed-graphs --device cuda --cuda-graphs on "${packed[@]}"
+check same "$work"/packed{-cpu,,-graphs}.run/metrics.jsonl
+
 say "everything agrees"

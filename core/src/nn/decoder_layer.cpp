@@ -46,7 +46,7 @@ at::Tensor DecoderLayer::forward(const at::Tensor& x, const CosSin& rotary, Cach
 
 at::Tensor DecoderLayer::after_attention(const at::Tensor& x, const at::Tensor& attended) const {
   const auto residual = x + self_attn->output(attended);
-  return residual + mlp->forward(post_attention_layernorm->forward(residual));
+  return mlp->add_to(residual, post_attention_layernorm->forward(residual));
 }
 
 }  // namespace outrider::nn

@@ -8,6 +8,10 @@ namespace outrider::nn {
 
 Mlp::~Mlp() = default;
 
+at::Tensor Mlp::add_to(const at::Tensor& residual, const at::Tensor& x) const {
+  return residual + forward(x);
+}
+
 SwiGluMlp::SwiGluMlp(int64_t hidden_size, int64_t intermediate_size, bool bias,
                      at::TensorOptions options) {
   gate_proj = register_module(
@@ -20,6 +24,17 @@ SwiGluMlp::SwiGluMlp(int64_t hidden_size, int64_t intermediate_size, bool bias,
 
 at::Tensor SwiGluMlp::forward(const at::Tensor& x) const {
   return forward(x, ops::Recompute::kNothing);
+}
+
+// On a GPU the product adds to what is there, which saves a pass over memory.
+at::Tensor SwiGluMlp::add_to(const at::Tensor& residual, const at::Tensor& x) const {
+  const bool in_place = residual.is_cuda() && !at::GradMode::is_enabled() &&
+                        residual.is_contiguous() && down_proj->is_plain_for(residual) &&
+                        down_proj->is_plain_for(x) && !down_proj->bias.defined();
+  if (!in_place) return Mlp::add_to(residual, x);
+  const auto activation = ops::swiglu(gate_proj->forward(x), up_proj->forward(x));
+  residual.flatten(0, -2).addmm_(activation.flatten(0, -2), down_proj->weight.t());
+  return residual;
 }
 
 at::Tensor SwiGluMlp::forward(const ops::LinearInput& x, ops::Recompute recompute) const {

@@ -91,7 +91,7 @@ void print_presets(const std::vector<Preset>& presets) {
   }
 }
 
-Json to_json(const std::vector<Preset>& presets) {
+Json presets_json(const std::vector<Preset>& presets) {
   auto json = Json::array();
   for (const auto& preset : presets) {
     json.push_back({{"name", preset.name},
@@ -101,7 +101,7 @@ Json to_json(const std::vector<Preset>& presets) {
   return json;
 }
 
-Json to_json(const RegisteredMode& mode) {
+Json mode_json(const RegisteredMode& mode) {
   auto formats = Json::array();
   for (const auto& format : mode.descriptor->formats()) formats.push_back(format.name);
   return {{"name", mode.descriptor->name()},
@@ -109,7 +109,7 @@ Json to_json(const RegisteredMode& mode) {
           {"plugin", {{"name", mode.plugin.name}, {"version", mode.plugin.version.to_string()}}},
           {"config_version", mode.descriptor->config_schema().version()},
           {"config_schema", mode.descriptor->config_schema().json_schema()},
-          {"presets", to_json(mode.descriptor->presets())},
+          {"presets", presets_json(mode.descriptor->presets())},
           {"formats", std::move(formats)}};
 }
 
@@ -130,9 +130,9 @@ void show_mode(const ShowOptions& show, bool as_json) {
     print_json(mode.descriptor->config_schema().json_schema());
   } else if (show.presets) {
     const auto presets = mode.descriptor->presets();
-    as_json ? print_json(to_json(presets)) : print_presets(presets);
+    as_json ? print_json(presets_json(presets)) : print_presets(presets);
   } else {
-    as_json ? print_json(to_json(mode)) : print_mode(mode);
+    as_json ? print_json(mode_json(mode)) : print_mode(mode);
   }
 }
 

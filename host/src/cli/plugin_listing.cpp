@@ -11,9 +11,9 @@ namespace {
 
 std::string or_none(const std::string& text) { return text.empty() ? "none" : text; }
 
-Json to_json(const PluginListing& listing) {
+Json listing_json(const PluginListing& listing) {
   Json json = {{"path", listing.path.string()}, {"usable", listing.is_usable()}};
-  if (listing.info) json.update(cli::to_json(*listing.info));
+  if (listing.info) json.update(to_json(*listing.info));
   if (!listing.is_usable()) {
     json["problem"] = listing.problem;
     json["problem_code"] = error_code_name(listing.problem_code);
@@ -39,7 +39,7 @@ Json to_json(const PluginInfo& plugin) {
 
 Json to_json(const std::vector<PluginListing>& listings) {
   auto json = Json::array();
-  for (const auto& listing : listings) json.push_back(to_json(listing));
+  for (const auto& listing : listings) json.push_back(listing_json(listing));
   return json;
 }
 

@@ -1,5 +1,7 @@
 #include "trainer/step_setup.h"
 
+#include <c10/core/CachingDeviceAllocator.h>
+
 #include "outrider/text.h"
 
 namespace outrider {
@@ -8,6 +10,14 @@ namespace {
 // Of a batch's states; larger ones keep a GPU busy by themselves, and what a recording keeps in
 // memory is not worth it.
 constexpr int64_t kMostElementsForGraphs = int64_t{1} << 25;
+
+// Products are computed again where they would take more than this part of a device's memory.
+constexpr int64_t kShareOfKept = 20;
+
+int64_t device_memory(at::Device device) {
+  const auto [free, total] = c10::getDeviceAllocator(device.type())->getMemoryInfo(device.index());
+  return static_cast<int64_t>(total);
+}
 
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
@@ -18,11 +28,13 @@ AdamWOptions optimizer_options(const TrainingSettings& settings) {
           settings.max_grad_norm};
 }
 
-ops::Recompute recompute_of(const TrainingSettings& settings, at::Device device) {
-  if (settings.recompute == "products") return ops::Recompute::kProducts;
-  const bool is_wanted =
-      settings.recompute == "elementwise" || (settings.recompute == "auto" && device.is_cuda());
-  return is_wanted ? ops::Recompute::kElementwise : ops::Recompute::kNothing;
+Recomputation recompute_of(const TrainingSettings& settings, at::Device device) {
+  const auto& asked = settings.recompute;
+  if (asked == "nothing" || (asked == "auto" && !device.is_cuda())) return {};
+  if (asked == "products") return {ops::Recompute::kProducts};
+  Recomputation recomputation{ops::Recompute::kElementwise};
+  if (asked == "auto") recomputation.most_kept = device_memory(device) / kShareOfKept;
+  return recomputation;
 }
 
 std::optional<RecordedPasses::Options> recording_of(

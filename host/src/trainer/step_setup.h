@@ -13,7 +13,7 @@ namespace outrider {
 
 // What settings mean for the parts of a step.
 AdamWOptions optimizer_options(const TrainingSettings& settings);
-ops::Recompute recompute_of(const TrainingSettings& settings, at::Device device);
+Recomputation recompute_of(const TrainingSettings& settings, at::Device device);
 /// Nothing where passes are not recorded. `say` is told where a draft's cannot be.
 std::optional<RecordedPasses::Options> recording_of(
     const TrainingSettings& settings, at::Device device, int64_t hidden_size,

@@ -72,7 +72,7 @@ StructSchema<S> make_schema() {
       .field("recompute", &S::recompute,
              "What the backward pass of drafts computes again to save memory: nothing, elementwise "
              "(norms and activations), products (and those with the MLP's gate and up projection); "
-             "auto: elementwise on GPUs",
+             "auto: elementwise on GPUs, and products where they would take much of the memory",
              {.choices = {"auto", "nothing", "elementwise", "products"}})
       .field(
           "cuda_graphs", &S::cuda_graphs,

@@ -53,7 +53,7 @@ std::vector<AdamW::Parameter> trainable_parameters(const CausalLM& model) {
 }
 
 TrainingStep::TrainingStep(CausalLM& model, const AdamWOptions& options,
-                           GradientReduction reduction, ops::Recompute recompute)
+                           GradientReduction reduction, Recomputation recompute)
     : model_(model),
       parameters_(trainable_parameters(model)),
       trains_base_(includes_base(parameters_, model)),
@@ -94,7 +94,8 @@ ForwardOutput TrainingStep::learn(ForwardInput input, double share, bool is_last
 std::pair<ForwardOutput, at::Tensor> TrainingStep::forward_and_backward(ForwardInput input,
                                                                         double share) {
   input.want_lm_loss = trains_base_;
-  input.batch.recompute = recompute_;
+  input.batch.recompute = recompute_.level;
+  input.batch.most_kept = recompute_.most_kept;
   auto output = model_.forward(input);
   const auto loss = output.loss * share;
   loss.backward();

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -25,13 +26,19 @@ struct GradientReduction {
   std::function<void(const std::vector<at::Tensor>& gradients)> finish;
 };
 
+/// What a step computes again: see TrainBatch::recompute and most_kept.
+struct Recomputation {
+  ops::Recompute level = ops::Recompute::kNothing;
+  int64_t most_kept = std::numeric_limits<int64_t>::max();
+};
+
 /// Updates of what a model trains: forward and backward over the batches of a step, gradients
 /// reduced and clipped, AdamW. It knows no file, clock or log.
 class OUTRIDER_API TrainingStep {
  public:
   /// `model` must outlive it.
   TrainingStep(CausalLM& model, const AdamWOptions& options, GradientReduction reduction = {},
-               ops::Recompute recompute = ops::Recompute::kNothing);
+               Recomputation recompute = {});
   ~TrainingStep();
   TrainingStep(const TrainingStep&) = delete;
   TrainingStep& operator=(const TrainingStep&) = delete;
@@ -76,7 +83,7 @@ class OUTRIDER_API TrainingStep {
   bool trains_base_;
   AdamW optimizer_;
   GradientReduction reduction_;
-  ops::Recompute recompute_;
+  Recomputation recompute_;
   bool is_last_ = false;                      // of the step's batches
   std::vector<at::Tensor>* taken_ = nullptr;  // where gradients go instead of to the optimizer
   at::Tensor loss_;                           // of the step so far

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <limits>
 #include <map>
 #include <optional>
 #include <string>
@@ -37,6 +38,9 @@ struct TrainBatch {
   bool measure_acceptance = false;
   /// What drafts compute again in the backward pass, to save memory.
   ops::Recompute recompute = ops::Recompute::kNothing;
+  /// With kElementwise: bytes that kept products may take; where they would take more, they are
+  /// computed again as well.
+  int64_t most_kept = std::numeric_limits<int64_t>::max();
   /// Empty unless intermediate tensors are wanted.
   TensorRecorder recorder;
   /// Adds a tensor up over the processes that share a batch; empty where there is one.

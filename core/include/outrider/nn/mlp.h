@@ -17,6 +17,8 @@ class OUTRIDER_API Mlp : public torch::nn::Module {
 
   /// x [...,h] → [...,h].
   virtual at::Tensor forward(const at::Tensor& x) const = 0;
+  /// residual + forward(x); without a graph it may be computed in place of `residual`.
+  virtual at::Tensor add_to(const at::Tensor& residual, const at::Tensor& x) const;
 };
 
 /// down(silu(gate(x)) · up(x)), arXiv 2002.05202.
@@ -24,7 +26,8 @@ class OUTRIDER_API SwiGluMlp : public Mlp {
  public:
   SwiGluMlp(int64_t hidden_size, int64_t intermediate_size, bool bias, at::TensorOptions options);
   at::Tensor forward(const at::Tensor& x) const override;
-  /// The same, with what the backward pass computes again.
+  at::Tensor add_to(const at::Tensor& residual, const at::Tensor& x) const override;
+  /// forward(), with what the backward pass computes again.
   at::Tensor forward(const ops::LinearInput& x, ops::Recompute recompute) const;
 
   std::shared_ptr<Linear> gate_proj, up_proj, down_proj;

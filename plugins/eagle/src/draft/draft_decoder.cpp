@@ -48,7 +48,9 @@ DraftDecoder::DraftDecoder(torch::nn::Module& owner, const DraftSettings& settin
     : rotary_(rope_config(settings.architecture), settings.architecture.head_dim),
       mixes_(settings.mixes_hidden_states),
       masks_padding_keys_(settings.numerics.masks_padding_keys),
-      wraps_(settings.numerics.wraps_last_position) {
+      wraps_(settings.numerics.wraps_last_position),
+      products_per_row_(2 * settings.architecture.intermediate_size *
+                        settings.architecture.num_hidden_layers) {
   const auto& a = settings.architecture;
   auto list = std::make_shared<torch::nn::Module>();
   for (int64_t i = 0; i < a.num_hidden_layers; ++i) {
@@ -89,6 +91,17 @@ at::Tensor DraftDecoder::shifted_right(const at::Tensor& x) const {
   return at::cat({wraps_ ? last : at::zeros_like(last), x.slice(1, 0, -1)}, 1);
 }
 
+// Products are kept while there is room for those of all steps.
+ops::Recompute DraftDecoder::recompute_in(const Pass& pass) const {
+  const auto& batch = pass.batch;
+  if (batch.recompute != ops::Recompute::kElementwise) return batch.recompute;
+  const auto rows = static_cast<double>(batch.input_ids.numel() * pass.steps);
+  const auto row_bytes =
+      static_cast<double>(products_per_row_) * static_cast<double>(pass.embeddings.element_size());
+  return rows * row_bytes > static_cast<double>(batch.most_kept) ? ops::Recompute::kProducts
+                                                                 : batch.recompute;
+}
+
 StepContext DraftDecoder::lagged_context(const Pass& pass, int64_t step) const {
   const int64_t end = pass.length - 1, size = end - step;
   StepContext context{pass.embeddings.slice(1, step + 1),
@@ -97,7 +110,7 @@ StepContext DraftDecoder::lagged_context(const Pass& pass, int64_t step) const {
                       {},
                       pass.batch.part,
                       {},
-                      pass.batch.recompute};
+                      recompute_in(pass)};
   if (const auto& documents = pass.batch.documents) context.documents = documents->first(size);
   const auto& key_mask = pass.batch.key_mask;
   if (!key_mask.defined() || (step > 0 && !masks_padding_keys_)) return context;
@@ -118,7 +131,7 @@ StepContext DraftDecoder::whole_context(const Pass& pass) const {
           {},
           std::nullopt,
           std::nullopt,
-          pass.batch.recompute};
+          recompute_in(pass)};
 }
 
 at::Tensor DraftDecoder::run_layers(const at::Tensor& hidden, const StepContext& context,

@@ -42,6 +42,7 @@ class DraftDecoder {
     int64_t length, steps;
   };
   at::Tensor embeddings(const BaseOutputs& base, const TrainBatch& batch) const;
+  ops::Recompute recompute_in(const Pass& pass) const;
   StepContext lagged_context(const Pass& pass, int64_t step) const;
   StepContext whole_context(const Pass& pass) const;
   at::Tensor run_layers(const at::Tensor& hidden, const StepContext& context,
@@ -56,6 +57,7 @@ class DraftDecoder {
   std::vector<std::shared_ptr<EagleLayer>> layers_;
   at::Tensor own_embeddings_;  // [V,h]; undefined where the base's are read
   bool mixes_, masks_padding_keys_, wraps_;
+  int64_t products_per_row_;  // elements of the MLPs' gates and ups, of one row in one step
 };
 
 /// Rows [B,n,…] of the positions from `first` on, among `length` positions; zeros elsewhere.

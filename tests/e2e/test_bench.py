@@ -1,0 +1,39 @@
+"""outrider bench train: what it says of a workload, on the CPU and a base of toy size."""
+
+import json
+
+import pytest
+
+TINY = ("bench", "train", "--workload", "tiny-k3-64x2", "--steps", 3, "--warmup-steps", 1)
+
+
+def operations(hidden=64, layers=8, heads=4, kv_heads=2, head_dim=16, mid=128, vocab=512, draft=128, steps=3,
+               length=64, rows=2):
+    """Of a step, by the published formula: base forward with its head, the draft's steps forward and backward."""
+    queries, keys, tokens = heads * head_dim, kv_heads * head_dim, length * rows
+    layer = hidden * (queries + 2 * keys) + queries * hidden + 3 * hidden * mid
+    attention = 2 * length * queries
+    base = tokens * (2 * (layers * layer + hidden * vocab) + layers * attention)
+    step = 2 * hidden * (queries + 2 * keys) + queries * hidden + 3 * hidden * mid + hidden * draft
+    return base + steps * tokens * (6 * step + 3 * attention) + tokens * 4 * 3 * hidden * hidden
+
+
+def test_a_workload_is_measured(outrider):
+    result = json.loads(outrider(*TINY, "--json").stdout)
+    rate = result["tokens_per_second"]
+    assert 0 < rate["least"] <= rate["median"] <= rate["most"]
+    assert rate["median"] == pytest.approx(128 / result["step_seconds"])
+    assert sum(result["share_of_time"].values()) == pytest.approx(1)
+    limit = result["product_tflops"] * 1e12 / operations() * 128
+    assert result["limit_tokens_per_second"] == pytest.approx(limit, rel=1e-9)
+    assert result["share_of_limit"] == pytest.approx(rate["median"] / limit)
+    said = outrider(*TINY).stdout
+    assert "tiny-k3-64x2 on cpu in Float" in said
+    assert "% of the limit" in said
+
+
+@pytest.mark.parametrize("name", ["huge-k3-64x2", "tiny-64x2", "tiny-k0-64x2", "tiny-k3-4x2", "../x", ""])
+def test_an_unknown_workload_names_the_known(outrider, name):
+    said = outrider("bench", "train", "--workload", name, status=2).stderr
+    assert "there is no workload" in said
+    assert "1b, 8b, tiny" in said
