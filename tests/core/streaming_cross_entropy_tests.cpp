@@ -167,7 +167,7 @@ TEST_CASE("streaming cross-entropy equals loops over soft and hard targets") {
   }
 }
 
-// Two steps over 110 000 float64 logits leave room for 28 rows in a chunk: 28 and 5.
+// Two steps over 110 000 float64 logits leave room for 28 rows in a chunk: 17 and 16.
 TEST_CASE("streaming cross-entropy adds up over chunks of rows") {
   check_against_loops({2, 33, 2, 110000}, at::kDouble, true, 1e-9, 1e-9);
   check_against_loops({2, 33, 2, 110000}, at::kDouble, false, 1e-9, 1e-9);
@@ -330,6 +330,22 @@ TEST_CASE("logit statistics equal loops, over several chunks too") {
             doctest::Approx(log_sum_exp(logits)).epsilon(1e-5));
       CHECK(actual.argmax[n].item<int64_t>() == static_cast<int64_t>(first_maximum(logits)));
     }
+  }
+}
+
+TEST_CASE("one weight may stand for all rows") {
+  for (const bool soft : {true, false}) {
+    auto one = problem_of({1, 600, 3, 5}, at::kFloat);
+    one.weights = at::full({1, 1}, 0.5).expand({1, 600});
+    auto all = one;
+    all.weights = one.weights.contiguous();
+    one.students = one.students.clone().requires_grad_();
+    all.students = all.students.clone().requires_grad_();
+    const auto found = run(one, soft), expected = run(all, soft);
+    CHECK_CLOSE(found.total, expected.total, 1e-3);
+    CHECK_CLOSE(found.rows.loss, expected.rows.loss, 0.0);
+    CHECK_CLOSE(torch::autograd::grad({found.total}, {one.students})[0],
+                torch::autograd::grad({expected.total}, {all.students})[0], 0.0);
   }
 }
 

@@ -126,7 +126,7 @@ RowMetrics stream(StudentChunks& students, const Head& head, const Targets& targ
     const int64_t end = std::min(rows, begin + chunk_rows);
     const auto chunk = students.gather(begin, end);
     const auto logits = logits_of(chunk.head_inputs, head);
-    const auto weights = row_weights.slice(1, begin, end).reshape({-1});
+    const auto weights = row_weights.slice(1, begin, end).reshape({-1}).contiguous();
     copy_results(loss_rows(logits, targets, begin, end, weights, write_gradient), metrics, begin,
                  end);
     const auto& d_logits = logits;  // which the kernels wrote over them
