@@ -208,6 +208,9 @@ TEST_CASE("prompt lookup proposes what followed the longest latest match") {
   auto tree = drafter->propose({.max_tokens = 3});
   CHECK(tree.tokens.equal(row({{4, 9, 3}, {9, 7, -1}, {-1, -1, -1}})));
   CHECK(tree.parents.equal(row({{-1, 0, 1}, {-1, 0, 1}, {-1, 0, 1}})));
+  const auto form = decode::likely_form(6, 2, 3);
+  CHECK(drafter->propose({.form = &form}).tokens.size(1) == 2);
+  CHECK(drafter->propose({.max_tokens = 9, .depth = 4, .width = 2}).tokens.size(1) == 4);
   drafter->commit({}, row({{5, -1}, {8, 7}, {11, 1}}));
   drafter->keep({2, 0});
   tree = drafter->propose({.max_tokens = 2});

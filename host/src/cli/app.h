@@ -11,6 +11,7 @@ int run(int argc, char** argv);
 void add_convert_verb(CLI::App& app, const GlobalOptions& options);
 void add_data_verb(CLI::App& app, const GlobalOptions& options);
 void add_doctor_verb(CLI::App& app, const GlobalOptions& options);
+void add_eval_verb(CLI::App& app, const GlobalOptions& options);
 void add_export_verb(CLI::App& app, const GlobalOptions& options);
 void add_forward_verb(CLI::App& app, const GlobalOptions& options);
 void add_generate_verb(CLI::App& app, const GlobalOptions& options);
