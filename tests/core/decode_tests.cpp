@@ -1,10 +1,12 @@
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <vector>
 
 #include "outrider/decode/decoder.h"
 #include "outrider/decode/draft_tree.h"
 #include "outrider/decode/prompt_lookup.h"
+#include "outrider/decode/stepwise.h"
 #include "outrider/model/llama.h"
 #include "tensor_checks.h"
 
@@ -208,6 +210,9 @@ TEST_CASE("prompt lookup proposes what followed the longest latest match") {
   auto tree = drafter->propose({.max_tokens = 3});
   CHECK(tree.tokens.equal(row({{4, 9, 3}, {9, 7, -1}, {-1, -1, -1}})));
   CHECK(tree.parents.equal(row({{-1, 0, 1}, {-1, 0, 1}, {-1, 0, 1}})));
+  const auto form = decode::likely_form(6, 2, 3);
+  CHECK(drafter->propose({.form = &form}).tokens.size(1) == 2);
+  CHECK(drafter->propose({.max_tokens = 9, .depth = 4, .width = 2}).tokens.size(1) == 4);
   drafter->commit({}, row({{5, -1}, {8, 7}, {11, 1}}));
   drafter->keep({2, 0});
   tree = drafter->propose({.max_tokens = 2});
@@ -231,6 +236,100 @@ TEST_CASE("a seed decides what is drawn") {
   CHECK(tokens() == first);
   options.seed = 6;
   CHECK(tokens() != first);
+}
+
+/// Its opinion of the next token depends on the token before it alone.
+class TableDrafter : public Drafter {
+ public:
+  explicit TableDrafter(uint64_t seed) : table_(random({kVocabulary, kVocabulary}, seed)) {}
+
+  void prefill(const BaseOutputs& accepted, const at::Tensor& tokens) override {
+    commit(accepted, tokens);
+  }
+  void commit(const BaseOutputs&, const at::Tensor& tokens) override {
+    last_ = tokens.gather(1, tokens.ge(0).sum(1, true) - 1);
+  }
+  void keep(const Tokens& sequences) override {
+    last_ = last_.index_select(0, at::tensor(sequences, at::kLong));
+  }
+  DraftTree propose(const DraftRequest& request) override {
+    return decode::draft_stepwise(
+        {.state = last_.unsqueeze(2),
+         .logits = [&](const at::Tensor& states) { return table_.index({states.squeeze(2)}); },
+         .advance = [](const at::Tensor&, const at::Tensor& tokens,
+                       const at::Tensor&) { return tokens.unsqueeze(2); },
+         .vocab_size = kVocabulary},
+        request);
+  }
+
+ private:
+  at::Tensor table_, last_;
+};
+
+// Of the base, after a prompt: every pair of tokens that may follow, [V,V].
+at::Tensor pair_probabilities(CausalLM& model, const Tokens& prompt, double temperature) {
+  const at::NoGradGuard no_grad;
+  const auto next = [&](const Tokens& sequence) {
+    ForwardInput input;
+    input.batch.input_ids = at::tensor(sequence, at::kLong).unsqueeze(0);
+    input.want_logits = true;
+    return at::softmax(model.forward(input).logits[0][-1] / temperature, 0);
+  };
+  const auto first = next(prompt);
+  std::vector<at::Tensor> rows;
+  for (int64_t token = 0; token < kVocabulary; ++token) {
+    auto longer = prompt;
+    longer.push_back(token);
+    rows.push_back(first[token] * next(longer));
+  }
+  return at::stack(rows);
+}
+
+// Pearson's statistic above its mean, in its standard deviations; rare cells count as one.
+double chi_square_excess(const at::Tensor& counts, const at::Tensor& probabilities) {
+  const auto expected = probabilities * counts.sum();
+  const auto rare = expected.lt(5.0);
+  const auto lumped = [&](const at::Tensor& x) {
+    return at::cat({x.masked_select(at::logical_not(rare)), x.masked_select(rare).sum().view({1})});
+  };
+  const auto e = lumped(expected), n = lumped(counts);
+  const double freedom = static_cast<double>(e.numel()) - 1.0;
+  const double statistic = ((n - e).square() / e.clamp_min(1e-9)).sum().item<double>();
+  return (statistic - freedom) / std::sqrt(2.0 * freedom);
+}
+
+double excess_of_runs(CausalLM& model, DraftRequest draft, decode::AcceptanceRule rule,
+                      const decode::Decoder::DrafterFactory& drafters) {
+  const Tokens prompt{1, 2, 3, 1, 2};
+  const std::vector<Tokens> prompts(10'000, prompt);
+  auto counts = at::zeros({kVocabulary, kVocabulary}, at::kDouble);
+  auto count = counts.accessor<double, 2>();
+  for (uint64_t seed = 0; seed < 6; ++seed) {
+    decode::DecodeOptions options{.max_new_tokens = 2,
+                                  .sampling = {.temperature = 2.5},
+                                  .seed = seed,
+                                  .draft = draft,
+                                  .rule = rule};
+    for (const auto& sequence : decode::Decoder(model, drafters).run(prompts, options).sequences) {
+      count[sequence.tokens[0]][sequence.tokens[1]] += 1.0;
+    }
+  }
+  return chi_square_excess(counts, pair_probabilities(model, prompt, 2.5));
+}
+
+TEST_CASE("whole runs draw as the base does, however they are drafted") {
+  const auto model = base();
+  const auto table = [] { return std::make_unique<TableDrafter>(60); };
+  const auto form = decode::likely_form(5, 2, 3);
+  const auto lossless = decode::AcceptanceRule::kLossless;
+  const DraftRequest chain{.max_tokens = 2}, fixed{.form = &form},
+      dynamic{.max_tokens = 5, .depth = 2, .width = 3};
+  CHECK(excess_of_runs(*model, chain, lossless, {}) < 5.0);
+  CHECK(excess_of_runs(*model, chain, lossless, table) < 5.0);
+  CHECK(excess_of_runs(*model, fixed, lossless, table) < 5.0);
+  CHECK(excess_of_runs(*model, dynamic, lossless, table) < 5.0);
+  CHECK(excess_of_runs(*model, chain, lossless, [] { return decode::prompt_lookup(); }) < 5.0);
+  CHECK(excess_of_runs(*model, fixed, decode::AcceptanceRule::kTypical, table) > 20.0);
 }
 
 TEST_CASE("prompts that cannot be read are refused in words") {

@@ -37,15 +37,23 @@ class Stopwatch {
 at::Tensor padded(const Rows& rows, int64_t padding, at::Device device) {
   size_t width = 0;
   for (const auto& row : rows) width = std::max(width, row.size());
-  auto result = at::full({static_cast<int64_t>(rows.size()), static_cast<int64_t>(width)}, padding,
-                         at::kLong);
-  for (size_t b = 0; b < rows.size(); ++b) {
-    if (rows[b].empty()) continue;
-    result[static_cast<int64_t>(b)]
-        .narrow(0, 0, static_cast<int64_t>(rows[b].size()))
-        .copy_(at::tensor(rows[b], at::kLong));
+  std::vector<int64_t> values;
+  for (const auto& row : rows) {
+    values.insert(values.end(), row.begin(), row.end());
+    values.resize(values.size() + width - row.size(), padding);
   }
-  return result.to(device);
+  return at::tensor(values, at::kLong).view({static_cast<int64_t>(rows.size()), -1}).to(device);
+}
+
+// A [B,n] tensor of integers as rows.
+Rows rows_of(const at::Tensor& tensor) {
+  const auto values = tensor.to(at::kCPU).contiguous();
+  Rows rows;
+  for (int64_t b = 0; b < values.size(0); ++b) {
+    const auto* first = values.const_data_ptr<int64_t>() + b * values.size(1);
+    rows.emplace_back(first, first + values.size(1));
+  }
+  return rows;
 }
 
 // x [B,n,h] at index [B,m] → [B,m,h].
@@ -123,12 +131,8 @@ class Generation {
     cache_.commit(lengths);
     const auto index = at::tensor(last_rows, at::kLong).to(ids.device()).unsqueeze(1);
     const auto logits = base_.head().logits(gathered(outputs.last_hidden, index).squeeze(1));
-    const auto chosen = sampler_.choose(logits).to(at::kCPU);
-    Rows news;
-    for (size_t b = 0; b < prompts.size(); ++b) {
-      news.push_back({chosen[static_cast<int64_t>(b)].item<int64_t>()});
-      following[b].push_back(news[b].front());
-    }
+    const auto news = rows_of(sampler_.choose(logits).unsqueeze(1));
+    for (size_t b = 0; b < prompts.size(); ++b) following[b].push_back(news[b].front());
     if (drafter_) drafter_->prefill(outputs, padded(following, kNone, ids.device()));
     take(news);
   }
@@ -147,13 +151,13 @@ class Generation {
     auto tree = drafter_ ? propose() : DraftTree{};
     if (!tree.tokens.defined()) tree.tokens = tree.parents = ids.slice(1, 0, 0);
     const auto verdict = verified(ids, tree);
-    record(tree, verdict);
+    const auto tokens = rows_of(tree.tokens);
+    record(tokens, rows_of(tree.parents), verdict);
     Rows news;
-    const auto tokens = tree.tokens.to(at::kCPU);
     for (size_t b = 0; b < active_.size(); ++b) {
       news.emplace_back();
       for (const int64_t node : verdict.paths[b]) {
-        news[b].push_back(tokens[static_cast<int64_t>(b)][node].item<int64_t>());
+        news[b].push_back(tokens[b][static_cast<size_t>(node)]);
       }
       news[b].push_back(verdict.bonus[b]);
     }
@@ -174,13 +178,13 @@ class Generation {
 
   void commit(const Verdict& verdict, const Rows& news) {
     const Stopwatch watch(result_.draft_seconds);
-    const auto rows = rows_of(verdict);
+    const auto rows = accepted_rows(verdict);
     drafter_->commit(gathered(outputs_, padded(rows, 0, base_.device())),
                      padded(news, kNone, base_.device()));
   }
 
   // Of a pass: the token before the tree, and the accepted nodes.
-  static Rows rows_of(const Verdict& verdict) {
+  static Rows accepted_rows(const Verdict& verdict) {
     Rows rows;
     for (const auto& path : verdict.paths) {
       rows.push_back({0});
@@ -189,36 +193,30 @@ class Generation {
     return rows;
   }
 
-  void record(const DraftTree& tree, const Verdict& verdict) {
-    cache_.commit_paths(rows_of(verdict));
-    const auto depth = depths(tree);
+  void record(const Rows& tokens, const Rows& parents, const Verdict& verdict) {
+    cache_.commit_paths(accepted_rows(verdict));
     for (size_t b = 0; b < active_.size(); ++b) {
       auto& sequence = result_.sequences[active_[b]];
       ++sequence.rounds;
-      const auto most = static_cast<size_t>(depth[b]);
-      const auto size = std::max(sequence.drafted.size(), most);
+      const auto levels = level_count(tokens[b], parents[b]);
+      const auto size = std::max(sequence.drafted.size(), levels);
       sequence.drafted.resize(size);
       sequence.accepted.resize(size);
-      for (size_t i = 0; i < most; ++i) ++sequence.drafted[i];
+      for (size_t i = 0; i < levels; ++i) ++sequence.drafted[i];
       for (size_t i = 0; i < verdict.paths[b].size(); ++i) ++sequence.accepted[i];
     }
   }
 
-  // How many levels each tree has.
-  static std::vector<int64_t> depths(const DraftTree& tree) {
-    const auto tokens = tree.tokens.to(at::kCPU), parents = tree.parents.to(at::kCPU);
-    std::vector<int64_t> result;
-    for (int64_t b = 0; b < tokens.size(0); ++b) {
-      std::vector<int64_t> depth;
-      int64_t most = 0;
-      for (int64_t i = 0; i < tokens.size(1); ++i) {
-        const auto parent = parents[b][i].item<int64_t>();
-        depth.push_back(parent < 0 ? 1 : depth[static_cast<size_t>(parent)] + 1);
-        if (tokens[b][i].item<int64_t>() >= 0) most = std::max(most, depth.back());
-      }
-      result.push_back(most);
+  // How many levels a tree has, without absent nodes.
+  static size_t level_count(const std::vector<int64_t>& tokens,
+                            const std::vector<int64_t>& parents) {
+    std::vector<size_t> level;
+    size_t most = 0;
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      level.push_back(parents[i] < 0 ? 1 : level[static_cast<size_t>(parents[i])] + 1);
+      if (tokens[i] >= 0) most = std::max(most, level.back());
     }
-    return result;
+    return most;
   }
 
   bool is_stop(int64_t token) const {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "outrider/decode/draft_tree.h"
 #include "outrider/error.h"
 
 namespace outrider::decode {
@@ -25,6 +26,12 @@ size_t continuation(const Tokens& sequence, size_t count) {
   return size;
 }
 
+// As long as the tree that was asked for is deep.
+int64_t chain_length(const DraftRequest& request) {
+  if (request.form) return static_cast<int64_t>(levels_of(*request.form).size());
+  return request.width == 1 ? request.max_tokens : request.depth;
+}
+
 class PromptLookup : public Drafter {
  public:
   explicit PromptLookup(int64_t longest) : longest_(static_cast<size_t>(longest)) {}
@@ -36,9 +43,7 @@ class PromptLookup : public Drafter {
 
   DraftTree propose(const DraftRequest& request) override {
     const auto batch = static_cast<int64_t>(sequences_.size());
-    const int64_t count = request.form         ? 0
-                          : request.width == 1 ? request.max_tokens
-                                               : request.depth;
+    const int64_t count = chain_length(request);
     auto tokens = at::full({batch, count}, -1, at::kLong);
     for (int64_t b = 0; b < batch; ++b) {
       const auto& sequence = sequences_[static_cast<size_t>(b)];

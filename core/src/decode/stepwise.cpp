@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "outrider/decode/draft_tree.h"
@@ -127,9 +128,21 @@ DraftTree draft_form(const DraftSteps& steps, const TreeForm& form) {
   return {all, on_device(form.parents).expand_as(all), {}};
 }
 
+// A draft that looks ahead so far draws shorter chains and flatter trees.
+DraftTree draft_within(DraftSteps steps, DraftRequest request) {
+  const int64_t levels = std::exchange(steps.most_levels, 0);
+  request.depth = std::min(request.depth, levels);
+  if (request.width == 1) request.max_tokens = std::min(request.max_tokens, levels);
+  if (!request.form) return draft_stepwise(steps, request);
+  const auto form = first_levels(*request.form, levels);
+  request.form = &form;
+  return draft_stepwise(steps, request);
+}
+
 }  // namespace
 
 DraftTree draft_stepwise(const DraftSteps& steps, const DraftRequest& request) {
+  if (steps.most_levels > 0) return draft_within(steps, request);
   if (request.form) return draft_form(steps, *request.form);
   return request.width == 1 ? draft_chain(steps, request) : draft_likeliest(steps, request);
 }

@@ -18,6 +18,14 @@ bool is_beginning(const std::vector<int64_t>& path) {
   return true;
 }
 
+// [B,H,L,D] → [B,L,H,D], a view.
+at::Tensor by_slot(const at::Tensor& rows) { return rows.transpose(1, 2); }
+
+// [B,1], for slots [B,n].
+at::Tensor sequence_index(const at::Tensor& slots) {
+  return at::arange(slots.size(0), slots.options()).unsqueeze(1);
+}
+
 }  // namespace
 
 KvCache::KvCache(int64_t num_layers, int64_t batch_size)
@@ -44,15 +52,21 @@ void KvCache::reserve(Rows& layer, const at::Tensor& like, int64_t rows) const {
   }
 }
 
-void KvCache::write(const at::Tensor& all, const at::Tensor& rows) const {
+const at::Tensor& KvCache::new_slots(int64_t count, at::Device device) {
+  if (!new_slots_.defined() || new_slots_.size(1) != count) {
+    new_slots_ = (at::tensor(lengths_, at::kLong).unsqueeze(1) + at::arange(count)).to(device);
+  }
+  return new_slots_;
+}
+
+void KvCache::write(const at::Tensor& all, const at::Tensor& rows) {
   const int64_t count = rows.size(2);
   if (are_alike()) {
     all.narrow(2, lengths_.front(), count).copy_(rows);
     return;
   }
-  for (int64_t b = 0; b < batch_size(); ++b) {
-    all[b].narrow(1, lengths_[static_cast<size_t>(b)], count).copy_(rows[b]);
-  }
+  const auto& slots = new_slots(count, rows.device());
+  by_slot(all).index_put_({sequence_index(slots), slots}, by_slot(rows));
 }
 
 KvCache::Rows KvCache::append(int64_t layer, const at::Tensor& key, const at::Tensor& value) {
@@ -67,27 +81,44 @@ KvCache::Rows KvCache::append(int64_t layer, const at::Tensor& key, const at::Te
   return {all.key.narrow(2, 0, used), all.value.narrow(2, 0, used)};
 }
 
-void KvCache::commit(const std::vector<int64_t>& counts) {
-  for (size_t b = 0; b < lengths_.size(); ++b) lengths_[b] += counts.at(b);
+void KvCache::set_lengths(std::vector<int64_t> lengths) {
+  lengths_ = std::move(lengths);
+  new_slots_.reset();
 }
 
-void KvCache::move_path(size_t sequence, const std::vector<int64_t>& path) {
-  if (is_beginning(path)) return;
-  const int64_t length = lengths_[sequence], b = static_cast<int64_t>(sequence);
-  const auto index = at::tensor(path, at::kLong).to(layers_.front().key.device()) + length;
+void KvCache::commit(const std::vector<int64_t>& counts) {
+  auto lengths = lengths_;
+  for (size_t b = 0; b < lengths.size(); ++b) lengths[b] += counts.at(b);
+  set_lengths(std::move(lengths));
+}
+
+// What is behind a shorter path stays where it is: it belongs to nobody.
+void KvCache::move_paths(const std::vector<std::vector<int64_t>>& paths) {
+  const auto longest_path = std::max_element(
+      paths.begin(), paths.end(), [](const auto& a, const auto& b) { return a.size() < b.size(); });
+  const auto width = static_cast<int64_t>(longest_path->size());
+  auto from = at::arange(width).repeat({batch_size(), 1});
+  for (int64_t b = 0; b < batch_size(); ++b) {
+    const auto& path = paths[static_cast<size_t>(b)];
+    std::copy(path.begin(), path.end(), from.mutable_data_ptr<int64_t>() + b * width);
+  }
+  const auto begin = at::tensor(lengths_, at::kLong).unsqueeze(1);
+  const auto device = layers_.front().key.device();
+  const auto old_slots = (begin + from).to(device);
+  const auto slots = (begin + at::arange(width)).to(device), sequence = sequence_index(slots);
   for (auto& layer : layers_) {
-    for (auto* tensor : {&layer.key, &layer.value}) {
-      const auto rows = (*tensor)[b];
-      rows.narrow(1, length, static_cast<int64_t>(path.size())).copy_(rows.index_select(1, index));
+    for (auto* all : {&layer.key, &layer.value}) {
+      const auto rows = by_slot(*all);
+      rows.index_put_({sequence, slots}, rows.index({sequence, old_slots}));
     }
   }
 }
 
 void KvCache::commit_paths(const std::vector<std::vector<int64_t>>& paths) {
-  for (size_t b = 0; b < lengths_.size(); ++b) {
-    move_path(b, paths.at(b));
-    lengths_[b] += static_cast<int64_t>(paths[b].size());
-  }
+  if (!std::all_of(paths.begin(), paths.end(), is_beginning)) move_paths(paths);
+  std::vector<int64_t> counts;
+  for (const auto& path : paths) counts.push_back(static_cast<int64_t>(path.size()));
+  commit(counts);
 }
 
 void KvCache::truncate(const std::vector<int64_t>& lengths) {
@@ -96,7 +127,7 @@ void KvCache::truncate(const std::vector<int64_t>& lengths) {
       throw Error(ErrorCode::kInternal, "KvCache: truncated to more rows than there are");
     }
   }
-  lengths_ = lengths;
+  set_lengths(lengths);
 }
 
 void KvCache::keep(const std::vector<int64_t>& sequences) {
@@ -107,7 +138,7 @@ void KvCache::keep(const std::vector<int64_t>& sequences) {
     const auto index = at::tensor(sequences, at::kLong).to(layer.key.device());
     layer = {layer.key.index_select(0, index), layer.value.index_select(0, index)};
   }
-  lengths_ = std::move(lengths);
+  set_lengths(std::move(lengths));
 }
 
 }  // namespace outrider::nn

@@ -46,6 +46,7 @@ void add_verbs(CLI::App& app, const GlobalOptions& options) {
   add_train_verb(app, options);
   add_bench_verb(app, options);
   add_generate_verb(app, options);
+  add_eval_verb(app, options);
   add_inspect_verb(app, options);
   add_save_verb(app, options);
   add_restore_verb(app, options);

@@ -12,6 +12,7 @@ void add_bench_verb(CLI::App& app, const GlobalOptions& options);
 void add_convert_verb(CLI::App& app, const GlobalOptions& options);
 void add_data_verb(CLI::App& app, const GlobalOptions& options);
 void add_doctor_verb(CLI::App& app, const GlobalOptions& options);
+void add_eval_verb(CLI::App& app, const GlobalOptions& options);
 void add_export_verb(CLI::App& app, const GlobalOptions& options);
 void add_forward_verb(CLI::App& app, const GlobalOptions& options);
 void add_generate_verb(CLI::App& app, const GlobalOptions& options);

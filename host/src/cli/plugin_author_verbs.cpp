@@ -65,7 +65,7 @@ void print_result(const CheckResult& result) {
   std::fflush(stdout);
 }
 
-Json results_json(const std::vector<CheckResult>& results) {
+Json checks_json(const std::vector<CheckResult>& results) {
   Json list = Json::array();
   for (const auto& result : results) {
     list.push_back({{"check", result.check},
@@ -114,7 +114,7 @@ void check_plugin(const PluginCheckArguments& arguments, bool as_json) {
   auto options = options_of(arguments);
   if (!as_json) options.on_result = print_result;
   const auto results = check_plugin(arguments.file, options);
-  if (as_json) print_json(results_json(results));
+  if (as_json) print_json(checks_json(results));
   if (!as_json) {
     fmt::print("{} passed, {} failed, {} skipped\n", count_of(results, CheckStatus::kPassed),
                count_of(results, CheckStatus::kFailed), count_of(results, CheckStatus::kSkipped));

@@ -49,7 +49,7 @@ std::string outcome(const PluginStore::Added& added) {
 }
 
 Json added_json(const PluginStore::Added& added) {
-  auto json = to_json(added.plugin);
+  auto json = cli::to_json(added.plugin);
   json["is_new"] = added.is_new;
   json["replaced"] = Json::array();
   for (const auto& entry : added.replaced) json["replaced"].push_back(entry.sha256);
@@ -97,7 +97,7 @@ std::vector<PluginListing> chosen(std::vector<PluginListing> listings, const std
 
 void verify(const std::string& name, const GlobalOptions& global) {
   const auto listings = chosen(verified(global), name);
-  global.json ? print_json(to_json(listings)) : print_list(listings);
+  global.json ? print_json(cli::to_json(listings)) : print_list(listings);
   const auto is_wrong = [](const PluginListing& listing) { return !listing.is_usable(); };
   const auto first = std::ranges::find_if(listings, is_wrong);
   if (first == listings.end()) return;

@@ -25,7 +25,7 @@ std::vector<PluginListing> named(const std::string& name) {
 
 void show_plugin(const std::string& name, bool as_json) {
   const auto found = named(name);
-  if (as_json) return print_json(to_json(found));
+  if (as_json) return print_json(cli::to_json(found));
   for (const auto& listing : found) {
     print_details(*listing.info, status(listing));
     if (!listing.is_usable()) note(fmt::format("{}\nhint: {}", listing.problem, listing.hint));
@@ -50,7 +50,7 @@ void add_plugin_list(CLI::App& plugin, const GlobalOptions& options) {
       ->callback([&options] {
         use_plugins(options);
         const auto listings = plugin_loader().list();
-        options.json ? print_json(to_json(listings)) : print_list(listings);
+        options.json ? print_json(cli::to_json(listings)) : print_list(listings);
       });
 }
 

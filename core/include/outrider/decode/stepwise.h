@@ -23,8 +23,9 @@ struct DraftSteps {
   std::function<at::Tensor(const at::Tensor& states, const at::Tensor& tokens,
                            const at::Tensor& seen)>
       advance;
-  at::Tensor vocabulary;   // [V'] int64: tokens of the base; undefined: V' is its vocabulary
-  int64_t vocab_size = 0;  // V, of the base
+  at::Tensor vocabulary;    // [V'] int64: tokens of the base; undefined: V' is its vocabulary
+  int64_t vocab_size = 0;   // V, of the base
+  int64_t most_levels = 0;  // how far the draft looks ahead; 0: as far as it is asked to
 };
 
 /// What the request asks for: a chain, a tree of a given form, or the likeliest tree as EAGLE-2

@@ -42,12 +42,15 @@ class OUTRIDER_API KvCache {
 
  private:
   void reserve(Rows& layer, const at::Tensor& like, int64_t rows) const;
-  void write(const at::Tensor& all, const at::Tensor& rows) const;
-  void move_path(size_t sequence, const std::vector<int64_t>& path);
+  void write(const at::Tensor& all, const at::Tensor& rows);
+  void move_paths(const std::vector<std::vector<int64_t>>& paths);
+  const at::Tensor& new_slots(int64_t count, at::Device device);
+  void set_lengths(std::vector<int64_t> lengths);
   bool are_alike() const;
 
   std::vector<Rows> layers_;  // [B,Hkv,capacity,D]
   std::vector<int64_t> lengths_;
+  at::Tensor new_slots_;  // [B,n]: of the new rows of a pass; undefined before its first layer
 };
 
 }  // namespace outrider::nn

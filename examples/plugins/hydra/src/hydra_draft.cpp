@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "gather_concat.h"
+#include "hydra_drafter.h"
 #include "outrider/loss/step_metrics.h"
 #include "outrider/loss/teacher.h"
 
@@ -75,6 +76,15 @@ at::Tensor HydraDraft::head_states(size_t head, const outrider::BaseOutputs& bas
                          static_cast<int64_t>(head) + 1);
   for (const auto& block : heads_[head].blocks) x = block->forward(x);
   return x;
+}
+
+at::Tensor HydraDraft::head_logits(size_t head, at::Tensor x) const {
+  for (const auto& block : heads_[head].blocks) x = block->forward(x);
+  return heads_[head].projection->forward(x);
+}
+
+std::unique_ptr<outrider::Drafter> HydraDraft::make_drafter() {
+  return std::make_unique<HydraDrafter>(*this);
 }
 
 ops::StreamingLoss HydraDraft::head_loss(size_t head, const outrider::BaseOutputs& base,

@@ -38,6 +38,11 @@ class HydraDraft : public outrider::Draft {
                            const outrider::TrainBatch& batch) override;
   /// The heads' output matrices start as copies of the base's.
   void initialize(const outrider::BaseView& base) override;
+  std::unique_ptr<outrider::Drafter> make_drafter() override;
+
+  int64_t head_count() const { return static_cast<int64_t>(heads_.size()); }
+  /// What head i says, [...,V], of the base's state and the i+1 embeddings after it, [...,(i+2)h].
+  at::Tensor head_logits(size_t head, at::Tensor x) const;
 
  private:
   struct Head {

@@ -114,6 +114,20 @@ class HydraTest(unittest.TestCase):
         self.assertGreater(loss, 0.1)
         self.assertLess(loss, 3 * 3 * math.log(VOCABULARY))
 
+    def test_drafting_changes_no_token(self):
+        prompts = self.folder / "prompts.jsonl"
+        prompts.write_text("".join(json.dumps({"input_ids": ids}) + "\n" for ids in ([3, 4, 5], [9], [8, 8])))
+        options = "--prompts", prompts, "--max-new-tokens", "16", "--json"
+
+        def tokens(*more):
+            done = subprocess.run([PROGRAM, "--plugin-dir", PLUGIN.parent, "--allow-unlocked-plugins", "generate",
+                                   self.draft, *options, *more], capture_output=True, text=True, check=True)
+            return [json.loads(line)["token_ids"] for line in done.stdout.splitlines()]
+
+        plain = tokens("--no-draft")
+        for shape in ("chain", "static-tree", "dynamic-tree"):
+            self.assertEqual(tokens("--draft-shape", shape, "--batch-size", "2"), plain)
+
     def test_heads_start_from_the_bases_output_matrix(self):
         tensors = read_safetensors(self.draft / "model.safetensors")
         for i in range(3):

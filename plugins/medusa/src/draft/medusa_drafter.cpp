@@ -2,9 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
-
-#include "outrider/decode/draft_tree.h"
 #include "outrider/decode/stepwise.h"
 #include "outrider/error.h"
 #include "outrider/ops/linear.h"
@@ -33,20 +30,12 @@ DraftTree MedusaDrafter::propose(const DraftRequest& request) {
     const auto& head = *heads_[level++];
     return ops::linear(head.forward(state_), head.projection()).expand({-1, states.size(1), -1});
   };
-  const auto most = static_cast<int64_t>(heads_.size());
-  auto within = request;
-  within.depth = std::min(request.depth, most);
-  if (request.width == 1) within.max_tokens = std::min(request.max_tokens, most);
-  TreeForm form;
-  if (request.form) {
-    form = decode::first_levels(*request.form, most);
-    within.form = &form;
-  }
   return decode::draft_stepwise({.state = state_,
                                  .logits = logits,
                                  .advance = [](const at::Tensor& states, const at::Tensor&,
-                                               const at::Tensor&) { return states; }},
-                                within);
+                                               const at::Tensor&) { return states; },
+                                 .most_levels = static_cast<int64_t>(heads_.size())},
+                                request);
 }
 
 void MedusaDrafter::keep(const std::vector<int64_t>& sequences) {

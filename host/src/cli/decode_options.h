@@ -1,0 +1,53 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/common.h"
+#include "cli/model_options.h"
+#include "generate/session.h"
+#include "generate/text_helper.h"
+#include "outrider/decode/decoder.h"
+
+namespace outrider::cli {
+
+/// How a verb decodes.
+struct DecodeArguments {
+  LoadOptions load;
+  ModelOptions model;
+  std::optional<DrafterKind> drafter;  // default: the model's draft, where it has one
+  bool no_draft = false;
+  DraftSettings draft;
+  int64_t batch_size = 1;
+  decode::DecodeOptions decode;
+
+  DrafterKind drafter_for(const CausalLM& model) const;
+};
+
+/// --max-new-tokens, --temperature and what else decides which token is chosen; --draft-shape and
+/// what else decides what is drafted; --batch-size, --device, --dtype, --base.
+void add_decode_options(CLI::App& verb, DecodeArguments& arguments);
+/// --drafter and --no-draft.
+void add_drafter_options(CLI::App& verb, DecodeArguments& arguments);
+
+/// A model for decoding: what a CPU computes in float32 is read as it is stored, since reading
+/// weights is what limits decoding.
+std::shared_ptr<CausalLM> load_to_decode(const std::filesystem::path& folder,
+                                         const DecodeArguments& arguments);
+
+/// Prompts as tokens. `text` is undefined where they are given as tokens and the folder has no
+/// tokenizer.
+struct TokenizedPrompts {
+  std::vector<std::vector<int64_t>> tokens;
+  std::shared_ptr<TextHelper> text;
+
+  std::vector<std::vector<int64_t>> slice(size_t begin, size_t count) const;
+};
+
+/// With the tokenizer of this model folder. Throws as TextHelper and tokens_of() do.
+TokenizedPrompts tokenized(const std::vector<Json>& prompts, const std::filesystem::path& folder);
+
+}  // namespace outrider::cli
