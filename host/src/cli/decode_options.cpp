@@ -88,7 +88,9 @@ std::shared_ptr<CausalLM> load_to_decode(const fs::path& folder, const DecodeArg
   const bool computes_single = load.dtype.value_or(at::kFloat) == at::kFloat;
   load.widen_at_use =
       load.device.is_cpu() && computes_single && read_config(folder).dtype == at::kBFloat16;
-  auto model = load_to_run(folder, load);
+  load.for_computing = true;
+  load.on_note = show_note;
+  auto model = from_pretrained(folder, load);
   if (load.widen_at_use && model->dtype() == at::kFloat) hold_drafts_in(*model, at::kBFloat16);
   model->eval();
   return model;
