@@ -59,3 +59,10 @@ def test_what_does_not_go_with_packing_is_refused(outrider, convert, data, tmp_p
     said = outrider("train", model, "--data", data, "--out", tmp_path / "run", *ONE_STEP, "--packing", status=4).stderr
     assert "rows of several documents do not go with" in said
     assert "train without --packing" in said
+
+
+def test_graphs_are_refused_where_there_is_no_gpu(outrider, convert, data, tmp_path):
+    model = convert(REFERENCE / "base_llama/base", "--mode", "eagle", "--preset", "eagle3")
+    said = outrider("train", model, "--data", data, "--out", tmp_path / "run", *ONE_STEP, "--cuda-graphs", "on",
+                    status=2).stderr
+    assert "--cuda-graphs on needs a GPU" in said

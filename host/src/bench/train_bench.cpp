@@ -45,22 +45,22 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-double median_seconds_of(at::Device device, const std::function<void()>& work) {
+std::vector<double> repeated_seconds_of(at::Device device, const std::function<void()>& work) {
   std::vector<double> seconds;
   for (int i = 0; i < kRepeats; ++i) seconds.push_back(seconds_of(device, work));
-  return median(std::move(seconds));
+  return seconds;
 }
 
-// Operations per second of a square matrix product.
+// Operations per second of a square matrix product, at its best.
 double product_rate(at::Device device, at::ScalarType type) {
   const int64_t size = device.is_cpu() ? 1024 : 8192;
   const int count = device.is_cpu() ? 4 : 20;
   const auto options = at::TensorOptions().device(device).dtype(type);
   const auto a = at::randn({size, size}, options), b = at::randn({size, size}, options);
   auto c = at::mm(a, b);
-  const double seconds = median_seconds_of(device, [&] {
+  const double seconds = std::ranges::min(repeated_seconds_of(device, [&] {
     for (int i = 0; i < count; ++i) at::mm_out(c, a, b);
-  });
+  }));
   return 2.0 * static_cast<double>(size * size * size) * count / seconds;
 }
 
@@ -151,7 +151,7 @@ Json bench_training(const Workload& workload, const TrainBenchOptions& options) 
   const double whole = median(seconds);
   step.learn();
   const double optimizer = seconds_of(device, [&] { step.update(); });
-  const double base = median_seconds_of(device, [&] { step.run_base(); });
+  const double base = median(repeated_seconds_of(device, [&] { step.run_base(); }));
   const auto operations = operations_of(workload, step.model());
   const double limit = (operations.base + operations.draft) / rate;
   Json result = {{"workload", workload.name},

@@ -2,6 +2,7 @@
 
 #include <c10/core/CachingDeviceAllocator.h>
 
+#include "outrider/error.h"
 #include "outrider/text.h"
 
 namespace outrider {
@@ -40,6 +41,10 @@ Recomputation recompute_of(const TrainingSettings& settings, at::Device device) 
 std::optional<RecordedPasses::Options> recording_of(
     const TrainingSettings& settings, at::Device device, int64_t hidden_size,
     const std::function<void(const std::string&)>& say) {
+  if (settings.cuda_graphs == "on" && !device.is_cuda()) {
+    throw Error(ErrorCode::kInvalidArgument, "--cuda-graphs on needs a GPU",
+                "give --device cuda, or leave --cuda-graphs out");
+  }
   if (settings.cuda_graphs == "off" || !device.is_cuda()) return std::nullopt;
   RecordedPasses::Options options;
   if (settings.cuda_graphs == "auto") {

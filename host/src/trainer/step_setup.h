@@ -14,7 +14,8 @@ namespace outrider {
 // What settings mean for the parts of a step.
 AdamWOptions optimizer_options(const TrainingSettings& settings);
 Recomputation recompute_of(const TrainingSettings& settings, at::Device device);
-/// Nothing where passes are not recorded. `say` is told where a draft's cannot be.
+/// Nothing where passes are not recorded. `say` is told where a draft's cannot be. Throws
+/// kInvalidArgument where recording is asked for elsewhere than on a GPU.
 std::optional<RecordedPasses::Options> recording_of(
     const TrainingSettings& settings, at::Device device, int64_t hidden_size,
     const std::function<void(const std::string&)>& say);
