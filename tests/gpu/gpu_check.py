@@ -4,6 +4,8 @@
     gpu_check.py batch BASE FILE      a batch of random tokens of that model's vocabulary
     gpu_check.py compare FILE FILE    fails unless both hold the same tensors up to rounding
     gpu_check.py losses METRICS       fails unless the loss of a training run is finite and falls
+    gpu_check.py prompts BASE FILE    prompts of random tokens, of different lengths
+    gpu_check.py answers FILE FILE…   fails unless all hold the first one's tokens
     gpu_check.py same METRICS METRICS…   fails unless all runs have the first one's losses up to rounding
 """
 
@@ -76,6 +78,24 @@ def make_batch(base, file):
     save_file({"input_ids": ids, "attention_mask": mask, "loss_mask": mask.clone()}, file)
 
 
+def make_prompts(base, file):
+    torch.manual_seed(3)
+    vocab = json.loads(Path(base, "config.json").read_text())["vocab_size"]
+    lengths = (5, 40, 17, 64, 1, 29)
+    Path(file).write_text("".join(
+        json.dumps({"input_ids": torch.randint(3, vocab, (length,)).tolist()}) + "\n" for length in lengths))
+
+
+def answers(expected_file, *files):
+    expected = [json.loads(line)["token_ids"] for line in Path(expected_file).read_text().splitlines()]
+    for file in files:
+        lines = [json.loads(line) for line in Path(file).read_text().splitlines()]
+        rate = sum(line["tokens_per_second"] for line in lines) / len(lines)
+        print(f"{Path(file).stem}: {len(lines)} answers, {rate:.0f} tokens/s")
+        if [line["token_ids"] for line in lines] != expected:
+            sys.exit(f"{file}: other tokens than {expected_file}")
+
+
 def compare(actual_file, expected_file):
     actual, expected = load_file(actual_file), load_file(expected_file)
     if actual.keys() != expected.keys():
@@ -119,7 +139,8 @@ def same(expected_file, *files):
 
 
 if __name__ == "__main__":
-    commands = {"base": make_base, "batch": make_batch, "compare": compare, "losses": losses, "same": same}
+    commands = {"base": make_base, "batch": make_batch, "compare": compare, "losses": losses, "same": same,
+                "prompts": make_prompts, "answers": answers}
     if len(sys.argv) < 3 or sys.argv[1] not in commands:
         sys.exit(__doc__)
     commands[sys.argv[1]](*sys.argv[2:])

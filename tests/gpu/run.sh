@@ -96,4 +96,23 @@ twenty_steps packed --device cuda "${packed[@]}"
 twenty_steps packed-graphs --device cuda --cuda-graphs on "${packed[@]}"
 check same "$work"/packed{-cpu,,-graphs}.run/metrics.jsonl
 
+# answer NAME FOLDER OPTION…: what the model decodes in float32, the likeliest tokens.
+answer() {
+  "$outrider" --json generate "$2" --prompts "$work/prompts.jsonl" --max-new-tokens 40 --dtype float32 "${@:3}" \
+    >"$work/$1.answers.jsonl"
+}
+
+say "decoding: the tokens of the CPU, in every way of drafting"
+check prompts "$base" "$work/prompts.jsonl"
+answer cpu "$base" --no-draft
+answer cuda "$base" --no-draft --device cuda
+answer cuda-together "$base" --no-draft --device cuda --batch-size 6
+answer cuda-prompt-lookup "$base" --drafter prompt-lookup --device cuda
+for mode in eagle3 eagle1 eagle_mtp medusa; do
+  for shape in chain static-tree dynamic-tree; do
+    answer "cuda-$mode-$shape" "$work/$mode" --draft-shape $shape --device cuda --batch-size 3
+  done
+done
+check answers "$work"/cpu.answers.jsonl "$work"/cuda*.answers.jsonl
+
 say "everything agrees"
