@@ -66,6 +66,13 @@ def test_more_processes_than_a_batch_has_conversations(command, tmp_path):
     check_same_numbers(tmp_path / "four", tmp_path / "one")
 
 
+def test_rows_of_several_conversations_are_shared_too(command, tmp_path):
+    packed = (*STEPS, "--packing", "--max-length", 40)
+    subprocess.run(command(tmp_path / "one", 4, *packed), check=True, capture_output=True)
+    together(command, tmp_path / "four", 4, 1, *packed)
+    check_same_numbers(tmp_path / "four", tmp_path / "one")
+
+
 @pytest.mark.parametrize("count", (2, 3))
 def test_a_base_that_processes_hold_together_computes_the_same(command, data, tmp_path, count):
     evaluated = (*STEPS, "--eval-data", data, "--eval-steps", 6, "--save", "draft")
