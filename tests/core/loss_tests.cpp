@@ -77,6 +77,25 @@ std::vector<Row> rows_of(const loss::ShiftedTargets& targets) {
 
 }  // namespace
 
+TEST_CASE("no rule pairs a row with a token of another document, where attention keeps to them") {
+  auto batch = batch_of(/*masked=*/true);
+  for (const auto rule : {RowRule::kConnected, RowRule::kToken, RowRule::kAny}) {
+    for (const int64_t ahead : {1, 2, 3}) {
+      CAPTURE(static_cast<int>(rule));
+      CAPTURE(ahead);
+      batch.documents.reset();
+      std::vector<Row> expected;
+      for (const auto& row : rows_by_loops(batch, ahead, rule)) {
+        const int64_t b = row.index / kLength, t = row.index % kLength;
+        const auto& ids = batch.document_ids;
+        if (value(ids, b, t) == value(ids, b, t + ahead)) expected.push_back(row);
+      }
+      batch.documents = ops::documents_of(batch.document_ids);
+      CHECK((rows_of(loss::shifted_targets(batch, ahead, rule)) == expected));
+    }
+  }
+}
+
 TEST_CASE("rows and their targets are those of loops, for every rule") {
   for (const bool masked : {false, true}) {
     const auto batch = batch_of(masked);
