@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "draft/eagle_draft.h"
+#include "eagle_base.h"
 #include "eagle_mode.h"
 #include "outrider/model/llama.h"
 #include "tensor_checks.h"
@@ -22,16 +23,9 @@ struct Case {
 };
 
 inline std::shared_ptr<CausalLM> base_model() {
-  const auto config = ModelConfig::from_json({{"architectures", {"LlamaForCausalLM"}},
-                                              {"vocab_size", kVocabulary},
-                                              {"hidden_size", kHidden},
-                                              {"intermediate_size", 12},
-                                              {"num_hidden_layers", kLayers},
-                                              {"num_attention_heads", 4},
-                                              {"num_key_value_heads", 2},
-                                              {"head_dim", 4},
-                                              {"max_position_embeddings", 4}},
-                                             "config.json");
+  auto json = small_base(kVocabulary, kHidden, kLayers);
+  json["max_position_embeddings"] = 4;
+  const auto config = ModelConfig::from_json(json, "config.json");
   return std::make_shared<LlamaForCausalLM>(config, at::TensorOptions().dtype(at::kDouble));
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "config/numerics.h"
+#include "eagle_base.h"
 #include "eagle_mode.h"
 #include "eagle_reference.h"
 #include "gradcheck.h"
@@ -16,15 +17,8 @@ namespace {
 constexpr int64_t kVocabulary = 13, kHidden = 8, kLayers = 7, kBatch = 2;
 
 const ModelConfig& base_config() {
-  static const auto config = ModelConfig::from_json({{"architectures", {"LlamaForCausalLM"}},
-                                                     {"vocab_size", kVocabulary},
-                                                     {"hidden_size", kHidden},
-                                                     {"intermediate_size", 12},
-                                                     {"num_hidden_layers", kLayers},
-                                                     {"num_attention_heads", 4},
-                                                     {"num_key_value_heads", 2},
-                                                     {"head_dim", 4}},
-                                                    "config.json");
+  static const auto config =
+      ModelConfig::from_json(small_base(kVocabulary, kHidden, kLayers), "config.json");
   return config;
 }
 

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "eagle_base.h"
 #include "eagle_mode.h"
 #include "outrider/model/llama.h"
 #include "tensor_checks.h"
@@ -15,15 +16,8 @@ using Tokens = std::vector<int64_t>;
 constexpr int64_t kVocabulary = 13, kHidden = 8, kLayers = 7, kSteps = 4;
 
 std::shared_ptr<LlamaForCausalLM> base_model() {
-  const auto config = ModelConfig::from_json({{"architectures", {"LlamaForCausalLM"}},
-                                              {"vocab_size", kVocabulary},
-                                              {"hidden_size", kHidden},
-                                              {"intermediate_size", 12},
-                                              {"num_hidden_layers", kLayers},
-                                              {"num_attention_heads", 4},
-                                              {"num_key_value_heads", 2},
-                                              {"head_dim", 4}},
-                                             "config.json");
+  const auto config =
+      ModelConfig::from_json(small_base(kVocabulary, kHidden, kLayers), "config.json");
   auto model = std::make_shared<LlamaForCausalLM>(config, at::TensorOptions(at::kDouble));
   const at::NoGradGuard no_grad;
   uint64_t seed = 500;

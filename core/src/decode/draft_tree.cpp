@@ -33,8 +33,7 @@ at::Tensor ancestors(const at::Tensor& parents) {
 }
 
 at::Tensor ancestors_from_root(const at::Tensor& parents) {
-  const auto nodes = at::constant_pad_nd(ancestors(parents), {1, 0, 1, 0}, 0);
-  auto result = nodes.clone();
+  auto result = at::constant_pad_nd(ancestors(parents), {1, 0, 1, 0}, 0);
   result.select(2, 0).fill_(true);
   return result;
 }

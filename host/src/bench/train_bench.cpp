@@ -1,8 +1,6 @@
 #include "bench/train_bench.h"
 
 #include <ATen/ATen.h>
-#include <c10/core/CachingDeviceAllocator.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -12,6 +10,7 @@
 #include <vector>
 
 #include "data/batches.h"
+#include "machine/device.h"
 #include "trainer/base_precision.h"
 #include "trainer/recorded_passes.h"
 #include "trainer/run_setup.h"
@@ -26,17 +25,11 @@ constexpr int64_t kBatches = 4;
 constexpr int kRepeats = 5;
 constexpr double kGiB = 1 << 30;
 
-void wait_for_device(at::Device device) {
-  if (!device.is_cpu()) {
-    c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
-  }
-}
-
 double seconds_of(at::Device device, const std::function<void()>& work) {
-  wait_for_device(device);
+  wait_for(device);
   const auto begin = Clock::now();
   work();
-  wait_for_device(device);
+  wait_for(device);
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
@@ -62,12 +55,6 @@ double product_rate(at::Device device, at::ScalarType type) {
     for (int i = 0; i < count; ++i) at::mm_out(c, a, b);
   }));
   return 2.0 * static_cast<double>(size * size * size) * count / seconds;
-}
-
-double used_device_memory(at::Device device) {
-  if (device.is_cpu()) return 0;
-  const auto [free, total] = c10::getDeviceAllocator(device.type())->getMemoryInfo(device.index());
-  return static_cast<double>(total - free);
 }
 
 /// The training step of a workload, again and again.
@@ -139,14 +126,14 @@ Json bench_training(const Workload& workload, const TrainBenchOptions& options) 
   if (device.is_cuda()) stream.emplace(device);
   BenchedStep step(workload, options);
   std::vector<double> seconds;
-  double used = 0;
+  int64_t used = 0;
   for (int64_t i = -options.warmup_steps; i < options.steps; ++i) {
     const double one = seconds_of(device, [&] {
       step.learn();
       step.update();
     });
     if (i >= 0) seconds.push_back(one);
-    used = std::max(used, used_device_memory(device));
+    if (!device.is_cpu()) used = std::max(used, device_memory(device).used);
   }
   const double whole = median(seconds);
   step.learn();
@@ -168,7 +155,7 @@ Json bench_training(const Workload& workload, const TrainBenchOptions& options) 
                  {"limit_tokens_per_second", static_cast<double>(workload.tokens()) / limit},
                  {"share_of_limit", limit / whole}};
   if (!device.is_cpu()) {
-    result["device_memory_gib"] = used / kGiB;
+    result["device_memory_gib"] = static_cast<double>(used) / kGiB;
     result["allocator_peak_gib"] = device_peak_memory_mib(device) / 1024;
   }
   return result;

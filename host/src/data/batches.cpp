@@ -57,16 +57,18 @@ TokenCounts count_tokens(const TrainBatch& batch) {
   return {tokens.sum(at::kLong).item<int64_t>(), trained.sum(at::kLong).item<int64_t>()};
 }
 
+std::vector<at::Tensor*> tensors_of(TrainBatch& batch) {
+  std::vector<at::Tensor*> tensors = {&batch.input_ids, &batch.attention_mask, &batch.position_ids,
+                                      &batch.loss_mask, &batch.labels,         &batch.document_ids};
+  if (batch.documents) {
+    tensors.insert(tensors.end(), {&batch.documents->starts, &batch.documents->offsets});
+  }
+  for (auto& [name, tensor] : batch.extras) tensors.push_back(&tensor);
+  return tensors;
+}
+
 ForwardInput forward_input(TrainBatch batch, at::Device device) {
-  for (auto* tensor : {&batch.input_ids, &batch.attention_mask, &batch.position_ids,
-                       &batch.loss_mask, &batch.labels, &batch.document_ids}) {
-    *tensor = to_device(*tensor, device);
-  }
-  if (auto& documents = batch.documents) {
-    documents->starts = to_device(documents->starts, device);
-    documents->offsets = to_device(documents->offsets, device);
-  }
-  for (auto& [name, tensor] : batch.extras) tensor = to_device(tensor, device);
+  for (auto* tensor : tensors_of(batch)) *tensor = to_device(*tensor, device);
   return {.batch = std::move(batch), .right_padded = true};
 }
 

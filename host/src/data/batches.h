@@ -26,6 +26,9 @@ Selection select_conversations(const TokenShards& shards, const CausalLM& model,
 /// `batch` is on the CPU.
 TokenCounts count_tokens(const TrainBatch& batch);
 
+/// The tensors of a batch that a pass reads, in a fixed order; undefined where there is none.
+std::vector<at::Tensor*> tensors_of(TrainBatch& batch);
+
 /// A right-padded batch on `device`; copies to a GPU do not wait for it.
 ForwardInput forward_input(TrainBatch batch, at::Device device);
 

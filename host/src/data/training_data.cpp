@@ -59,6 +59,14 @@ TrainingInput TrainingData::padded_batch(const std::vector<int64_t>& conversatio
   return input;
 }
 
+int64_t TrainingData::width(const std::vector<ConversationRow>& rows, int64_t max_length) const {
+  int64_t widest = 0;
+  for (const auto& row : rows) {
+    widest = std::max(widest, row.size() > 1 ? max_length : tokens_.width(row, max_length));
+  }
+  return widest;
+}
+
 TrainingInput TrainingData::batch(const std::vector<ConversationRow>& rows, int64_t max_length,
                                   int64_t width) const {
   const bool is_packed = std::ranges::any_of(rows, [](const auto& row) { return row.size() > 1; });

@@ -8,7 +8,8 @@
 
 #include <utility>
 
-#include "outrider/error.h"
+#include "data/batches.h"
+#include "machine/device.h"
 
 namespace outrider {
 namespace {
@@ -20,21 +21,6 @@ constexpr int64_t kMostRecordings = 24;
 
 c10::Stream stream_beside_default(at::Device device) {
   return c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device);
-}
-
-void wait_for(at::Device device) {
-  c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
-}
-
-/// The tensors of a batch that a pass reads, in a fixed order; undefined where there is none.
-std::vector<at::Tensor*> tensors_of(TrainBatch& batch) {
-  std::vector<at::Tensor*> tensors = {&batch.input_ids, &batch.attention_mask, &batch.position_ids,
-                                      &batch.loss_mask, &batch.labels,         &batch.document_ids};
-  if (batch.documents) {
-    tensors.insert(tensors.end(), {&batch.documents->starts, &batch.documents->offsets});
-  }
-  for (auto& [name, tensor] : batch.extras) tensors.push_back(&tensor);
-  return tensors;
 }
 
 /// Passes of one form launch the same kernels on the same shapes.

@@ -29,15 +29,6 @@ std::vector<at::Tensor*> shares_in(ForwardOutput& output) {
 
 }  // namespace
 
-// Of every part of a batch, so that each process makes the same steps.
-int64_t SharedBatches::width_of(const Batch& batch) const {
-  int64_t width = 0;
-  for (const auto& row : batch) {
-    width = std::max(width, row.size() > 1 ? max_length_ : data_.tokens().width(row, max_length_));
-  }
-  return width;
-}
-
 SharedBatches::SharedBatches(ProcessGroup& processes, const TrainingData& data,
                              const CausalLM& model, int64_t max_length,
                              std::shared_ptr<SequenceShare> sequences)
@@ -58,7 +49,7 @@ TrainingInput SharedBatches::part(const Batch& whole) {
   auto part = own(whole);
   const bool is_empty = part.empty();
   if (is_empty) part.push_back(whole.front());
-  auto input = data_.batch(part, max_length_, width_of(whole));
+  auto input = data_.batch(part, max_length_, data_.width(whole, max_length_));
   auto& batch = input.forward.batch;
   if (is_empty) batch.loss_mask.zero_();
   const bool counts_here = !sequences_ || sequences_->index() == 0;

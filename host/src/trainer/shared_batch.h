@@ -29,7 +29,6 @@ class SharedBatches : public BatchSource {
 
  private:
   Batch own(const Batch& batch) const;
-  int64_t width_of(const Batch& batch) const;
 
   ProcessGroup& processes_;
   const TrainingData& data_;

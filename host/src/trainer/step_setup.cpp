@@ -1,7 +1,6 @@
 #include "trainer/step_setup.h"
 
-#include <c10/core/CachingDeviceAllocator.h>
-
+#include "machine/device.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
 
@@ -14,11 +13,6 @@ constexpr int64_t kMostElementsForGraphs = int64_t{1} << 25;
 
 // Products are computed again where they would take more than this part of a device's memory.
 constexpr int64_t kShareOfKept = 20;
-
-int64_t device_memory(at::Device device) {
-  const auto [free, total] = c10::getDeviceAllocator(device.type())->getMemoryInfo(device.index());
-  return static_cast<int64_t>(total);
-}
 
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
@@ -34,7 +28,7 @@ Recomputation recompute_of(const TrainingSettings& settings, at::Device device) 
   if (asked == "nothing" || (asked == "auto" && !device.is_cuda())) return {};
   if (asked == "products") return {ops::Recompute::kProducts};
   Recomputation recomputation{ops::Recompute::kElementwise};
-  if (asked == "auto") recomputation.most_kept = device_memory(device) / kShareOfKept;
+  if (asked == "auto") recomputation.most_kept = device_memory(device).total / kShareOfKept;
   return recomputation;
 }
 

@@ -33,6 +33,8 @@ class OUTRIDER_API TrainingData {
 
   const TokenShards& tokens() const { return tokens_; }
   bool has_hidden_states() const { return hidden_states_.has_value(); }
+  /// Of the widest of these rows: `max_length` where one holds several conversations.
+  int64_t width(const std::vector<ConversationRow>& rows, int64_t max_length) const;
   /// Padded to at least `width` tokens. Rows of more than one conversation need `max_length`
   /// tokens, and data without hidden states.
   TrainingInput batch(const std::vector<ConversationRow>& rows, int64_t max_length,
