@@ -1,4 +1,4 @@
-"""outrider bench train: what it says of a workload, on the CPU and a base of toy size."""
+"""outrider bench: what it says of a workload, on the CPU and a base of toy size."""
 
 import json
 
@@ -36,4 +36,40 @@ def test_a_workload_is_measured(outrider):
 def test_an_unknown_workload_names_the_known(outrider, name):
     said = outrider("bench", "train", "--workload", name, status=2).stderr
     assert "there is no workload" in said
-    assert "1b, 8b, tiny" in said
+    assert "1b, 8b, smollm2, tiny" in said
+
+
+DECODE = ("bench", "decode", "--workload", "tiny-16x2", "--max-new-tokens", 8, "--repeats", 3)
+
+
+def bytes_of_a_step(hidden=64, layers=8, heads=4, kv_heads=2, head_dim=16, mid=128, vocab=512, kept=16 + 4, rows=2):
+    """float32: every weight but the embedding's once, with the keys and values of half the answer."""
+    queries, keys = heads * head_dim, kv_heads * head_dim
+    layer = hidden * (queries + 2 * keys) + queries * hidden + 3 * hidden * mid + 2 * hidden
+    return 4 * (layers * layer + hidden * vocab + rows * layers * 2 * keys * kept)
+
+
+def test_decoding_is_measured(outrider):
+    result = json.loads(outrider(*DECODE, "--json").stdout)
+    rate = result["tokens_per_second"]
+    assert 0 < rate["least"] <= rate["median"] <= rate["most"]
+    assert rate["median"] == pytest.approx(2 / result["step_seconds"])
+    assert result["bytes_per_step"] == bytes_of_a_step()
+    assert result["share_of_limit"] == pytest.approx(
+        bytes_of_a_step() / result["copy_bytes_per_second"] / result["step_seconds"])
+    assert [(r["draft_shape"], r["num_draft_tokens"]) for r in result["rounds"]] == [
+        ("chain", 3), ("static-tree", 16), ("dynamic-tree", 16)]
+    for round_ in result["rounds"]:
+        whole = round_["draft_seconds"] + round_["base_seconds"]
+        assert round_["acceptance_length_that_pays"] == pytest.approx(whole / result["step_seconds"])
+    said = outrider(*DECODE).stdout
+    assert "tiny-16x2 on cpu in Float" in said
+    assert "% of the limit" in said
+
+
+@pytest.mark.parametrize("name", ["huge-16x2", "tiny-k3-16x2", "tiny-0x1", "tiny-16x0", ""])
+def test_an_unknown_workload_of_decoding_names_the_known(outrider, name):
+    said = outrider("bench", "decode", "--workload", name, status=2).stderr
+    assert "there is no workload" in said
+    assert "BASE-LENGTHxROWS" in said
+    assert "1b, 8b, smollm2, tiny" in said

@@ -118,7 +118,7 @@ HOST = {
     "formats": {"machine", "plugins", "convert", "checkpoint"},
     "generate": {"machine", "convert", "checkpoint"},
     "trainer": {"", "machine", "plugins", "convert", "checkpoint", "data", "report", "distributed"},
-    "bench": {"", "machine", "plugins", "convert", "data", "trainer"},
+    "bench": {"", "machine", "plugins", "convert", "data", "generate", "trainer"},
     "check": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "trainer"},
 }
 HOST["cli"] = set(HOST)

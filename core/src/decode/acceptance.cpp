@@ -31,27 +31,41 @@ class OnHost {
   int64_t width_;
 };
 
+// With further integers [B,n] of a device, so that one copy brings all.
 struct TreeOnHost {
-  explicit TreeOnHost(const DraftTree& tree) : tokens(tree.tokens), parents(tree.parents) {}
+  explicit TreeOnHost(const DraftTree& tree) : TreeOnHost(tree, tree.tokens.slice(1, 0, 0)) {}
+  TreeOnHost(const DraftTree& tree, const at::Tensor& further)
+      : width(tree.tokens.size(1)), all(at::cat({tree.tokens, tree.parents, further}, 1)) {}
 
-  int64_t sequences() const { return tokens.rows(); }
+  int64_t sequences() const { return all.rows(); }
+  int64_t tokens(int64_t sequence, int64_t node) const { return all(sequence, node); }
+  int64_t parents(int64_t sequence, int64_t node) const { return all(sequence, width + node); }
+  int64_t further(int64_t sequence, int64_t i) const { return all(sequence, 2 * width + i); }
   // In their order, `parent` -1 for the sequence's end; without absent ones.
   std::vector<int64_t> children(int64_t sequence, int64_t parent) const {
     std::vector<int64_t> found;
-    for (int64_t i = parent + 1; i < tokens.width(); ++i) {
+    for (int64_t i = parent + 1; i < width; ++i) {
       if (parents(sequence, i) == parent && tokens(sequence, i) >= 0) found.push_back(i);
     }
     return found;
   }
 
-  OnHost<int64_t> tokens, parents;
+  int64_t width;
+  OnHost<int64_t> all;
 };
 
 // One path per sequence: `step` says which child follows a node, -1 for none of them.
 template <class Step>
 Verdict walk(const TreeOnHost& tree, const Step& step) {
-  Verdict verdict{std::vector<std::vector<int64_t>>(static_cast<size_t>(tree.sequences())), {}};
+  Verdict verdict;
+  verdict.paths.resize(static_cast<size_t>(tree.sequences()));
   for (int64_t b = 0; b < tree.sequences(); ++b) {
+    auto& tokens = verdict.tokens.emplace_back();
+    auto& parents = verdict.parents.emplace_back();
+    for (int64_t i = 0; i < tree.width; ++i) {
+      tokens.push_back(tree.tokens(b, i));
+      parents.push_back(tree.parents(b, i));
+    }
     auto& path = verdict.paths[static_cast<size_t>(b)];
     for (int64_t node = -1;;) {
       node = step(b, node, tree.children(b, node));
@@ -90,17 +104,16 @@ at::Tensor of_nodes(const at::Tensor& all, const DraftTree& tree) {
 }
 
 Verdict verify_greedily(const at::Tensor& logits, const DraftTree& tree) {
-  const OnHost<int64_t> best(logits.argmax(2));
-  const TreeOnHost host(tree);
+  const TreeOnHost host(tree, logits.argmax(2));
   auto verdict = walk(host, [&](int64_t b, int64_t node, const std::vector<int64_t>& children) {
     const auto found = std::find_if(children.begin(), children.end(), [&](int64_t child) {
-      return host.tokens(b, child) == best(b, node + 1);
+      return host.tokens(b, child) == host.further(b, node + 1);
     });
     return found == children.end() ? int64_t{-1} : *found;
   });
   const auto rows = last_rows(verdict);
   for (size_t b = 0; b < rows.size(); ++b) {
-    verdict.bonus.push_back(best(static_cast<int64_t>(b), rows[b]));
+    verdict.bonus.push_back(host.further(static_cast<int64_t>(b), rows[b]));
   }
   return verdict;
 }
@@ -178,7 +191,7 @@ Verdict verify_typically(const at::Tensor& p, const DraftTree& tree, Sampler& sa
   std::vector<int64_t> height(static_cast<size_t>(tree.tokens.size(1)));
   int64_t measured = -1;
   const auto measure = [&](int64_t b) {
-    for (int64_t i = host.tokens.width() - 1; i >= 0; --i) {
+    for (int64_t i = host.width - 1; i >= 0; --i) {
       int64_t below = 0;
       for (const int64_t child : host.children(b, i)) {
         below = std::max(below, height[static_cast<size_t>(child)]);

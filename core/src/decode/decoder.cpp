@@ -42,7 +42,9 @@ at::Tensor padded(const Rows& rows, int64_t padding, at::Device device) {
     values.insert(values.end(), row.begin(), row.end());
     values.resize(values.size() + width - row.size(), padding);
   }
-  return at::tensor(values, at::kLong).view({static_cast<int64_t>(rows.size()), -1}).to(device);
+  return at::tensor(values, at::kLong)
+      .view({static_cast<int64_t>(rows.size()), -1})
+      .to(device, /*non_blocking=*/true);
 }
 
 // A [B,n] tensor of integers as rows.
@@ -69,6 +71,16 @@ BaseOutputs gathered(const BaseOutputs& outputs, const at::Tensor& index) {
   }
   for (auto& [layer, hidden] : result.layer_outputs) hidden = gathered(hidden, index);
   return result;
+}
+
+// Of answers that are usual in length, trees included.
+int64_t expected_rows(const Rows& prompts, const DecodeOptions& options) {
+  constexpr int64_t kUsualAnswer = 1024, kGrain = 64;
+  size_t longest = 0;
+  for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
+  const int64_t rows = static_cast<int64_t>(longest) + options.draft.max_tokens +
+                       std::min(options.max_new_tokens, kUsualAnswer);
+  return (rows + kGrain) / kGrain * kGrain;
 }
 
 void check_prompts(const Rows& prompts, int64_t vocabulary) {
@@ -99,11 +111,14 @@ class Generation {
         last_(prompts.size(), kNone) {
     result_.sequences.resize(prompts.size());
     for (size_t i = 0; i < prompts.size(); ++i) active_.push_back(i);
+    cache_.expect(expected_rows(prompts, options));
     read(prompts);
   }
 
   DecodedBatch finish() {
-    while (!active_.empty()) round();
+    while (!active_.empty()) {
+      if (!go_on_plainly()) round();
+    }
     return std::move(result_);
   }
 
@@ -137,6 +152,41 @@ class Generation {
     take(news);
   }
 
+  // Several rounds at once, where the base can go on by itself: the host looks after them.
+  bool go_on_plainly() {
+    if (drafter_ || !sampler_.is_greedy()) return false;
+    const Stopwatch watch(result_.base_seconds);
+    const auto ids =
+        at::tensor(last_, at::kLong).unsqueeze(1).to(base_.device(), /*non_blocking=*/true);
+    const auto tokens = base_.continue_greedily(cache_, ids, steps_at_once());
+    if (!tokens) return false;
+    const auto news = rows_of(*tokens);
+    for (size_t b = 0; b < active_.size(); ++b) {
+      result_.sequences[active_[b]].rounds += rounds_for(active_[b], news[b]);
+    }
+    take(news);
+    return true;
+  }
+
+  // What follows a stop token is for nothing.
+  int64_t steps_at_once() const {
+    constexpr int64_t kMost = 8;
+    int64_t left = kMost;
+    for (const size_t i : active_) left = std::min(left, missing(result_.sequences[i]));
+    return std::max<int64_t>(left, 1);
+  }
+
+  int64_t missing(const DecodedSequence& sequence) const {
+    return options_.max_new_tokens - static_cast<int64_t>(sequence.tokens.size());
+  }
+
+  // Up to the one that ended the sequence.
+  int64_t rounds_for(size_t number, const std::vector<int64_t>& tokens) const {
+    const auto stop = std::ranges::find_if(tokens, [&](int64_t token) { return is_stop(token); });
+    const auto count = stop - tokens.begin() + (stop == tokens.end() ? 0 : 1);
+    return std::min<int64_t>(count, missing(result_.sequences[number]));
+  }
+
   DraftTree propose() {
     const Stopwatch watch(result_.draft_seconds);
     auto request = options_.draft;
@@ -147,17 +197,17 @@ class Generation {
   }
 
   void round() {
-    const auto ids = at::tensor(last_, at::kLong).unsqueeze(1).to(base_.device());
+    const auto ids =
+        at::tensor(last_, at::kLong).unsqueeze(1).to(base_.device(), /*non_blocking=*/true);
     auto tree = drafter_ ? propose() : DraftTree{};
     if (!tree.tokens.defined()) tree.tokens = tree.parents = ids.slice(1, 0, 0);
     const auto verdict = verified(ids, tree);
-    const auto tokens = rows_of(tree.tokens);
-    record(tokens, rows_of(tree.parents), verdict);
+    record(verdict);
     Rows news;
     for (size_t b = 0; b < active_.size(); ++b) {
       news.emplace_back();
       for (const int64_t node : verdict.paths[b]) {
-        news[b].push_back(tokens[b][static_cast<size_t>(node)]);
+        news[b].push_back(verdict.tokens[b][static_cast<size_t>(node)]);
       }
       news[b].push_back(verdict.bonus[b]);
     }
@@ -193,12 +243,12 @@ class Generation {
     return rows;
   }
 
-  void record(const Rows& tokens, const Rows& parents, const Verdict& verdict) {
+  void record(const Verdict& verdict) {
     cache_.commit_paths(accepted_rows(verdict));
     for (size_t b = 0; b < active_.size(); ++b) {
       auto& sequence = result_.sequences[active_[b]];
       ++sequence.rounds;
-      const auto levels = level_count(tokens[b], parents[b]);
+      const auto levels = level_count(verdict.tokens[b], verdict.parents[b]);
       const auto size = std::max(sequence.drafted.size(), levels);
       sequence.drafted.resize(size);
       sequence.accepted.resize(size);
@@ -257,9 +307,7 @@ class Generation {
     return sequence.stopped || is_full(sequence);
   }
 
-  bool is_full(const DecodedSequence& sequence) const {
-    return static_cast<int64_t>(sequence.tokens.size()) >= options_.max_new_tokens;
-  }
+  bool is_full(const DecodedSequence& sequence) const { return missing(sequence) <= 0; }
 
   CausalLM& base_;
   std::unique_ptr<Drafter> drafter_;

@@ -92,6 +92,10 @@ at::Tensor CausalLM::parameter(const std::string& hugging_face_name) const {
 std::vector<std::shared_ptr<torch::nn::Module>> CausalLM::decoder_layers() const { return {}; }
 // NOLINTNEXTLINE(performance-unnecessary-value-param): a base that has layers supplied keeps it.
 bool CausalLM::supply_layers(std::shared_ptr<LayerSupply>) { return false; }
+std::optional<at::Tensor> CausalLM::continue_greedily(nn::KvCache&, const at::Tensor&, int64_t) {
+  return std::nullopt;
+}
+
 bool CausalLM::divides_sequences() const { return false; }
 bool CausalLM::heeds_documents() const { return false; }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "model/recorded_pass.h"
 #include "outrider/error.h"
 
 namespace outrider {
@@ -124,8 +125,29 @@ bool DecoderOnlyLM::supply_layers(std::shared_ptr<LayerSupply> supply) {
 
 void DecoderOnlyLM::drop_decoder_layers() { model_->drop_layers(); }
 
+bool DecoderOnlyLM::holds_what_it_computes() const {
+  return !layer_supply_ && head_->dtype() == dtype();
+}
+
+std::optional<at::Tensor> DecoderOnlyLM::continue_greedily(nn::KvCache& cache,
+                                                           const at::Tensor& ids, int64_t steps) {
+  if (!ids.is_cuda() || !holds_what_it_computes()) return std::nullopt;
+  const PassForm form{.sequences = ids.size(0), .rows = 1};
+  const auto recorded = RecordedPass::of(form, steps, cache, *model_);
+  if (!recorded) return std::nullopt;
+  return recorded->continue_greedily(ids, head_weight(), steps);
+}
+
 BaseOutputs DecoderOnlyLM::run_base(const BasePass& pass) {
   check_cached(pass);
+  if (RecordedPass::is_for(pass) && holds_what_it_computes()) {
+    const PassForm form{pass.input_ids.size(0), pass.input_ids.size(1), pass.tree_mask.defined()};
+    if (const auto recorded = RecordedPass::of(form, form.rows, *pass.cache, *model_)) {
+      auto outputs = recorded->run(pass);
+      outputs.head = head_;
+      return outputs;
+    }
+  }
   const auto& request = pass.request;
   BaseOutputs outputs{.head = head_};
   auto hidden = model_->embed(pass.input_ids).to(dtype());

@@ -21,6 +21,12 @@ class FusedAttention : public nn::AttentionProjections {
     add_output_projection(options);
   }
 
+  std::optional<nn::FewRowsProjections> few_rows_projections() const override {
+    const auto own = qkv_proj_->plain_parameters();
+    if (!own) return std::nullopt;
+    return nn::FewRowsProjections{.qkv = {*own}};
+  }
+
  protected:
   nn::QueryKeyValue heads(const ops::LinearInput& x) const override {
     const int64_t key_heads = shape.num_key_value_heads;
@@ -49,6 +55,13 @@ class FusedMlp : public nn::Mlp {
   at::Tensor forward(const at::Tensor& x) const override {
     const auto halves = gate_up_proj_->forward(x).chunk(2, -1);
     return down_proj_->forward(at::silu(halves[0]) * halves[1]);
+  }
+
+  std::optional<std::vector<ops::LinearParameters>> swiglu_parameters() const override {
+    const auto gate_up = gate_up_proj_->plain_parameters(), down = down_proj_->plain_parameters();
+    if (!gate_up || !down) return std::nullopt;
+    const auto halves = gate_up->weight.chunk(2, 0);
+    return std::vector<ops::LinearParameters>{{halves[0], {}}, {halves[1], {}}, *down};
   }
 
  private:

@@ -16,6 +16,15 @@ class NormalisedAttention : public nn::Attention {
     k_norm_ = register_module("k_norm", std::make_shared<nn::RmsNorm>(s.head_dim, eps, options));
   }
 
+  std::optional<nn::FewRowsProjections> few_rows_projections() const override {
+    auto plain = nn::Attention::few_rows_projections();
+    if (plain) {
+      plain->query_norm = {q_norm_->weight, q_norm_->eps};
+      plain->key_norm = {k_norm_->weight, k_norm_->eps};
+    }
+    return plain;
+  }
+
  protected:
   nn::QueryKeyValue heads(const ops::LinearInput& x) const override {
     const auto plain = nn::Attention::heads(x);

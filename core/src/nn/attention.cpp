@@ -51,6 +51,10 @@ QueryKeyValue AttentionProjections::project(const ops::LinearInput& x, const Cos
   return {apply_rotary(plain.query, rotary), apply_rotary(plain.key, rotary), plain.value};
 }
 
+std::optional<FewRowsProjections> AttentionProjections::few_rows_projections() const {
+  return std::nullopt;
+}
+
 at::Tensor AttentionProjections::output(const at::Tensor& attended) const {
   return o_proj->forward(attended.transpose(1, 2).flatten(2));
 }
@@ -64,6 +68,12 @@ Attention::Attention(const AttentionShape& s, at::TensorOptions options) : Atten
   k_proj = add("k_proj", s.num_key_value_heads);
   v_proj = add("v_proj", s.num_key_value_heads);
   add_output_projection(options);
+}
+
+std::optional<FewRowsProjections> Attention::few_rows_projections() const {
+  auto qkv = plain_parameters({q_proj.get(), k_proj.get(), v_proj.get()});
+  if (!qkv) return std::nullopt;
+  return FewRowsProjections{.qkv = *std::move(qkv)};
 }
 
 QueryKeyValue Attention::heads(const ops::LinearInput& x) const {

@@ -1,6 +1,7 @@
 #include "outrider/nn/cached_pass.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <limits>
@@ -19,7 +20,7 @@ at::Tensor lengths_of(const KvCache& cache, at::Device device) {
   if (std::all_of(lengths.begin(), lengths.end(), [&](auto n) { return n == lengths.front(); })) {
     return at::full({1, 1}, lengths.front(), at::TensorOptions(at::kLong).device(device));
   }
-  return at::tensor(lengths, at::kLong).unsqueeze(1).to(device);
+  return at::tensor(lengths, at::kLong).unsqueeze(1).to(device, /*non_blocking=*/true);
 }
 
 }  // namespace
@@ -34,6 +35,37 @@ CachedPass::CachedPass(KvCache& cache, int64_t new_rows, at::Device device, at::
   } else {
     positions_ = lengths_ + at::arange(new_rows_, lengths_.options());
   }
+}
+
+FewRowsPlace CachedPass::place_of(int64_t layer, const FewRowsLayer& parts, const at::Tensor& rows,
+                                  const CosSin& tables) {
+  const auto like = rows.new_empty({rows.size(0), parts.key_heads, 0, parts.head_dim});
+  const auto& slots = cache_.slots(layer, like, new_rows_);
+  return {.keys = slots.key,
+          .values = slots.value,
+          .lengths = lengths_,
+          .positions = positions_.contiguous(),
+          .seen = tree_mask_.defined() ? tree_mask_.contiguous() : at::Tensor(),
+          .tables = {tables.cos.contiguous(), tables.sin.contiguous()}};
+}
+
+std::optional<at::Tensor> CachedPass::few_rows(int64_t layer, const FewRowsLayer& parts,
+                                               const at::Tensor& input, const at::Tensor& residual,
+                                               const CosSin& tables) {
+  // Of an older tree's rows nobody knows the positions.
+  const bool has_older_tree = tree_mask_.defined() && tree_mask_.size(2) != new_rows_;
+  if ((parts.window > 0 && has_older_tree) || !takes_few_rows(parts, input, residual)) {
+    return std::nullopt;
+  }
+  const auto place = place_of(layer, parts, residual, tables);
+  auto& prepared = cache_.prepared()[fmt::format("buffers of {} rows", new_rows_)];
+  if (!prepared) {
+    prepared = std::make_shared<FewRowsBuffers>(few_rows_buffers(parts, place, residual));
+  }
+  auto y = at::empty_like(residual);
+  run_few_rows(parts, input, residual, place, *std::static_pointer_cast<FewRowsBuffers>(prepared),
+               y);
+  return y;
 }
 
 // The slots of the m last rows begin where the tree does.

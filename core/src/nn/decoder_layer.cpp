@@ -6,6 +6,29 @@
 
 namespace outrider::nn {
 
+std::optional<FewRowsLayer> few_rows_layer(const RmsNorm* input_norm,
+                                           const AttentionProjections& attention,
+                                           const RmsNorm& mlp_norm, const Mlp& mlp,
+                                           std::optional<int64_t> window) {
+  const auto projections = attention.few_rows_projections();
+  const auto output = attention.o_proj->plain_parameters();
+  const auto gated = mlp.swiglu_parameters();
+  if (!projections || !output || !gated) return std::nullopt;
+  const auto norm = [](const RmsNorm& n) { return ops::NormBefore{n.weight, n.eps}; };
+  return FewRowsLayer{.input_norm = input_norm ? norm(*input_norm) : ops::NormBefore{},
+                      .mlp_norm = norm(mlp_norm),
+                      .query_norm = projections->query_norm,
+                      .key_norm = projections->key_norm,
+                      .qkv = projections->qkv,
+                      .output = *output,
+                      .gate_up = {(*gated)[0], (*gated)[1]},
+                      .down = (*gated)[2],
+                      .heads = attention.shape.num_heads,
+                      .key_heads = attention.shape.num_key_value_heads,
+                      .head_dim = attention.shape.head_dim,
+                      .window = window.value_or(0)};
+}
+
 DecoderLayer::DecoderLayer(const DecoderLayerShape& s, at::TensorOptions options)
     : DecoderLayer(s, std::make_shared<Attention>(s.attention, options),
                    std::make_shared<SwiGluMlp>(s.attention.hidden_size, s.intermediate_size,
@@ -38,8 +61,16 @@ at::Tensor DecoderLayer::forward(const at::Tensor& x, const CosSin& rotary,
   return after_attention(x, attended);
 }
 
+std::optional<FewRowsLayer> DecoderLayer::few_rows_layer() const {
+  return nn::few_rows_layer(input_layernorm.get(), *self_attn, *post_attention_layernorm, *mlp,
+                            sliding_window);
+}
+
 at::Tensor DecoderLayer::forward(const at::Tensor& x, const CosSin& rotary, CachedPass& pass,
                                  int64_t layer) const {
+  if (const auto few = x.is_cuda() ? few_rows_layer() : std::nullopt) {
+    if (auto y = pass.few_rows(layer, *few, x, x, rotary)) return *std::move(y);
+  }
   const auto qkv = self_attn->project(input_layernorm->forward(x), rotary);
   return after_attention(x, pass.attend(layer, qkv, sliding_window));
 }

@@ -35,16 +35,23 @@ int64_t KvCache::longest() const {
   return lengths_.empty() ? 0 : *std::max_element(lengths_.begin(), lengths_.end());
 }
 
+bool KvCache::has_room(int64_t new_rows) const {
+  return std::all_of(layers_.begin(), layers_.end(), [&](const Rows& layer) {
+    return layer.key.defined() && layer.key.size(2) >= longest() + new_rows;
+  });
+}
+
 bool KvCache::are_alike() const {
   return std::all_of(lengths_.begin(), lengths_.end(),
                      [&](int64_t length) { return length == lengths_.front(); });
 }
 
 // Values that were never written are multiplied by weights of zero: they must be finite.
-void KvCache::reserve(Rows& layer, const at::Tensor& like, int64_t rows) const {
+void KvCache::reserve(Rows& layer, const at::Tensor& like, int64_t rows) {
   const int64_t capacity = layer.key.defined() ? layer.key.size(2) : 0;
   if (rows <= capacity) return;
-  const int64_t more = std::max({rows, 2 * capacity, kLeastCapacity});
+  prepared_.clear();
+  const int64_t more = std::max({rows, 2 * capacity, kLeastCapacity, expected_});
   for (auto* tensor : {&layer.key, &layer.value}) {
     auto larger = at::zeros({like.size(0), like.size(1), more, like.size(3)}, like.options());
     if (tensor->defined()) larger.narrow(2, 0, capacity).copy_(*tensor);
@@ -69,13 +76,18 @@ void KvCache::write(const at::Tensor& all, const at::Tensor& rows) {
   by_slot(all).index_put_({sequence_index(slots), slots}, by_slot(rows));
 }
 
+const KvCache::Rows& KvCache::slots(int64_t layer, const at::Tensor& like, int64_t new_rows) {
+  auto& all = layers_.at(static_cast<size_t>(layer));
+  reserve(all, like, longest() + new_rows);
+  return all;
+}
+
 KvCache::Rows KvCache::append(int64_t layer, const at::Tensor& key, const at::Tensor& value) {
   if (key.size(0) != batch_size()) {
     throw Error(ErrorCode::kInternal, "KvCache: rows of another number of sequences");
   }
-  auto& all = layers_.at(static_cast<size_t>(layer));
+  const auto& all = slots(layer, key, key.size(2));
   const int64_t used = longest() + key.size(2);
-  reserve(all, key, used);
   write(all.key, key);
   write(all.value, value);
   return {all.key.narrow(2, 0, used), all.value.narrow(2, 0, used)};
@@ -133,6 +145,7 @@ void KvCache::truncate(const std::vector<int64_t>& lengths) {
 void KvCache::keep(const std::vector<int64_t>& sequences) {
   std::vector<int64_t> lengths;
   for (const int64_t b : sequences) lengths.push_back(lengths_.at(static_cast<size_t>(b)));
+  prepared_.clear();
   for (auto& layer : layers_) {
     if (!layer.key.defined()) continue;
     const auto index = at::tensor(sequences, at::kLong).to(layer.key.device());

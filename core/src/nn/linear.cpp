@@ -34,6 +34,11 @@ bool Linear::is_plain_for(const ops::LinearInput& x) const {
   });
 }
 
+std::optional<ops::LinearParameters> Linear::plain_parameters() const {
+  if (product_) return std::nullopt;
+  return ops::LinearParameters{weight, bias};
+}
+
 void Linear::replace_product(std::shared_ptr<const LinearProduct> product) {
   product_ = std::move(product);
 }
@@ -47,6 +52,17 @@ std::shared_ptr<Linear> initialized_linear(int64_t in, int64_t out, bool with_bi
   auto linear = std::make_shared<Linear>(in, out, with_bias, options);
   linear->reset_parameters();
   return linear;
+}
+
+std::optional<std::vector<ops::LinearParameters>> plain_parameters(
+    const std::vector<const Linear*>& layers) {
+  std::vector<ops::LinearParameters> all;
+  for (const auto* layer : layers) {
+    const auto own = layer->plain_parameters();
+    if (!own) return std::nullopt;
+    all.push_back(*own);
+  }
+  return all;
 }
 
 std::vector<at::Tensor> outputs_of(const std::vector<const Linear*>& layers,

@@ -12,6 +12,10 @@ at::Tensor Mlp::add_to(const at::Tensor& residual, const at::Tensor& x) const {
   return residual + forward(x);
 }
 
+std::optional<std::vector<ops::LinearParameters>> Mlp::swiglu_parameters() const {
+  return std::nullopt;
+}
+
 SwiGluMlp::SwiGluMlp(int64_t hidden_size, int64_t intermediate_size, bool bias,
                      at::TensorOptions options) {
   gate_proj = register_module(
@@ -20,6 +24,10 @@ SwiGluMlp::SwiGluMlp(int64_t hidden_size, int64_t intermediate_size, bool bias,
       "up_proj", std::make_shared<Linear>(hidden_size, intermediate_size, bias, options));
   down_proj = register_module(
       "down_proj", std::make_shared<Linear>(intermediate_size, hidden_size, bias, options));
+}
+
+std::optional<std::vector<ops::LinearParameters>> SwiGluMlp::swiglu_parameters() const {
+  return plain_parameters({gate_proj.get(), up_proj.get(), down_proj.get()});
 }
 
 at::Tensor SwiGluMlp::forward(const at::Tensor& x) const {

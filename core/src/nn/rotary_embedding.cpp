@@ -137,7 +137,7 @@ void check_longrope_factors(const RopeConfig& rope, int64_t rotated) {
   }
 }
 
-bool depends_on_length(const RopeConfig& rope) {
+bool varies_with_length(const RopeConfig& rope) {
   return rope.type == "dynamic" || rope.type == "longrope";
 }
 
@@ -175,8 +175,10 @@ RotaryEmbedding::RotaryEmbedding(RopeConfig config, int64_t head_dim)
     check_longrope_factors(config_, rotated_);
     attention_factor_ = longrope_attention_factor(config_);
   }
-  if (!depends_on_length(config_)) inverse_frequencies_ = inverse_frequencies(0);
+  if (!depends_on_length()) inverse_frequencies_ = inverse_frequencies(0);
 }
+
+bool RotaryEmbedding::depends_on_length() const { return varies_with_length(config_); }
 
 at::Tensor RotaryEmbedding::inverse_frequencies(int64_t sequence_length) const {
   const auto values = frequencies_for(config_, rotated_, sequence_length);

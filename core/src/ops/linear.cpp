@@ -8,6 +8,7 @@
 
 #include "kernels/cpu/few_rows.h"
 #include "kernels/cpu/instruction_set.h"
+#include "outrider/ops/few_rows.h"
 
 namespace outrider::ops {
 namespace {
@@ -64,10 +65,21 @@ at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight) {
   return y;
 }
 
+at::Tensor few_rows_on_device(const at::Tensor& x, const at::Tensor& weight,
+                              const at::Tensor& bias) {
+  auto sizes = x.sizes().vec();
+  sizes.back() = weight.size(0);
+  auto y = at::empty(sizes, x.options());
+  few_rows_product(x, {}, {{weight, bias}}, Joined::kSideBySide, {}, y);
+  return y;
+}
+
 }  // namespace
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   const auto type = x.scalar_type();
+  if (x.is_cuda() && takes_few_rows(x, {{weight, bias}}))
+    return few_rows_on_device(x, weight, bias);
   if (is_few_rows(x, weight)) {
     auto y = few_rows_product(x, weight);
     if (bias.defined()) y.add_(bias);

@@ -4,11 +4,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <optional>
 #include <vector>
 
+#include "bench/timing.h"
 #include "data/batches.h"
 #include "machine/device.h"
 #include "trainer/base_precision.h"
@@ -19,30 +19,8 @@
 namespace outrider {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr int64_t kBatches = 4;
-constexpr int kRepeats = 5;
 constexpr double kGiB = 1 << 30;
-
-double seconds_of(at::Device device, const std::function<void()>& work) {
-  wait_for(device);
-  const auto begin = Clock::now();
-  work();
-  wait_for(device);
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
-
-std::vector<double> repeated_seconds_of(at::Device device, const std::function<void()>& work) {
-  std::vector<double> seconds;
-  for (int i = 0; i < kRepeats; ++i) seconds.push_back(seconds_of(device, work));
-  return seconds;
-}
 
 // Operations per second of a square matrix product, at its best.
 double product_rate(at::Device device, at::ScalarType type) {

@@ -46,6 +46,11 @@ double elements(const torch::nn::Module& module, const std::vector<std::string>&
   return count;
 }
 
+int64_t draft_vocabulary_of(const std::string& base) {
+  return std::min(workloads()["draft_vocabulary"].get<int64_t>(),
+                  workloads()["bases"][base]["vocab_size"].get<int64_t>() / 4);
+}
+
 }  // namespace
 
 std::vector<std::string> workload_bases() {
@@ -64,8 +69,7 @@ Workload workload_of(const std::string& name) {
                          std::stoll(parts[2]),
                          std::stoll(parts[3]),
                          std::stoll(parts[4]),
-                         std::min(workloads()["draft_vocabulary"].get<int64_t>(),
-                                  bases[parts[1].str()]["vocab_size"].get<int64_t>() / 4)};
+                         draft_vocabulary_of(parts[1])};
     if (found.steps > 0 && found.length > found.steps + 1 && found.rows > 0) return found;
   }
   throw Error(ErrorCode::kInvalidArgument,
@@ -87,6 +91,28 @@ std::shared_ptr<CausalLM> make_workload_model(const Workload& workload, at::Tens
   const std::vector<ModeRequest::Item> modes = {{draft["mode"], draft_config}};
   speculative::convert(*model, ModeRequest(modes), convert);
   return model;
+}
+
+DecodeWorkload decode_workload_of(const std::string& name) {
+  static const std::regex kForm("([a-z0-9]+)-([0-9]{1,6})x([0-9]{1,4})");
+  std::smatch parts;
+  if (std::regex_match(name, parts, kForm) && workloads()["bases"].contains(parts[1].str())) {
+    const DecodeWorkload found{name, parts[1], std::stoll(parts[2]), std::stoll(parts[3])};
+    if (found.length > 0 && found.rows > 0) return found;
+  }
+  throw Error(
+      ErrorCode::kInvalidArgument,
+      fmt::format("there is no workload '{}': a name is BASE-LENGTHxROWS, such as 1b-128x1; "
+                  "bases are {}",
+                  printable(name), join(workload_bases(), ", ")));
+}
+
+std::shared_ptr<CausalLM> make_workload_model(const DecodeWorkload& workload,
+                                              at::TensorOptions options) {
+  constexpr int64_t kSteps = 3;
+  return make_workload_model(Workload{workload.name, workload.base, kSteps, workload.length,
+                                      workload.rows, draft_vocabulary_of(workload.base)},
+                             options);
 }
 
 OperationCount operations_of(const Workload& workload, const CausalLM& model) {

@@ -24,8 +24,21 @@ struct Workload {
 OUTRIDER_API Workload workload_of(const std::string& name);
 OUTRIDER_API std::vector<std::string> workload_bases();
 
+/// Decoding whose speed is compared: prompts of equal length on a base of a known shape.
+struct DecodeWorkload {
+  std::string name, base;  // "1b-128x1", "1b"
+  int64_t length, rows;    // tokens of a prompt; sequences that are decoded together
+};
+
+/// BASE-LENGTHxROWS. Throws kInvalidArgument, naming the bases.
+OUTRIDER_API DecodeWorkload decode_workload_of(const std::string& name);
+
 /// The base with random weights, and the draft attached; made on the device, from a fixed seed.
 OUTRIDER_API std::shared_ptr<CausalLM> make_workload_model(const Workload& workload,
+                                                           at::TensorOptions options);
+
+/// The same for decoding, its draft with as many steps as by default.
+OUTRIDER_API std::shared_ptr<CausalLM> make_workload_model(const DecodeWorkload& workload,
                                                            at::TensorOptions options);
 
 /// Operations of a step: what matrix units must do, and nothing computed again.

@@ -26,10 +26,11 @@ enum class AcceptanceRule {
 struct Verdict {
   std::vector<std::vector<int64_t>> paths;  // of each sequence: the accepted nodes, level by level
   std::vector<int64_t> bonus;               // the base's own token behind each path
+  std::vector<std::vector<int64_t>> tokens, parents;  // the trees', on the host
 };
 
 /// logits [B,1+N,V]: of the base, behind the sequences' ends (row 0) and behind each node.
-/// Waits for the device twice at most.
+/// Waits for the device once where the sampler is greedy, else a few times.
 OUTRIDER_API Verdict verify(const at::Tensor& logits, const DraftTree& tree, Sampler& sampler,
                             AcceptanceRule rule = AcceptanceRule::kLossless);
 

@@ -24,7 +24,8 @@ struct BasePass {
   std::optional<ops::Documents> documents = {};
   /// Keys and values of what was read before, to which those of the S rows are added; which of
   /// them stay is the caller's to commit. Rows that follow a sequence's end are padding: no
-  /// key_mask. A base that keeps none throws kUnsupported.
+  /// key_mask. What the pass gives is valid until the next one with this cache. A base that keeps
+  /// none throws kUnsupported.
   nn::KvCache* cache = nullptr;
   /// [B or 1,S,S] bool, with a cache: which rows each row sees, its ancestors in a tree and itself;
   /// undefined: the rows follow each other.

@@ -59,6 +59,11 @@ class OUTRIDER_API CausalLM : public torch::nn::Module, public BaseView {
   virtual ForwardOutput forward(const ForwardInput& input);
 
   virtual BaseOutputs run_base(const BasePass& pass) = 0;
+  /// Goes on by itself for `steps` steps: after the tokens ids [B,1], which are not in the cache
+  /// yet, the likeliest one each time. The new tokens [B,steps] int64; all but the last are
+  /// committed, behind `ids`. Nothing where the base has no way faster than its passes (default).
+  virtual std::optional<at::Tensor> continue_greedily(nn::KvCache& cache, const at::Tensor& ids,
+                                                      int64_t steps);
   /// Whether run_base() heeds BasePass::part. Default: no.
   virtual bool divides_sequences() const;
   /// Whether run_base() heeds BasePass::documents. Default: no.

@@ -44,6 +44,8 @@ class OUTRIDER_API DecoderOnlyLM : public CausalLM {
   ~DecoderOnlyLM() override;
 
   BaseOutputs run_base(const BasePass& pass) override;
+  std::optional<at::Tensor> continue_greedily(nn::KvCache& cache, const at::Tensor& ids,
+                                              int64_t steps) override;
   const LmHead& head() const override;
   at::Tensor final_norm(const at::Tensor& hidden) const override;
   bool divides_sequences() const override { return true; }
@@ -55,6 +57,7 @@ class OUTRIDER_API DecoderOnlyLM : public CausalLM {
 
  private:
   const at::Tensor& head_weight() const;
+  bool holds_what_it_computes() const;
 
   std::shared_ptr<DecoderStack> model_;
   std::shared_ptr<nn::Linear> lm_head_;  // null when tied to the embedding

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "outrider/api.h"
+#include "outrider/nn/few_rows.h"
 #include "outrider/nn/linear.h"
 #include "outrider/nn/rotary_embedding.h"
 #include "outrider/ops/sequence_share.h"
@@ -43,6 +44,8 @@ class OUTRIDER_API AttentionProjections : public torch::nn::Module {
   QueryKeyValue project(const ops::LinearInput& x, const CosSin& rotary) const;
   /// Attention output [B,heads,S,D] → [B,S,h].
   at::Tensor output(const at::Tensor& attended) const;
+  /// Query, key and value for few rows; none where only heads() knows the way.
+  virtual std::optional<FewRowsProjections> few_rows_projections() const;
 
   AttentionShape shape;
   std::shared_ptr<Linear> o_proj;
@@ -58,6 +61,8 @@ class OUTRIDER_API AttentionProjections : public torch::nn::Module {
 class OUTRIDER_API Attention : public AttentionProjections {
  public:
   Attention(const AttentionShape& shape, at::TensorOptions options);
+
+  std::optional<FewRowsProjections> few_rows_projections() const override;
 
   std::shared_ptr<Linear> q_proj, k_proj, v_proj;
 

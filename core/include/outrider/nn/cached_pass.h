@@ -28,12 +28,21 @@ class OUTRIDER_API CachedPass {
   /// may see, with a `window` ≥ 1 only to positions less than that before its own. [B,H,n,D].
   at::Tensor attend(int64_t layer, const QueryKeyValue& rows, std::optional<int64_t> window = {});
 
+  /// A layer's output [B,n,h] for the new rows in few kernels, where they can go that way: `input`
+  /// is what its attention reads, `residual` [B,n,h] what that is added to; tables [1 or B,1,n,R]
+  /// of their positions.
+  std::optional<at::Tensor> few_rows(int64_t layer, const FewRowsLayer& parts,
+                                     const at::Tensor& input, const at::Tensor& residual,
+                                     const CosSin& tables);
+
  private:
   at::Tensor bias_for(std::optional<int64_t> window, at::ScalarType type);
   at::Tensor visible(std::optional<int64_t> window) const;
   at::Tensor visible_in_tree(const at::Tensor& slots) const;
   at::Tensor positions_of(const at::Tensor& slots) const;
   bool sees_everything() const;
+  FewRowsPlace place_of(int64_t layer, const FewRowsLayer& parts, const at::Tensor& rows,
+                        const CosSin& tables);
 
   KvCache& cache_;
   int64_t new_rows_;

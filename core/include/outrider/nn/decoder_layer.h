@@ -23,6 +23,13 @@ struct DecoderLayerShape {
   std::optional<int64_t> sliding_window = {};  // query i sees the keys j with i - j < window
 };
 
+/// A layer's parts as few rows go through them: `input_norm` null where the attention's input is
+/// given as it is. Nothing where the parts cannot say.
+OUTRIDER_API std::optional<FewRowsLayer> few_rows_layer(const RmsNorm* input_norm,
+                                                        const AttentionProjections& attention,
+                                                        const RmsNorm& mlp_norm, const Mlp& mlp,
+                                                        std::optional<int64_t> window = {});
+
 /// The pre-norm block of Llama: x + attention(norm(x)), then x + mlp(norm(x)).
 class OUTRIDER_API DecoderLayer : public torch::nn::Module {
  public:
@@ -41,6 +48,9 @@ class OUTRIDER_API DecoderLayer : public torch::nn::Module {
   /// x [B,n,h], the new rows of the pass; `layer`: this one's number in the cache.
   at::Tensor forward(const at::Tensor& x, const CosSin& rotary, CachedPass& pass,
                      int64_t layer) const;
+
+  /// As few rows go through it, where its parts can say.
+  std::optional<FewRowsLayer> few_rows_layer() const;
 
   std::shared_ptr<RmsNorm> input_layernorm, post_attention_layernorm;
   std::shared_ptr<AttentionProjections> self_attn;

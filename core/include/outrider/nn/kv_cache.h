@@ -3,6 +3,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "outrider/api.h"
@@ -21,6 +24,8 @@ class OUTRIDER_API KvCache {
   /// Committed rows of each sequence.
   const std::vector<int64_t>& lengths() const { return lengths_; }
   int64_t longest() const;
+  /// Whether n new rows fit without that the slots of any layer move.
+  bool has_room(int64_t new_rows) const;
 
   /// [B,Hkv,L,D] each, views; beyond a sequence's rows are finite values that mean nothing.
   struct Rows {
@@ -29,6 +34,13 @@ class OUTRIDER_API KvCache {
   /// Writes n new rows [B,Hkv,n,D] behind the sequences' ends, in place of those that were not
   /// committed. All rows up to L = longest() + n.
   Rows append(int64_t layer, const at::Tensor& key, const at::Tensor& value);
+  /// All slots of a layer, [B,Hkv,capacity,D], with room for n new rows; `like` [B,Hkv,…,D] has
+  /// their heads and type. What is written behind the ends counts as new rows.
+  const Rows& slots(int64_t layer, const at::Tensor& like, int64_t new_rows);
+  /// Has room made for so many rows at once, when there is none for the next.
+  void expect(int64_t rows) { expected_ = rows; }
+  /// What passes have prepared for these very slots, by name; dropped when they move.
+  std::map<std::string, std::shared_ptr<void>>& prepared() { return prepared_; }
 
   /// The first counts[b] of the new rows belong to sequence b.
   void commit(const std::vector<int64_t>& counts);
@@ -41,7 +53,7 @@ class OUTRIDER_API KvCache {
   void keep(const std::vector<int64_t>& sequences);
 
  private:
-  void reserve(Rows& layer, const at::Tensor& like, int64_t rows) const;
+  void reserve(Rows& layer, const at::Tensor& like, int64_t rows);
   void write(const at::Tensor& all, const at::Tensor& rows);
   void move_paths(const std::vector<std::vector<int64_t>>& paths);
   const at::Tensor& new_slots(int64_t count, at::Device device);
@@ -50,6 +62,8 @@ class OUTRIDER_API KvCache {
 
   std::vector<Rows> layers_;  // [B,Hkv,capacity,D]
   std::vector<int64_t> lengths_;
+  int64_t expected_ = 0;
+  std::map<std::string, std::shared_ptr<void>> prepared_;
   at::Tensor new_slots_;  // [B,n]: of the new rows of a pass; undefined before its first layer
 };
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "outrider/api.h"
@@ -42,6 +43,9 @@ class OUTRIDER_API Linear : public torch::nn::Module {
   /// Whether the product is x Wᵀ + b with the parameters as they are, in one type.
   bool is_plain_for(const ops::LinearInput& x) const;
 
+  /// The parameters, where the product is that of these.
+  std::optional<ops::LinearParameters> plain_parameters() const;
+
   at::Tensor weight, bias;
 
  private:
@@ -51,6 +55,10 @@ class OUTRIDER_API Linear : public torch::nn::Module {
 /// A layer initialised as PyTorch does.
 OUTRIDER_API std::shared_ptr<Linear> initialized_linear(int64_t in, int64_t out, bool with_bias,
                                                         at::TensorOptions options);
+
+/// Of each, where all have such.
+OUTRIDER_API std::optional<std::vector<ops::LinearParameters>> plain_parameters(
+    const std::vector<const Linear*>& layers);
 
 /// What each layer makes of one input: where a graph is kept, without keeping an input that is
 /// made.

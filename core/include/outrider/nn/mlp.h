@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "outrider/api.h"
 #include "outrider/nn/linear.h"
@@ -19,6 +21,8 @@ class OUTRIDER_API Mlp : public torch::nn::Module {
   virtual at::Tensor forward(const at::Tensor& x) const = 0;
   /// residual + forward(x); without a graph it may be computed in place of `residual`.
   virtual at::Tensor add_to(const at::Tensor& residual, const at::Tensor& x) const;
+  /// Gate, up and down, where the block is SwiGLU's and the products those of its parameters.
+  virtual std::optional<std::vector<ops::LinearParameters>> swiglu_parameters() const;
 };
 
 /// down(silu(gate(x)) · up(x)), arXiv 2002.05202.
@@ -27,6 +31,7 @@ class OUTRIDER_API SwiGluMlp : public Mlp {
   SwiGluMlp(int64_t hidden_size, int64_t intermediate_size, bool bias, at::TensorOptions options);
   at::Tensor forward(const at::Tensor& x) const override;
   at::Tensor add_to(const at::Tensor& residual, const at::Tensor& x) const override;
+  std::optional<std::vector<ops::LinearParameters>> swiglu_parameters() const override;
   /// forward(), with what the backward pass computes again.
   at::Tensor forward(const ops::LinearInput& x, ops::Recompute recompute) const;
 

@@ -25,6 +25,8 @@ class OUTRIDER_API RotaryEmbedding {
   /// Keeps the frequencies on that device for the next call: not for two threads at once.
   /// `length`: of the sequences, where these are not all of their positions; 0: they are.
   CosSin tables(const at::Tensor& position_ids, at::ScalarType dtype, int64_t length = 0);
+  /// Whether a position's table differs between sequences of different lengths.
+  bool depends_on_length() const;
 
  private:
   at::Tensor inverse_frequencies(int64_t sequence_length) const;

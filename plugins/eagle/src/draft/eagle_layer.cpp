@@ -101,15 +101,26 @@ at::Tensor EagleLayer::forward(const at::Tensor& hidden, const at::Tensor& embed
                                int64_t layer) const {
   constexpr auto kNothing = ops::Recompute::kNothing;
   const auto input = attention_input(hidden, embeddings, kNothing);
+  if (const auto few = hidden.is_cuda() ? few_rows_layer() : std::nullopt) {
+    const auto carried = carried_by(hidden, input).contiguous();
+    if (auto y = pass.few_rows(layer, *few, input.tensor(), carried, rotary)) return *std::move(y);
+  }
   return after_attention(hidden, input, pass.attend(layer, self_attn_->project(input, rotary)),
                          kNothing);
 }
 
+std::optional<nn::FewRowsLayer> EagleLayer::few_rows_layer() const {
+  return nn::few_rows_layer(/*input_norm=*/nullptr, *self_attn_, *post_attention_layernorm_, *mlp_);
+}
+
+// What the attention is added to.
+at::Tensor EagleLayer::carried_by(const at::Tensor& hidden, const ops::LinearInput& input) const {
+  return adds_to_normed_ ? input.sources().front().slice(-1, hidden.size(-1)) : hidden;
+}
+
 at::Tensor EagleLayer::after_attention(const at::Tensor& hidden, const ops::LinearInput& input,
                                        const at::Tensor& attended, ops::Recompute recompute) const {
-  const auto carried =
-      adds_to_normed_ ? input.sources().front().slice(-1, hidden.size(-1)) : hidden;
-  const auto residual = carried + self_attn_->output(attended);
+  const auto residual = carried_by(hidden, input) + self_attn_->output(attended);
   return residual + mlp_->forward(mlp_input(residual, recompute), recompute);
 }
 

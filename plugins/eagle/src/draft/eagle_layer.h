@@ -47,6 +47,8 @@ class EagleLayer : public torch::nn::Module {
                      const nn::CosSin& rotary, nn::CachedPass& pass, int64_t layer) const;
 
  private:
+  std::optional<nn::FewRowsLayer> few_rows_layer() const;
+  at::Tensor carried_by(const at::Tensor& hidden, const ops::LinearInput& input) const;
   at::Tensor after_attention(const at::Tensor& hidden, const ops::LinearInput& input,
                              const at::Tensor& attended, ops::Recompute recompute) const;
   at::Tensor attend(const nn::QueryKeyValue& qkv, const StepContext& context,

@@ -1,0 +1,70 @@
+#include "outrider/nn/few_rows.h"
+
+#include <ATen/ATen.h>
+
+namespace outrider::nn {
+namespace {
+
+int64_t outputs_of(const std::vector<ops::LinearParameters>& layers) {
+  int64_t outputs = 0;
+  for (const auto& layer : layers) outputs += layer.weight.size(0);
+  return outputs;
+}
+
+ops::FewRowsAttention attention_of(const FewRowsLayer& layer, const FewRowsPlace& place,
+                                   const at::Tensor& qkv) {
+  return {.qkv = qkv,
+          .query_norm = layer.query_norm,
+          .key_norm = layer.key_norm,
+          .cos = place.tables.cos,
+          .sin = place.tables.sin,
+          .tables_by_position = place.tables_by_position,
+          .positions = place.positions,
+          .keys = place.keys,
+          .values = place.values,
+          .lengths = place.lengths,
+          .seen = place.seen,
+          .window = layer.window};
+}
+
+}  // namespace
+
+bool takes_few_rows(const FewRowsLayer& layer, const at::Tensor& input,
+                    const at::Tensor& residual) {
+  const int64_t inner = layer.heads * layer.head_dim;
+  return ops::attends_few_rows(layer.head_dim) && ops::takes_few_rows(input, layer.qkv) &&
+         ops::takes_few_rows(residual, layer.gate_up) && inner % 32 == 0 &&
+         layer.down.weight.size(1) % 32 == 0 && layer.down.weight.is_contiguous() &&
+         layer.output.weight.is_contiguous() && layer.output.weight.scalar_type() == at::kBFloat16;
+}
+
+FewRowsBuffers few_rows_buffers(const FewRowsLayer& layer, const FewRowsPlace& place,
+                                const at::Tensor& residual) {
+  const auto make = [&](int64_t width) {
+    return at::empty({residual.size(0), residual.size(1), width}, residual.options());
+  };
+  FewRowsBuffers buffers{.qkv = make(outputs_of(layer.qkv)),
+                         .attended = make(layer.heads * layer.head_dim),
+                         .residual = at::empty_like(residual),
+                         .activation = make(layer.down.weight.size(1)),
+                         .workspace = {}};
+  buffers.workspace = at::zeros({ops::few_rows_workspace(attention_of(layer, place, buffers.qkv))},
+                                residual.options().dtype(at::kByte));
+  return buffers;
+}
+
+void run_few_rows(const FewRowsLayer& layer, const at::Tensor& input, const at::Tensor& residual,
+                  const FewRowsPlace& place, const FewRowsBuffers& buffers, const at::Tensor& y) {
+  using ops::Joined;
+  ops::few_rows_product(input, layer.input_norm, layer.qkv, Joined::kSideBySide, {}, buffers.qkv);
+  ops::few_rows_attention(attention_of(layer, place, buffers.qkv), buffers.workspace,
+                          buffers.attended);
+  ops::few_rows_product(buffers.attended, {}, {layer.output}, Joined::kSideBySide, residual,
+                        buffers.residual);
+  ops::few_rows_product(buffers.residual, layer.mlp_norm, layer.gate_up, Joined::kGated, {},
+                        buffers.activation);
+  ops::few_rows_product(buffers.activation, {}, {layer.down}, Joined::kSideBySide, buffers.residual,
+                        y);
+}
+
+}  // namespace outrider::nn

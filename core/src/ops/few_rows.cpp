@@ -1,0 +1,113 @@
+#include "outrider/ops/few_rows.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <array>
+
+#include "kernels/cuda/few_rows.h"
+#include "outrider/error.h"
+#include "outrider/kernels/launch.h"
+
+namespace outrider::ops {
+namespace {
+
+constexpr int64_t kInnerStep = 32, kTile = 8;
+constexpr std::array<int64_t, 5> kHeadSizes = {32, 64, 96, 128, 256};
+
+bool is_plain_on_device(const at::Tensor& x) {
+  return x.is_cuda() && x.scalar_type() == at::kBFloat16 && x.is_contiguous() &&
+         reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
+}
+
+bool has_kernel_for(const LinearParameters& layer, int64_t inner, bool is_last) {
+  return is_plain_on_device(layer.weight) && layer.weight.dim() == 2 &&
+         layer.weight.size(1) == inner && (is_last || layer.weight.size(0) % kTile == 0) &&
+         (!layer.bias.defined() || is_plain_on_device(layer.bias));
+}
+
+const void* pointer_of(const at::Tensor& x) { return x.defined() ? x.const_data_ptr() : nullptr; }
+
+cuda::FewRowsAttention on_pointers(const FewRowsAttention& a) {
+  const int64_t batch = a.qkv.size(0), rows = a.qkv.size(1), size = a.keys.size(3),
+                key_heads = a.keys.size(1);
+  return {.batch = batch,
+          .rows = rows,
+          .heads = a.qkv.size(2) / size - 2 * key_heads,
+          .key_heads = key_heads,
+          .head_dim = size,
+          .rotated = a.cos.size(-1),
+          .qkv = a.qkv.const_data_ptr(),
+          .query_norm = pointer_of(a.query_norm.weight),
+          .key_norm = pointer_of(a.key_norm.weight),
+          .eps = static_cast<float>(a.query_norm.eps),
+          .cos = a.cos.const_data_ptr(),
+          .sin = a.sin.const_data_ptr(),
+          .positions = a.positions.const_data_ptr<int64_t>(),
+          .position_batch = a.positions.size(0),
+          .tables_by_position = a.tables_by_position,
+          .keys = a.keys.data_ptr(),
+          .values = a.values.data_ptr(),
+          .capacity = a.keys.size(2),
+          .lengths = a.lengths.const_data_ptr<int64_t>(),
+          .length_batch = a.lengths.numel(),
+          .seen = a.seen.defined() ? a.seen.const_data_ptr<bool>() : nullptr,
+          .seen_batch = a.seen.defined() ? a.seen.size(0) : 1,
+          .seen_rows = a.seen.defined() ? a.seen.size(2) : 0,
+          .window = a.window,
+          .workspace = nullptr,
+          .y = nullptr};
+}
+
+}  // namespace
+
+bool takes_few_rows(const at::Tensor& x, const std::vector<LinearParameters>& layers) {
+  const int64_t inner = x.dim() > 0 ? x.size(-1) : 0;
+  if (!cuda::few_rows_product || !c10::InferenceMode::is_enabled() || !is_plain_on_device(x) ||
+      inner == 0 || inner % kInnerStep != 0 || x.numel() > cuda::kMostFewRows * inner) {
+    return false;
+  }
+  return std::ranges::all_of(layers, [&](const LinearParameters& layer) {
+    return has_kernel_for(layer, inner, &layer == &layers.back());
+  });
+}
+
+void few_rows_product(const at::Tensor& x, const NormBefore& norm,
+                      const std::vector<LinearParameters>& layers, Joined joined,
+                      const at::Tensor& residual, const at::Tensor& y) {
+  const kernels::Launch launch("few_rows_product", x);
+  cuda::FewRowsProduct product{.rows = x.numel() / x.size(-1),
+                               .inner = x.size(-1),
+                               .x = x.const_data_ptr(),
+                               .norm = pointer_of(norm.weight),
+                               .eps = static_cast<float>(norm.eps),
+                               .parts = {},
+                               .gated = joined == Joined::kGated,
+                               .residual = pointer_of(residual),
+                               .y = y.data_ptr()};
+  for (size_t i = 0; i < layers.size(); ++i) {
+    product.parts[i] = {layers[i].weight.const_data_ptr(), pointer_of(layers[i].bias),
+                        layers[i].weight.size(0)};
+  }
+  launch.check(cuda::few_rows_product(product, launch.stream()));
+}
+
+bool attends_few_rows(int64_t head_dim) {
+  return cuda::few_rows_attention && std::ranges::find(kHeadSizes, head_dim) != kHeadSizes.end();
+}
+
+int64_t few_rows_workspace(const FewRowsAttention& attention) {
+  return cuda::few_rows_attention_workspace(on_pointers(attention));
+}
+
+void few_rows_attention(const FewRowsAttention& attention, const at::Tensor& workspace,
+                        const at::Tensor& y) {
+  const kernels::Launch launch("few_rows_attention", attention.qkv);
+  auto pointers = on_pointers(attention);
+  pointers.workspace = workspace.data_ptr();
+  pointers.y = y.data_ptr();
+  launch.check(cuda::few_rows_attention(pointers, launch.stream()));
+}
+
+}  // namespace outrider::ops
