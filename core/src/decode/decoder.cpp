@@ -170,7 +170,7 @@ class Generation {
 
   // What follows a stop token is for nothing.
   int64_t steps_at_once() const {
-    constexpr int64_t kMost = 8;
+    constexpr int64_t kMost = 16;
     int64_t left = kMost;
     for (const size_t i : active_) left = std::min(left, missing(result_.sequences[i]));
     return std::max<int64_t>(left, 1);

@@ -245,10 +245,12 @@ __device__ void clear(uint4 (&packs)[count]) {
   for (uint4& pack : packs) pack = {};
 }
 
-// 16 new rows from `first`: also written behind the kept ones, by the first tile of queries.
+// 16 new rows from `first`, with the tables of the first eight: also written behind the kept ones,
+// by the first tile of queries.
 template <class H>
 __device__ void load_new_keys(const FewRowsAttention& a, const Work& w, __nv_bfloat16* keys,
-                              __nv_bfloat16* values, int first, int count, Chunk<H>& chunk) {
+                              __nv_bfloat16* values, int first, int count,
+                              const Tables<H>& first_tables, Chunk<H>& chunk) {
   const bool writes = w.first_query == 0;
   const auto place = [&](__nv_bfloat16* all, int row, int pack) {
     return reinterpret_cast<uint4*>(all + static_cast<int64_t>(w.kept + first + row) * H::kSize +
@@ -261,8 +263,8 @@ __device__ void load_new_keys(const FewRowsAttention& a, const Work& w, __nv_bfl
       clear(chunk.keys[j]);
       continue;
     }
-    Tables<H> tables;
-    load_tables<H>(a, w, row, tables);
+    auto tables = first_tables;
+    if (j > 0) load_tables<H>(a, w, row, tables);
     load_rotated<H>(a, w, row, static_cast<int>(a.heads) + w.key_head, a.key_norm, tables,
                     chunk.keys[j]);
 #pragma unroll
@@ -526,6 +528,12 @@ __global__ void __launch_bounds__(kThreads)
   const auto query_at = [&](int row) { return min(w.first_query + row, w.queries - 1); };
   Tables<H> tables;
   load_tables<H>(a, w, query_of(w, query_at(w.group)).row, tables);
+  const int new_begin = (w.warp - kKeptWarps) * kKeys;
+  const int new_count = has_kept ? 0 : static_cast<int>(a.rows) - new_begin;
+  Tables<H> new_tables;
+  if (new_count > 0) {
+    load_tables<H>(a, w, new_begin + min(w.group, new_count - 1), new_tables);
+  }
   wait_for_previous();
   begin_dependents();
 
@@ -548,17 +556,14 @@ __global__ void __launch_bounds__(kThreads)
         running);
     if (first + kKeysOfBlock < end) load(first + kKeysOfBlock);
   }
-  if (w.share == 0 && !has_kept) {
-    const int begin = (w.warp - kKeptWarps) * kKeys, count = static_cast<int>(a.rows) - begin;
-    if (count > 0) {
-      load_new_keys<H>(a, w, keys, values, begin, min(count, kKeys), chunk);
-      attend<H>(
-          w, queries, chunk,
-          [&](int row, int key) {
-            return key < count && sees(a, w, query_at(row), w.kept + begin + key);
-          },
-          running);
-    }
+  if (w.share == 0 && new_count > 0) {
+    load_new_keys<H>(a, w, keys, values, new_begin, min(new_count, kKeys), new_tables, chunk);
+    attend<H>(
+        w, queries, chunk,
+        [&](int row, int key) {
+          return key < new_count && sees(a, w, query_at(row), w.kept + new_begin + key);
+        },
+        running);
   }
   const auto workspace = workspace_of<H>(a, most_shares);
   join_warps<H>(a, w, running, workspace, shared);

@@ -66,11 +66,12 @@ __device__ float biased(const FewRowsProduct& p, const Place& place, float x) {
 __device__ float rounded(float x) { return __bfloat162float(__float2bfloat16_rn(x)); }
 
 // How a kernel divides its work: rows by halves of a row tile, so many tiles of outputs for each
-// warp, and so many chunks whose weights are loaded together.
-template <int warps, int halves, int tiles, int at_once>
+// warp, so many chunks whose weights are loaded together, and registers of a thread.
+template <int warps, int halves, int tiles, int at_once, int registers>
 struct Division {
   static constexpr int kWarps = warps, kHalves = halves, kTiles = tiles, kAtOnce = at_once;
   static constexpr int kRowTiles = (halves + 1) / 2, kThreads = warps * 32;
+  static constexpr int kBlocks = 65536 / registers / kThreads;  // of a multiprocessor
 };
 
 template <class D>
@@ -80,7 +81,7 @@ struct Sums {
 };
 
 template <class D, bool kNormed>
-__global__ void __launch_bounds__(D::kThreads, 512 / D::kThreads) product_kernel(FewRowsProduct p) {
+__global__ void __launch_bounds__(D::kThreads, D::kBlocks) product_kernel(FewRowsProduct p) {
   constexpr int kWarps = D::kWarps, kTiles = D::kTiles, kAtOnce = D::kAtOnce;
   __shared__ Sums<D> shared;
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
@@ -207,23 +208,29 @@ int launch_division(const FewRowsProduct& p, int64_t blocks, cudaStream_t stream
 }
 
 // Tiles of one warp read the rows once for all; where there are few tiles, each has a block of its
-// own.
+// own. Which is best was measured on an H100.
 template <int kHalves>
 int launch_halves(const FewRowsProduct& p, int64_t tiles, cudaStream_t stream) {
-  constexpr int64_t kManyTiles = 1024, kSomeTiles = 512, kFewTiles = 300, kLongInner = 1024;
+  constexpr int64_t kManyTiles = 1024, kAtOnce = 264;  // blocks of 16 warps that run together
   constexpr bool kHasManyRows = kHalves > 2;
-  if constexpr (kHasManyRows) {
-    if (tiles % 4 == 0 && tiles >= kManyTiles) {
-      return launch_division<Division<8, kHalves, 4, 2>>(p, tiles / 4, stream);
-    }
+  const auto in_fours = [&] {
+    return launch_division<Division<8, kHalves, 4, 2, 128>>(p, tiles / 4, stream);
+  };
+  const auto in_pairs = [&] {
+    return launch_division<Division<8, kHalves, 2, 4, 128>>(p, tiles / 2, stream);
+  };
+  if (kHasManyRows && tiles % 4 == 0 && tiles >= kManyTiles) return in_fours();
+  if (p.gated || (tiles % 2 == 0 && tiles >= kManyTiles)) return in_pairs();
+  // A second round of blocks that leaves much of the device idle.
+  const bool is_uneven = tiles > 2 * kAtOnce || (tiles > kAtOnce && tiles % kAtOnce < kAtOnce / 2);
+  if (tiles % 2 == 0 && is_uneven) {
+    return kHasManyRows ? in_pairs()
+                        : launch_division<Division<8, kHalves, 2, 2, 80>>(p, tiles / 2, stream);
   }
-  if (p.gated || (tiles % 2 == 0 && tiles >= (kHasManyRows ? kSomeTiles : kManyTiles))) {
-    return launch_division<Division<8, kHalves, 2, 4>>(p, tiles / 2, stream);
+  if (p.inner < kManyTiles && p.norm) {
+    return launch_division<Division<8, kHalves, 1, kHalves == 1 ? 8 : 4, 128>>(p, tiles, stream);
   }
-  if (tiles <= kFewTiles && p.inner > kLongInner) {
-    return launch_division<Division<16, kHalves, 1, 4>>(p, tiles, stream);
-  }
-  return launch_division<Division<8, kHalves, 1, 4>>(p, tiles, stream);
+  return launch_division<Division<16, kHalves, 1, 4, kHasManyRows ? 128 : 64>>(p, tiles, stream);
 }
 
 }  // namespace
