@@ -66,7 +66,7 @@ def test_answers_are_those_of_generate(outrider, folders, prompts):
     options = "--prompts", prompts, "--max-new-tokens", COUNT, "--draft-shape", "dynamic-tree", "--json"
     way = outrider("eval", folders[0], *options, "--num-prompts", 2).json()["ways"][0]
     lines = outrider("generate", folders[0], *options).stdout.splitlines()
-    for ours, theirs in zip(way["answers"], map(json.loads, lines[:2]), strict=True):
+    for ours, theirs in zip(way["answers"], map(json.loads, lines[::2]), strict=True):
         assert all(ours[key] == theirs[key] for key in ours)
 
 

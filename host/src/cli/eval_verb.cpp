@@ -9,6 +9,7 @@
 #include "cli/decode_options.h"
 #include "generate/measurement.h"
 #include "generate/prompt_file.h"
+#include "generate/tokenized_prompts.h"
 #include "outrider/error.h"
 
 namespace outrider::cli {
@@ -38,17 +39,14 @@ class Evaluation {
  public:
   explicit Evaluation(const EvalArguments& arguments)
       : arguments_(arguments), plan_(arguments.decode.draft) {
-    prompts_ = read_prompt_file(arguments.prompts);
-    if (arguments.most_prompts > 0 && arguments.most_prompts < prompts_.size()) {
-      prompts_.resize(arguments.most_prompts);
-    }
+    prompts_ = spread(read_prompt_file(arguments.prompts), arguments.most_prompts);
   }
 
   // Prompt lookup is the same for every folder of one base.
   void run() {
     for (const auto& folder : arguments_.models) {
       const auto model = load_to_decode(folder, arguments_.decode);
-      const auto prompts = tokenized(prompts_, folder);
+      const auto prompts = prompt_tokens(prompts_, folder);
       auto options = arguments_.decode.decode;
       options.draft = plan_.request();
       options.stop_tokens = stop_tokens(folder);
@@ -91,7 +89,7 @@ class Evaluation {
   }
 
  private:
-  Measurement measured(CausalLM& model, DrafterKind kind, const TokenizedPrompts& prompts,
+  Measurement measured(CausalLM& model, DrafterKind kind, const MeasuredTokens& prompts,
                        const decode::DecodeOptions& options, const fs::path& folder) const {
     auto said = std::chrono::steady_clock::now();
     const auto say = [&](size_t done) {
@@ -100,8 +98,7 @@ class Evaluation {
       said = now;
       note(fmt::format("{}: {} of {} prompts", folder.string(), done, prompts_.size()));
     };
-    return measure(decoder_of(model, kind), prompts.tokens, options, arguments_.decode.batch_size,
-                   say);
+    return measure(decoder_of(model, kind), prompts, options, arguments_.decode.batch_size, say);
   }
 
   std::map<std::string, std::vector<decode::DecodedSequence>> by_category(const Way& way) const {
@@ -116,10 +113,7 @@ class Evaluation {
     const auto interval = acceptance_interval(way.measured.answers);
     Json answers = Json::array(), categories = Json::object();
     for (const auto& answer : way.measured.answers) {
-      answers.push_back({{"token_ids", answer.tokens},
-                         {"rounds", answer.rounds},
-                         {"drafted", answer.drafted},
-                         {"accepted", answer.accepted}});
+      answers.push_back(to_json(answer));
     }
     for (const auto& [name, group] : by_category(way)) {
       if (name != kNoCategory) categories[name] = acceptance_length(group);
@@ -188,7 +182,8 @@ void add_eval_verb(CLI::App& app, const GlobalOptions& global) {
                    "JSON Lines as `generate` reads them; `category` groups them")
       ->type_name("FILE")
       ->required();
-  verb->add_option("--num-prompts", arguments->most_prompts, "Only the first so many (0: all)")
+  verb->add_option("--num-prompts", arguments->most_prompts,
+                   "Only so many, spread evenly over the file (0: all)")
       ->capture_default_str();
   add_decode_options(*verb, arguments->decode);
   verb->callback([arguments, &global] { evaluate(*arguments, global); });

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -9,6 +10,7 @@
 #include "cli/decode_options.h"
 #include "generate/measurement.h"
 #include "generate/prompt_file.h"
+#include "generate/tokenized_prompts.h"
 #include "outrider/error.h"
 
 namespace outrider::cli {
@@ -34,13 +36,10 @@ std::vector<Json> given_prompts(const GenerateArguments& arguments) {
 }
 
 Json described(const decode::DecodedSequence& answer, double seconds) {
-  return {{"token_ids", answer.tokens},
-          {"acceptance_length", answer.acceptance_length()},
-          {"tokens_per_second", static_cast<double>(answer.tokens.size()) / seconds},
-          {"rounds", answer.rounds},
-          {"drafted", answer.drafted},
-          {"accepted", answer.accepted},
-          {"stopped", answer.stopped}};
+  auto json = to_json(answer);
+  json["acceptance_length"] = answer.acceptance_length();
+  json["tokens_per_second"] = static_cast<double>(answer.tokens.size()) / seconds;
+  return json;
 }
 
 void add(Measurement& total, const Measurement& batch) {
@@ -64,8 +63,9 @@ class Generation {
 
   void run() {
     const auto step = static_cast<size_t>(arguments_.decode.batch_size);
-    for (size_t begin = 0; begin < prompts_.tokens.size(); begin += step) {
-      run_batch(begin, prompts_.slice(begin, step));
+    const auto& all = prompts_.tokens;
+    for (size_t begin = 0; begin < all.size(); begin += step) {
+      run_batch(begin, {all.begin() + begin, all.begin() + std::min(begin + step, all.size())});
     }
     if (!json_) note(summary());
   }

@@ -86,4 +86,40 @@ Interval acceptance_interval(const Answers& answers) {
   return {lengths[kResamples * 25 / 1000], lengths[kResamples * 975 / 1000 - 1]};
 }
 
+Acceptance acceptance_of(const Answers& answers) {
+  return {acceptance_length(answers), acceptance_interval(answers),
+          acceptance_by_position(answers)};
+}
+
+Json to_json(const Acceptance& acceptance) {
+  return {{"acceptance_length", acceptance.length},
+          {"interval", {acceptance.interval.low, acceptance.interval.high}},
+          {"acceptance_by_position", acceptance.by_position}};
+}
+
+Acceptance acceptance_in(const Json& json) {
+  const auto& interval = json.at("interval");
+  return {json.at("acceptance_length").get<double>(),
+          {interval.at(0).get<double>(), interval.at(1).get<double>()},
+          json.at("acceptance_by_position").get<std::vector<double>>()};
+}
+
+Json to_json(const decode::DecodedSequence& answer) {
+  return {{"token_ids", answer.tokens},
+          {"rounds", answer.rounds},
+          {"drafted", answer.drafted},
+          {"accepted", answer.accepted},
+          {"stopped", answer.stopped}};
+}
+
+decode::DecodedSequence answer_in(const Json& json) {
+  decode::DecodedSequence answer;
+  json.at("token_ids").get_to(answer.tokens);
+  json.at("rounds").get_to(answer.rounds);
+  json.at("drafted").get_to(answer.drafted);
+  json.at("accepted").get_to(answer.accepted);
+  json.at("stopped").get_to(answer.stopped);
+  return answer;
+}
+
 }  // namespace outrider

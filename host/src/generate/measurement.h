@@ -6,6 +6,7 @@
 
 #include "outrider/api.h"
 #include "outrider/decode/decoder.h"
+#include "outrider/json.h"
 
 namespace outrider {
 
@@ -41,5 +42,24 @@ struct Interval {
 /// Where 95 % of the acceptance lengths lie that as many answers have, drawn from these with
 /// repetition (the percentile bootstrap, 2,000 times with a fixed seed).
 OUTRIDER_API Interval acceptance_interval(const std::vector<decode::DecodedSequence>& answers);
+
+/// What answers say of the draft that they were decoded with.
+struct Acceptance {
+  double length = 1.0;
+  Interval interval{1.0, 1.0};
+  std::vector<double> by_position;
+};
+
+OUTRIDER_API Acceptance acceptance_of(const std::vector<decode::DecodedSequence>& answers);
+/// {"acceptance_length", "interval", "acceptance_by_position"}
+OUTRIDER_API Json to_json(const Acceptance& acceptance);
+
+/// The inverse. Throws Json::exception for anything else.
+OUTRIDER_API Acceptance acceptance_in(const Json& json);
+
+/// {"token_ids", "rounds", "drafted", "accepted", "stopped"}
+OUTRIDER_API Json to_json(const decode::DecodedSequence& answer);
+/// The inverse. Throws Json::exception for anything else.
+OUTRIDER_API decode::DecodedSequence answer_in(const Json& json);
 
 }  // namespace outrider

@@ -61,7 +61,11 @@ decode::Decoder decoder_of(CausalLM& model, DrafterKind drafter) {
     throw Error(ErrorCode::kNotConverted, "the model has no draft",
                 "decode with --no-draft or --drafter prompt-lookup, or convert it first");
   }
-  const auto draft = model.speculative_state().front().draft;
+  return decoder_with(model, model.speculative_state().front().draft);
+}
+
+decode::Decoder decoder_with(CausalLM& model, const std::shared_ptr<Draft>& draft) {
+  draft->make_drafter();  // before the first token is decoded in vain
   return decode::Decoder(
       model, [draft] { return draft->make_drafter(); }, draft->hidden_states_needed());
 }

@@ -27,6 +27,9 @@ enum class DrafterKind { kNone, kModel, kPromptLookup };
 /// Throws kNotConverted where it has none.
 OUTRIDER_API decode::Decoder decoder_of(CausalLM& model, DrafterKind drafter);
 
+/// The same with any of its drafts. Throws kUnsupported for one that cannot propose tokens.
+OUTRIDER_API decode::Decoder decoder_with(CausalLM& model, const std::shared_ptr<Draft>& draft);
+
 /// How many tokens are drafted, and in which form.
 enum class DraftShape { kChain, kStaticTree, kDynamicTree };
 
