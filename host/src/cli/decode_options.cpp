@@ -9,9 +9,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::map<std::string, DraftShape> kShapes{{"chain", DraftShape::kChain},
-                                                {"static-tree", DraftShape::kStaticTree},
-                                                {"dynamic-tree", DraftShape::kDynamicTree}};
 const std::map<std::string, DrafterKind> kDrafters{{"model", DrafterKind::kModel},
                                                    {"prompt-lookup", DrafterKind::kPromptLookup}};
 const std::map<std::string, decode::AcceptanceRule> kRules{
@@ -45,7 +42,7 @@ void add_sampling_options(CLI::App& verb, decode::DecodeOptions& options) {
 }
 
 void add_draft_options(CLI::App& verb, DraftSettings& draft) {
-  add_choice(verb, "--draft-shape", kShapes, draft.shape,
+  add_choice(verb, "--draft-shape", draft_shapes(), draft.shape,
              "chain (the default), static-tree (of a fixed form), or dynamic-tree (the likeliest "
              "tokens)");
   verb.add_option("--num-draft-tokens", draft.tokens,

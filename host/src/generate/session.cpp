@@ -70,6 +70,18 @@ decode::Decoder decoder_with(CausalLM& model, const std::shared_ptr<Draft>& draf
       model, [draft] { return draft->make_drafter(); }, draft->hidden_states_needed());
 }
 
+const std::map<std::string, DraftShape>& draft_shapes() {
+  static const std::map<std::string, DraftShape> shapes{{"chain", DraftShape::kChain},
+                                                        {"static-tree", DraftShape::kStaticTree},
+                                                        {"dynamic-tree", DraftShape::kDynamicTree}};
+  return shapes;
+}
+
+std::string name_of(DraftShape shape) {
+  return std::ranges::find(draft_shapes(), shape, [](const auto& pair) { return pair.second; })
+      ->first;
+}
+
 DraftPlan::DraftPlan(const DraftSettings& settings) {
   const bool is_chain = settings.shape == DraftShape::kChain;
   const int64_t tokens =

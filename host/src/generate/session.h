@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -32,6 +33,10 @@ OUTRIDER_API decode::Decoder decoder_with(CausalLM& model, const std::shared_ptr
 
 /// How many tokens are drafted, and in which form.
 enum class DraftShape { kChain, kStaticTree, kDynamicTree };
+
+/// "chain", "static-tree", "dynamic-tree"
+OUTRIDER_API const std::map<std::string, DraftShape>& draft_shapes();
+OUTRIDER_API std::string name_of(DraftShape shape);
 
 struct DraftSettings {
   DraftShape shape = DraftShape::kChain;

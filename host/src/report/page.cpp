@@ -7,7 +7,6 @@
 #include "report/axis.h"
 #include "report/details.h"
 #include "report/html.h"
-#include "report/style.h"
 
 namespace outrider::report {
 namespace {
@@ -146,19 +145,13 @@ std::string section_if_any(const char* title, const std::string& body) {
 
 std::string page(const RunReport& report) {
   const auto options = report.record.value("options", Json::object());
-  return fmt::format(
-             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-             "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
-             "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
-             "style-src 'unsafe-inline'\">\n<title>Training of {}</title>\n<style>{}</style>\n"
-             "</head>\n<body>\n",
-             escaped(options.value("model", std::string())), kStyle) +
-         heading(report) + tiles(report) + section("Curves", charts(report)) +
+  return document_start("Training of " + options.value("model", std::string())) + heading(report) +
+         tiles(report) + section("Curves", charts(report)) +
          section_if_any("Results", results_table(report.history)) +
          section_if_any("Decoded prompts", decoding_table(report.history)) +
          section_if_any("What is trained on", mask_view(report.samples)) +
          section("Configuration", configuration(report.record)) +
-         section("Provenance", provenance(report.record)) + "</body>\n</html>\n";
+         section("Provenance", provenance(report.record)) + document_end();
 }
 
 }  // namespace outrider::report

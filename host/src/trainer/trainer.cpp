@@ -11,6 +11,7 @@
 #include <numeric>
 #include <utility>
 
+#include "json_differences.h"
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/held_out.h"
