@@ -151,6 +151,7 @@ def test_wrong_prompts_are_refused_before_the_first_step(train, drafts, convert,
     assert "prompt 1: 'input_ids' must be a list of integers" in refused(
         "--eval-prompts", jsonl({"input_ids": "a"}, name="wrong.jsonl"), status=3)
     assert "eval_steps needs eval_data or eval_prompts" in refused("--eval-steps", 1, status=2)
+    assert "shard_base and eval_prompts do not go together" in refused("--shard-base", "--eval-prompts", unknown, status=2)
     assert "eval_new_tokens is 0, accepted is 1 or more" in refused("--eval-new-tokens", 0, status=2)
     offline = convert(tiny(), "--mode", "eagle", "--preset", "eagle3", "--set", "eagle_offline=true")
     assert "no decoder layers" in refused("--eval-prompts", unknown, status=4, model=offline)

@@ -28,26 +28,30 @@ std::string drafter_name(const CausalLM& model, DrafterKind kind) {
   return model.speculative_state().front().state.mode;
 }
 
+Json key_of(const fs::path& folder, const DecodingWay& way) {
+  auto key = to_json(way);
+  key["model"] = folder.string();
+  return key;
+}
+
 std::string label(const std::string& drafter, const DecodingWay& way) {
+  if (way.drafter == DrafterKind::kNone) {
+    return fmt::format("plain, batch size {}", way.batch_size);
+  }
   const auto json = to_json(way);
-  const auto draft = way.drafter == DrafterKind::kNone
-                         ? std::string()
-                         : fmt::format(" {}:{}", json["draft_shape"].get<std::string>(),
-                                       json["num_draft_tokens"].get<int64_t>());
-  return fmt::format("{}{}, batch size {}", way.drafter == DrafterKind::kNone ? "plain" : drafter,
-                     draft, way.batch_size);
+  return fmt::format("{} {}:{}, batch size {}", drafter, json["draft_shape"].get<std::string>(),
+                     json["num_draft_tokens"].get<int64_t>(), way.batch_size);
 }
 
 }  // namespace
 
-DecodingEvaluation::DecodingEvaluation(const std::vector<Json>& prompts,
-                                       decode::DecodeOptions options, EvaluationPlan plan,
-                                       std::unique_ptr<EvaluationFolder> kept)
-    : prompts_(prompts),
+DecodingEvaluation::DecodingEvaluation(std::vector<Json> prompts, decode::DecodeOptions options,
+                                       EvaluationPlan plan, std::unique_ptr<EvaluationFolder> kept)
+    : prompts_(std::move(prompts)),
       options_(std::move(options)),
       plan_(std::move(plan)),
       kept_(std::move(kept)),
-      results_(categories_of(prompts)) {}
+      results_(categories_of(prompts_)) {}
 
 std::vector<DecodingWay> DecodingEvaluation::ways_of(const CausalLM& model) const {
   std::vector<DecodingWay> ways;
@@ -68,14 +72,12 @@ std::vector<DecodingWay> DecodingEvaluation::ways_of(const CausalLM& model) cons
 MeasuredTokens DecodingEvaluation::batches_of(int64_t batch_size, MeasuredTokens prompts) const {
   const auto count = prompts.size(), size = static_cast<size_t>(batch_size);
   const auto filled = plan_.fills_batches ? (count + size - 1) / size * size : count;
-  for (size_t i = count; i < filled; ++i)
-    prompts.push_back(MeasuredTokens::value_type(prompts[i - count]));
+  for (size_t i = count; i < filled; ++i) prompts.push_back(prompts[i - count]);
   return prompts;
 }
 
 Measurement DecodingEvaluation::measured(CausalLM& model, const DecodingWay& way,
-                                         const MeasuredTokens& prompts,
-                                         const std::function<void(size_t)>& on_batch) const {
+                                         const MeasuredTokens& prompts, const OnBatch& on_batch) {
   const DraftPlan draft(way.draft);
   auto options = options_;
   options.draft = draft.request();
@@ -90,23 +92,26 @@ void DecodingEvaluation::add(const fs::path& folder, CausalLM& model, const OnSt
     const auto drafter = drafter_name(model, ways[i].drafter);
     const auto prompts = batches_of(ways[i].batch_size, tokens);
     EvaluationStep step{label(drafter, ways[i]), 0, prompts.size()};
-    const auto said = [&](size_t done) {
+    const auto on_batch = [&](size_t done) {
       step.done = done;
       const double part = static_cast<double>(done) / static_cast<double>(prompts.size());
       step.share = (static_cast<double>(i) + part) / static_cast<double>(ways.size());
       if (on_step) on_step(step);
     };
-    auto key = to_json(ways[i]);
-    key["model"] = folder.string();
+    const auto key = key_of(folder, ways[i]);
     auto found = kept_ ? kept_->measured(key) : std::nullopt;
     step.was_kept = found.has_value();
-    if (found) said(prompts.size());
-    if (!found) found = measured(model, ways[i], prompts, said);
-    if (kept_ && !step.was_kept) kept_->keep(key, *found);
-    results_.add({folder.string(), drafter, ways[i], *std::move(found)});
-    if (kept_ && !step.was_kept) kept_->write_report(results_.to_json(), /*is_finished=*/false);
+    if (found) on_batch(prompts.size());
+    if (!found) found = measured(model, ways[i], prompts, on_batch);
+    results_.add({folder.string(), drafter, ways[i], *found});
+    if (kept_ && !step.was_kept) keep(key, *found);
   }
   has_lookup_ = true;
+}
+
+void DecodingEvaluation::keep(const Json& key, const Measurement& measurement) const {
+  kept_->keep(key, measurement);
+  kept_->write_report(results_.to_json(), /*is_finished=*/false);
 }
 
 Json DecodingEvaluation::finish() const {

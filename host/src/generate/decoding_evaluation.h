@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
@@ -34,8 +37,8 @@ class OUTRIDER_API DecodingEvaluation {
  public:
   /// `options`: for all ways, but what is drafted and the stop tokens. `kept` may be null; what it
   /// has is not measured again.
-  DecodingEvaluation(const std::vector<Json>& prompts, decode::DecodeOptions options,
-                     EvaluationPlan plan, std::unique_ptr<EvaluationFolder> kept);
+  DecodingEvaluation(std::vector<Json> prompts, decode::DecodeOptions options, EvaluationPlan plan,
+                     std::unique_ptr<EvaluationFolder> kept);
 
   using OnStep = std::function<void(const EvaluationStep&)>;
   /// Measures plain decoding, the model's first draft where it has one, and, of the first model
@@ -46,12 +49,15 @@ class OUTRIDER_API DecodingEvaluation {
   Json finish() const;
 
  private:
+  using OnBatch = std::function<void(size_t)>;
+
   std::vector<DecodingWay> ways_of(const CausalLM& model) const;
   MeasuredTokens batches_of(int64_t batch_size, MeasuredTokens prompts) const;
   Measurement measured(CausalLM& model, const DecodingWay& way, const MeasuredTokens& prompts,
-                       const std::function<void(size_t)>& on_batch) const;
+                       const OnBatch& on_batch);
+  void keep(const Json& key, const Measurement& measurement) const;
 
-  const std::vector<Json> prompts_;
+  std::vector<Json> prompts_;
   decode::DecodeOptions options_;
   EvaluationPlan plan_;
   std::unique_ptr<EvaluationFolder> kept_;
