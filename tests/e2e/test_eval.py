@@ -82,7 +82,7 @@ def test_the_table_says_which_is_fastest(outrider, base, prompts):
     shown = outrider("eval", base, "--prompts", prompts, "--max-new-tokens", 8)
     assert "tokens/pass" in shown.stdout and "prompt-lookup" in shown.stdout and "odd:" in shown.stdout
     assert "the fastest here is" in shown.stdout or "plain decoding is the fastest here" in shown.stdout
-    assert "prompt-lookup chain:3, batch size 1: prompt 4/4  100%" in shown.stderr
+    assert "prompt-lookup chain:3, batch size 1: batch 4/4  100%" in shown.stderr
 
 
 # --- a folder of results -------------------------------------------------------------------------
@@ -140,6 +140,22 @@ def test_an_evaluation_begins_where_one_was_interrupted(outrider, kept, folders,
     whole = kept("--json").json()
     assert whole["ways"][:3] == half["ways"] and len(whole["ways"]) == 5
     assert files.items() <= files_in(tmp_path / "out").items()
+
+
+def test_batches_that_were_measured_are_kept(kept, folders, tmp_path):
+    """As after a kill while a batch was decoded."""
+    first = kept("--json", models=folders[:1]).json()
+    [file] = [path for path in (tmp_path / "out/ways").iterdir() if path.name.startswith("model")]
+    before = json.loads(file.read_text())
+    half = json.loads(file.read_text())
+    half["measured"] = {key: values[:2] for key, values in half["measured"].items()}
+    file.write_text(json.dumps(half))
+    again = kept("--json", models=folders[:1]).json()
+    after = json.loads(file.read_text())
+    assert after["measured"]["answers"] == before["measured"]["answers"]
+    assert after["measured"]["batches"][:2] == before["measured"]["batches"][:2]
+    assert after["measured"]["batches"][2:] != before["measured"]["batches"][2:]
+    assert again["ways"][0] == first["ways"][0] and drafted(again)["answers"] == drafted(first)["answers"]
 
 
 @pytest.mark.parametrize("options, what", [

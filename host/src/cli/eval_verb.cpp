@@ -88,9 +88,9 @@ class EvalProgress {
 
   void show(const fs::path& folder, const EvaluationStep& step) {
     ProgressReport report;
-    report.unit = fmt::format("{}, {}: prompt", folder.string(), step.way);
-    report.step = static_cast<int64_t>(step.done);
-    report.total_steps = static_cast<int64_t>(step.prompts);
+    report.unit = fmt::format("{}, {}: batch", folder.string(), step.way);
+    report.step = static_cast<int64_t>(step.batch);
+    report.total_steps = static_cast<int64_t>(step.batches);
     report.share = share_;
     const double seconds = std::chrono::duration<double>(Clock::now() - started_).count();
     if (share_ > kept_share_) {
@@ -98,7 +98,7 @@ class EvalProgress {
     }
     const auto now = Clock::now();
     const bool is_due = now - said_ >= std::chrono::seconds(10);
-    if (step.done < step.prompts && !is_due) return line_.update(report);
+    if (step.batch < step.batches && !is_due) return line_.update(report);
     said_ = now;
     line_.logged(report);
   }

@@ -53,65 +53,82 @@ DecodingEvaluation::DecodingEvaluation(std::vector<Json> prompts, decode::Decode
       kept_(std::move(kept)),
       results_(categories_of(prompts_)) {}
 
-std::vector<DecodingWay> DecodingEvaluation::ways_of(const CausalLM& model) const {
-  std::vector<DecodingWay> ways;
-  for (const auto size : plan_.batch_sizes) {
-    ways.push_back({DrafterKind::kNone, {}, size});
-    for (const auto& draft : plan_.drafts) {
-      if (!model.speculative_state().empty()) ways.push_back({DrafterKind::kModel, draft, size});
+std::vector<DecodingWay> DecodingEvaluation::ways_of(const CausalLM& model,
+                                                     int64_t batch_size) const {
+  std::vector<DecodingWay> ways = {{DrafterKind::kNone, {}, batch_size}};
+  for (const auto& draft : plan_.drafts) {
+    if (!model.speculative_state().empty()) {
+      ways.push_back({DrafterKind::kModel, draft, batch_size});
     }
-    for (const auto& draft : plan_.drafts) {
-      const bool is_new = plan_.drafts.size() == 1 || draft.shape == DraftShape::kChain;
-      if (!has_lookup_ && is_new) ways.push_back({DrafterKind::kPromptLookup, draft, size});
-    }
+  }
+  for (const auto& draft : plan_.drafts) {
+    const bool is_new = plan_.drafts.size() == 1 || draft.shape == DraftShape::kChain;
+    if (!has_lookup_ && is_new) ways.push_back({DrafterKind::kPromptLookup, draft, batch_size});
   }
   return ways;
 }
 
 /// Where batches are filled, prompts come again at the end.
-MeasuredTokens DecodingEvaluation::batches_of(int64_t batch_size, MeasuredTokens prompts) const {
+std::vector<MeasuredTokens> DecodingEvaluation::batches_of(const MeasuredTokens& prompts,
+                                                           int64_t batch_size) const {
   const auto count = prompts.size(), size = static_cast<size_t>(batch_size);
-  const auto filled = plan_.fills_batches ? (count + size - 1) / size * size : count;
-  for (size_t i = count; i < filled; ++i) prompts.push_back(prompts[i - count]);
-  return prompts;
+  std::vector<MeasuredTokens> batches((count + size - 1) / size);
+  const auto all = plan_.fills_batches ? batches.size() * size : count;
+  for (size_t i = 0; i < all; ++i) batches[i / size].push_back(prompts[i % count]);
+  return batches;
 }
 
-Measurement DecodingEvaluation::measured(CausalLM& model, const DecodingWay& way,
-                                         const MeasuredTokens& prompts, const OnBatch& on_batch) {
-  const DraftPlan draft(way.draft);
-  auto options = options_;
-  options.draft = draft.request();
-  return measure(decoder_of(model, way.drafter), prompts, options, way.batch_size, on_batch);
+Measurement DecodingEvaluation::kept(const Json& key,
+                                     const std::vector<MeasuredTokens>& batches) const {
+  return kept_ ? kept_->measured(key, batches) : Measurement();
 }
 
 void DecodingEvaluation::add(const fs::path& folder, CausalLM& model, const OnStep& on_step) {
   const auto tokens = prompt_tokens(prompts_, folder);
   options_.stop_tokens = stop_tokens(folder);
-  const auto ways = ways_of(model);
-  for (size_t i = 0; i < ways.size(); ++i) {
-    const auto drafter = drafter_name(model, ways[i].drafter);
-    const auto prompts = batches_of(ways[i].batch_size, tokens);
-    EvaluationStep step{label(drafter, ways[i]), 0, prompts.size()};
-    const auto on_batch = [&](size_t done) {
-      step.done = done;
-      const double part = static_cast<double>(done) / static_cast<double>(prompts.size());
-      step.share = (static_cast<double>(i) + part) / static_cast<double>(ways.size());
+  for (size_t i = 0; i < plan_.batch_sizes.size(); ++i) {
+    const auto size = plan_.batch_sizes[i];
+    const auto on_batch = [&](EvaluationStep step) {
+      step.share =
+          (static_cast<double>(i) + step.share) / static_cast<double>(plan_.batch_sizes.size());
       if (on_step) on_step(step);
     };
-    const auto key = key_of(folder, ways[i]);
-    auto found = kept_ ? kept_->measured(key) : std::nullopt;
-    step.was_kept = found.has_value();
-    if (found) on_batch(prompts.size());
-    if (!found) found = measured(model, ways[i], prompts, on_batch);
-    results_.add({folder.string(), drafter, ways[i], *found});
-    if (kept_ && !step.was_kept) keep(key, *found);
+    add_side_by_side(folder, model, ways_of(model, size), batches_of(tokens, size), on_batch);
   }
   has_lookup_ = true;
 }
 
-void DecodingEvaluation::keep(const Json& key, const Measurement& measurement) const {
-  kept_->keep(key, measurement);
-  kept_->write_report(results_.to_json(), /*is_finished=*/false);
+/// Each batch in all ways before the next one, so that whatever else slows the machine down for a
+/// while slows all of them down.
+void DecodingEvaluation::add_side_by_side(const fs::path& folder, CausalLM& model,
+                                          const std::vector<DecodingWay>& ways,
+                                          const std::vector<MeasuredTokens>& batches,
+                                          const OnStep& on_batch) {
+  std::vector<MeasuredWay> measured;
+  for (const auto& way : ways) {
+    measured.push_back({folder.string(), drafter_name(model, way.drafter), way,
+                        kept(key_of(folder, way), batches)});
+  }
+  for (size_t batch = 0; batch < batches.size(); ++batch) {
+    for (size_t i = 0; i < ways.size(); ++i) {
+      const bool was_kept = batch < measured[i].measured.batches.size();
+      if (!was_kept) decode(model, batches[batch], measured[i]);
+      const auto done = static_cast<double>(batch * ways.size() + i + 1);
+      on_batch({label(measured[i].drafter, ways[i]), batch + 1, batches.size(),
+                done / static_cast<double>(batches.size() * ways.size()), was_kept});
+    }
+  }
+  for (auto& way : measured) results_.add(std::move(way));
+  if (kept_) kept_->write_report(results_.to_json(), /*is_finished=*/false);
+}
+
+void DecodingEvaluation::decode(CausalLM& model, const MeasuredTokens& batch, MeasuredWay& way) {
+  const DraftPlan draft(way.way.draft);
+  auto options = options_;
+  options.draft = draft.request();
+  append(way.measured,
+         measure(decoder_of(model, way.way.drafter), batch, options, way.way.batch_size));
+  if (kept_) kept_->keep(key_of(way.model, way.way), way.measured);
 }
 
 Json DecodingEvaluation::finish() const {

@@ -27,12 +27,12 @@ struct EvaluationPlan {
 /// How far the evaluation of one model is.
 struct EvaluationStep {
   std::string way;  // "eagle chain:3, batch size 4"
-  size_t done = 0, prompts = 0;
+  size_t batch = 0, batches = 0;
   double share = 0;       // of the model's evaluation
-  bool was_kept = false;  // measured before
+  bool was_kept = false;  // the batch, measured before
 };
 
-/// Decodes prompts in several ways, one after the other.
+/// Decodes prompts in several ways, side by side.
 class OUTRIDER_API DecodingEvaluation {
  public:
   /// `options`: for all ways, but what is drafted and the stop tokens. `kept` may be null; what it
@@ -49,13 +49,13 @@ class OUTRIDER_API DecodingEvaluation {
   Json finish() const;
 
  private:
-  using OnBatch = std::function<void(size_t)>;
-
-  std::vector<DecodingWay> ways_of(const CausalLM& model) const;
-  MeasuredTokens batches_of(int64_t batch_size, MeasuredTokens prompts) const;
-  Measurement measured(CausalLM& model, const DecodingWay& way, const MeasuredTokens& prompts,
-                       const OnBatch& on_batch);
-  void keep(const Json& key, const Measurement& measurement) const;
+  std::vector<DecodingWay> ways_of(const CausalLM& model, int64_t batch_size) const;
+  std::vector<MeasuredTokens> batches_of(const MeasuredTokens& prompts, int64_t batch_size) const;
+  Measurement kept(const Json& key, const std::vector<MeasuredTokens>& batches) const;
+  void add_side_by_side(const std::filesystem::path& folder, CausalLM& model,
+                        const std::vector<DecodingWay>& ways,
+                        const std::vector<MeasuredTokens>& batches, const OnStep& on_batch);
+  void decode(CausalLM& model, const MeasuredTokens& batch, MeasuredWay& way);
 
   std::vector<Json> prompts_;
   decode::DecodeOptions options_;

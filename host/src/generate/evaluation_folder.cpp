@@ -52,6 +52,15 @@ std::string file_stem(const Json& key) {
                      sha256_of(key.dump()).substr(0, kDigits));
 }
 
+bool is_of_first(const Measurement& measurement, const std::vector<MeasuredTokens>& batches) {
+  const auto& measured = measurement.batches;
+  if (measured.size() > batches.size()) return false;
+  for (size_t i = 0; i < measured.size(); ++i) {
+    if (measured[i].prompts != batches[i].size()) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 std::string model_sha256(const fs::path& folder) {
@@ -102,12 +111,14 @@ fs::path EvaluationFolder::file_of(const Json& key) const {
   return path_ / kWaysFolder / (file_stem(key) + ".json");
 }
 
-std::optional<Measurement> EvaluationFolder::measured(const Json& key) const {
+Measurement EvaluationFolder::measured(const Json& key,
+                                       const std::vector<MeasuredTokens>& batches) const {
   const auto file = file_of(key);
-  if (!fs::exists(file)) return std::nullopt;
+  if (!fs::exists(file)) return {};
   const auto json = read_json_file(file, kLimits);
   try {
-    if (json.at("way") == key) return measurement_in(json.at("measured"));
+    auto measurement = measurement_in(json.at("measured"));
+    if (json.at("way") == key && is_of_first(measurement, batches)) return measurement;
   } catch (const Json::exception&) {
     // Said below.
   }

@@ -1,8 +1,8 @@
 #pragma once
 
 #include <filesystem>
-#include <optional>
 #include <string>
+#include <vector>
 
 #include "generate/measurement.h"
 #include "outrider/api.h"
@@ -22,8 +22,8 @@ class OUTRIDER_API EvaluationFolder {
   /// naming each setting that was another, kInvalidFile, kWriteFailed.
   EvaluationFolder(std::filesystem::path path, Json settings);
 
-  /// What was measured under this key; nothing if it was not. Throws kInvalidFile.
-  std::optional<Measurement> measured(const Json& key) const;
+  /// What was measured under this key, of the first of these batches. Throws kInvalidFile.
+  Measurement measured(const Json& key, const std::vector<MeasuredTokens>& batches) const;
   void keep(const Json& key, const Measurement& measurement) const;
   /// Writes results.json, without the answers, and report.html. Throws kWriteFailed.
   void write_report(Json results, bool is_finished) const;
