@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# From a chat model to an exported speculative-decoding model on two CPU cores, in less than eight
-# minutes: a few steps are timed first, and batches fitted to what this machine can do. Everything is
-# written to demo/. Build first: `make demo` does.
+# From a chat model to an exported speculative-decoding model on two CPU cores, and what it is worth, in
+# less than ten minutes: a few steps and a few tokens are timed, and batches and prompts fitted to what
+# this machine can do. Everything is written to demo/. Build first: `make demo` does.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-readonly out=demo examples=examples/data
+readonly out=demo examples=examples/data questions=examples/prompts/mt_bench.jsonl
 readonly seconds=200            # of training, half of it before the restart
 readonly steps=60               # that the training should at least have
 readonly evaluation_seconds=60  # that the held-out conversations may take
 readonly tokens_each=195        # of an example conversation on average
+readonly decoding_seconds=75    # of the measurement at the end
+readonly ways=5                 # that it compares
+readonly new_tokens=48          # of each answer
 
 readonly outrider=build/bin/outrider
 
@@ -73,5 +76,15 @@ run $outrider inspect $out/run/final
 title "8. Export"
 run $outrider export $out/run/final --format hf --out $out/exported
 ls -l $out/exported
+
+title "9. Decode with it"
+began=$(date +%s%N)
+run $outrider generate $out/run/final --prompt "Why is the sky blue?" --max-new-tokens $new_tokens
+milliseconds=$((($(date +%s%N) - began) / 1000000))
+
+title "10. What it is worth here: tokens per pass of the base, and speed"
+prompts=$(at_least 2 "$(at_most 16 $((decoding_seconds * 1000 / (ways * milliseconds))))")
+run $outrider eval $out/run/final --prompts $questions --num-prompts "$prompts" --max-new-tokens $new_tokens \
+  --sweep --batch-sizes 1 --sweep-drafts chain:1,chain:3 --out $out/worth
 
 title "Done"

@@ -2,7 +2,8 @@
 
 A fenced block tagged `console run` is executed line by line ("$ " marks a command, a trailing backslash
 continues it) in a folder of its own that holds BASE, a tiny model with a tokenizer, SmolLM2, MODELOPT, a checkpoint of
-ModelOpt's, with its MODELOPT_BASE, chats.jsonl and the plugin tiny.outrider.so. The blocks of one page share the folder."""
+ModelOpt's, with its MODELOPT_BASE, chats.jsonl, mt_bench.jsonl and the plugin tiny.outrider.so. The blocks of one page
+share the folder."""
 
 import os
 import re
@@ -83,6 +84,7 @@ def test_the_commands_of_a_page_run(page, program, tiny, model, examples, tmp_pa
     (tmp_path / "MODELOPT").symlink_to(ROOT / "tests/fixtures/modelopt/medusa_h2_l1")
     (tmp_path / "MODELOPT_BASE").symlink_to(REFERENCE / "medusa_h2_l1/base")
     shutil.copy(examples / "smollm2_self.jsonl", tmp_path / "chats.jsonl")
+    shutil.copy(ROOT / "examples/prompts/mt_bench.jsonl", tmp_path)
     shutil.copy(TEST_PLUGINS / "tiny.outrider.so", tmp_path)
     environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}",
                    "XDG_DATA_HOME": str(tmp_path / "data")}

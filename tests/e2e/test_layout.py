@@ -116,8 +116,8 @@ HOST = {
     "checkpoint": {"", "machine", "distributed", "plugins", "convert"},
     "data": {"", "machine", "plugins", "convert", "checkpoint"},
     "formats": {"machine", "plugins", "convert", "checkpoint"},
-    "generate": {"machine", "convert", "checkpoint"},
-    "trainer": {"", "machine", "plugins", "convert", "checkpoint", "data", "report", "distributed"},
+    "generate": {"machine", "convert", "checkpoint", "", "report"},
+    "trainer": {"", "machine", "plugins", "convert", "checkpoint", "data", "report", "distributed", "generate"},
     "bench": {"", "machine", "plugins", "convert", "data", "generate", "trainer"},
     "check": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "trainer"},
 }

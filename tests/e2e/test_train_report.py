@@ -71,7 +71,7 @@ def test_every_curve_is_drawn_inside_its_frame(long_run):
     text = (long_run[0] / "report.html").read_text()
     charts = re.findall(r'<svg class="chart".*?</svg>', text, re.S)
     titles = [re.search('aria-label="([^"]*)"', chart)[1] for chart in charts]
-    assert titles == ["Draft loss", "Expected acceptance length", "Accuracy of eagle, training",
+    assert titles == ["Draft loss", "Acceptance length", "Accuracy of eagle, training",
                       "Accuracy of eagle, held out", "Learning rate", "Gradient norm",
                       "Throughput", "Memory of the process"]
     for chart in charts:

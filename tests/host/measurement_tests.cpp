@@ -52,6 +52,49 @@ TEST_CASE(
   CHECK(std::abs(interval.high - (mean + half)) < 0.15 * half);
 }
 
+// Two batches in a measurement and in plain decoding: of the pairs that can be drawn the extremes
+// are known, and each has a quarter of the draws.
+TEST_CASE("the interval of a speed-up is of batches, the same ones of both") {
+  Measurement fast, plain;
+  for (const int64_t tokens : {10, 30}) {
+    fast.answers.push_back(answer(tokens, 5, {}, {}));
+    plain.answers.push_back(answer(tokens, tokens - 1, {}, {}));
+  }
+  fast.batches = {{1, {0.5, 0.25, 0.25}}, {1, {0.0, 1.0, 1.0}}};
+  plain.batches = {{1, {2.0, 0.0, 0.0}}, {1, {0.0, 0.0, 8.0}}};
+  CHECK(fast.seconds().total() == doctest::Approx(3.0));
+  CHECK(fast.seconds().draft == doctest::Approx(1.25));
+  CHECK(tokens_per_second(fast) == doctest::Approx(40.0 / 3.0));
+  const auto interval = speed_up_interval(fast, plain);
+  REQUIRE(interval);
+  CHECK(interval->low == doctest::Approx(2.0));
+  CHECK(interval->high == doctest::Approx(4.0));
+  fast.batches = {{2, {0.5, 0.25, 0.25}}};
+  CHECK_FALSE(speed_up_interval(fast, plain));
+}
+
+TEST_CASE("a measurement is read as it was written") {
+  Measurement measurement;
+  measurement.answers = {answer(11, 4, {4, 4}, {4, 2}), answer(3, 2, {1}, {0})};
+  measurement.answers[1].stopped = true;
+  measurement.batches = {{2, {0.5, 0.25, 0.125}}};
+  auto json = to_json(measurement);
+  CHECK(to_json(measurement_in(json)) == json);
+  CHECK(measurement_in(json).answers[0].accepted == Tokens{4, 2});
+  json["batches"][0]["prompts"] = 3;
+  CHECK_THROWS_AS(measurement_in(json), Json::exception);
+  json.erase("batches");
+  CHECK_THROWS_AS(measurement_in(json), Json::exception);
+}
+
+TEST_CASE("prompts are spread over their file") {
+  std::vector<Json> prompts;
+  for (int i = 0; i < 10; ++i) prompts.push_back(i);
+  CHECK(spread(prompts, 4) == std::vector<Json>{0, 2, 5, 7});
+  CHECK(spread(prompts, 0) == prompts);
+  CHECK(spread(prompts, 11) == prompts);
+}
+
 TEST_CASE("draft settings become requests") {
   CHECK(DraftPlan({}).request().max_tokens == 3);
   CHECK(DraftPlan({}).request().width == 1);

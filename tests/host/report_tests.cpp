@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "report/axis.h"
+#include "report/bars.h"
 #include "report/chart.h"
 #include "report/html.h"
 #include "report/page.h"
@@ -114,6 +115,23 @@ TEST_CASE("a history adds the drafts' losses and survives lines it does not know
   CHECK(history.held_out[0].acceptance.points[0].value == doctest::Approx(1.6));
   CHECK(history.gradient_norm.points.size() == 1);
   CHECK_FALSE(history.learning_rate.points[0].value > 0);
+}
+
+TEST_CASE("bars are as long as their values, and end inside the figure") {
+  BarChart chart{.title = "Speed <up>", .unit = "times", .bars = {}, .level = 1.0};
+  CHECK(figure(chart).empty());
+  chart.bars = {{"a & b", 2.0, std::pair(1.0, 4.0)},
+                {"none", std::numeric_limits<double>::quiet_NaN()},
+                {std::string(500, 'x'), 1.0}};
+  const auto html = figure(chart);
+  CHECK_CONTAINS(html, "Speed &lt;up&gt; <small>times</small>");
+  CHECK_CONTAINS(html, "<title>a &amp; b: 2 times (1 - 4)</title>");
+  CHECK_CONTAINS(html, "d=\"M0 18h165.0v11H0z\"");  // 2 of 4
+  CHECK_CONTAINS(html, "d=\"M82.5 23.5H330.0\"");   // 1 to 4
+  CHECK_CONTAINS(html, "d=\"M0 86h82.5v11H0z\"");
+  CHECK_CONTAINS(html, "d=\"M82.5 0V");  // the level
+  CHECK(count(html, "class=\"bar\"") == 2);
+  CHECK(html.find("\">" + std::string(60, 'x')) == std::string::npos);
 }
 
 RunReport sample_report() {

@@ -11,6 +11,7 @@
 
 #include "convert/allocation_budget.h"
 #include "data/batch_order.h"
+#include "json_differences.h"
 #include "machine/disk_room.h"
 #include "machine/memory.h"
 #include "outrider/files/json_file.h"

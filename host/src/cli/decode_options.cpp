@@ -1,9 +1,7 @@
 #include "cli/decode_options.h"
 
-#include <algorithm>
 #include <map>
 
-#include "generate/prompt_file.h"
 #include "outrider/host/checkpoint.h"
 
 namespace outrider::cli {
@@ -11,9 +9,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::map<std::string, DraftShape> kShapes{{"chain", DraftShape::kChain},
-                                                {"static-tree", DraftShape::kStaticTree},
-                                                {"dynamic-tree", DraftShape::kDynamicTree}};
 const std::map<std::string, DrafterKind> kDrafters{{"model", DrafterKind::kModel},
                                                    {"prompt-lookup", DrafterKind::kPromptLookup}};
 const std::map<std::string, decode::AcceptanceRule> kRules{
@@ -47,7 +42,7 @@ void add_sampling_options(CLI::App& verb, decode::DecodeOptions& options) {
 }
 
 void add_draft_options(CLI::App& verb, DraftSettings& draft) {
-  add_choice(verb, "--draft-shape", kShapes, draft.shape,
+  add_choice(verb, "--draft-shape", draft_shapes(), draft.shape,
              "chain (the default), static-tree (of a fixed form), or dynamic-tree (the likeliest "
              "tokens)");
   verb.add_option("--num-draft-tokens", draft.tokens,
@@ -94,24 +89,6 @@ std::shared_ptr<CausalLM> load_to_decode(const fs::path& folder, const DecodeArg
   if (load.widen_at_use && model->dtype() == at::kFloat) hold_drafts_in(*model, at::kBFloat16);
   model->eval();
   return model;
-}
-
-std::vector<std::vector<int64_t>> TokenizedPrompts::slice(size_t begin, size_t count) const {
-  const auto first = tokens.begin() + static_cast<std::ptrdiff_t>(begin);
-  return {first, first + static_cast<std::ptrdiff_t>(std::min(count, tokens.size() - begin))};
-}
-
-TokenizedPrompts tokenized(const std::vector<Json>& prompts, const fs::path& folder) {
-  TokenizedPrompts result;
-  const bool all_tokens = std::all_of(prompts.begin(), prompts.end(), has_tokens);
-  if (!all_tokens || fs::exists(folder / "tokenizer.json")) {
-    result.text = std::make_shared<TextHelper>(folder);
-  }
-  for (const auto& prompt : prompts) {
-    result.tokens.push_back(has_tokens(prompt) ? tokens_of(prompt, result.tokens.size() + 1)
-                                               : result.text->encode(prompt));
-  }
-  return result;
 }
 
 }  // namespace outrider::cli

@@ -9,7 +9,6 @@
 #include "cli/common.h"
 #include "cli/model_options.h"
 #include "generate/session.h"
-#include "generate/text_helper.h"
 #include "outrider/decode/decoder.h"
 
 namespace outrider::cli {
@@ -37,17 +36,5 @@ void add_drafter_options(CLI::App& verb, DecodeArguments& arguments);
 /// weights is what limits decoding.
 std::shared_ptr<CausalLM> load_to_decode(const std::filesystem::path& folder,
                                          const DecodeArguments& arguments);
-
-/// Prompts as tokens. `text` is undefined where they are given as tokens and the folder has no
-/// tokenizer.
-struct TokenizedPrompts {
-  std::vector<std::vector<int64_t>> tokens;
-  std::shared_ptr<TextHelper> text;
-
-  std::vector<std::vector<int64_t>> slice(size_t begin, size_t count) const;
-};
-
-/// With the tokenizer of this model folder. Throws as TextHelper and tokens_of() do.
-TokenizedPrompts tokenized(const std::vector<Json>& prompts, const std::filesystem::path& folder);
 
 }  // namespace outrider::cli

@@ -1,177 +1,242 @@
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
-#include <map>
+#include <iostream>
 #include <memory>
+#include <optional>
 
 #include "cli/app.h"
 #include "cli/decode_options.h"
-#include "generate/measurement.h"
+#include "generate/decoding_evaluation.h"
 #include "generate/prompt_file.h"
 #include "outrider/error.h"
+#include "outrider/host/sha256.h"
+#include "trainer/progress.h"
 
 namespace outrider::cli {
 namespace {
 
 namespace fs = std::filesystem;
 
+constexpr size_t kSweptPrompts = 8;
+
 struct EvalArguments {
   DecodeArguments decode;
   std::vector<fs::path> models;
-  fs::path prompts;
-  size_t most_prompts = 0;
+  fs::path prompts, out;
+  std::optional<size_t> most_prompts;
+  bool sweep = false;
+  std::vector<int64_t> batch_sizes = {1, 4, 16};
+  std::vector<std::string> drafts;
 };
 
-constexpr const char* kNoCategory = "";
+// --- measuring -----------------------------------------------------------------------------------
 
-/// One way to decode: a model folder's drafter.
-struct Way {
-  std::string folder, drafter;
-  Measurement measured;
-  double plain_speed;  // of the same folder
+EvaluationPlan plan_of(const EvalArguments& a) {
+  if (!a.sweep) return {{a.decode.batch_size}, {a.decode.draft}};
+  EvaluationPlan plan{a.batch_sizes, default_drafts(), /*fills_batches=*/true};
+  if (!a.drafts.empty()) plan.drafts.clear();
+  for (const auto& draft : a.drafts) plan.drafts.push_back(parse_draft(draft, a.decode.draft));
+  return plan;
+}
 
-  double speed_up() const { return tokens_per_second(measured) / plain_speed; }
-};
+/// What decides the results of all ways.
+Json settings_of(const EvalArguments& a, const std::vector<Json>& prompts) {
+  const auto& decode = a.decode.decode;
+  Json models = Json::object();
+  for (const auto& folder : a.models) models[folder.string()] = model_sha256(folder);
+  return {
+      {"options",
+       {{"prompts_sha256", sha256_of(Json(prompts).dump())},
+        {"prompts", prompts.size()},
+        {"max_new_tokens", decode.max_new_tokens},
+        {"temperature", decode.sampling.temperature},
+        {"top_k", decode.sampling.top_k},
+        {"top_p", decode.sampling.top_p},
+        {"seed", decode.seed},
+        {"acceptance", decode.rule == decode::AcceptanceRule::kLossless ? "lossless" : "typical"},
+        {"sweep", a.sweep},
+        {"device", a.decode.model.device},
+        {"dtype", a.decode.model.dtype},
+        {"base", a.decode.load.base.string()},
+        {"reference_numerics", a.decode.load.reference_numerics.value_or("")},
+        {"threads", at::get_num_threads()}}},
+      {"models", std::move(models)}};
+}
 
-class Evaluation {
+/// One line for all models, with the time that is left.
+class EvalProgress {
  public:
-  explicit Evaluation(const EvalArguments& arguments)
-      : arguments_(arguments), plan_(arguments.decode.draft) {
-    prompts_ = read_prompt_file(arguments.prompts);
-    if (arguments.most_prompts > 0 && arguments.most_prompts < prompts_.size()) {
-      prompts_.resize(arguments.most_prompts);
-    }
-  }
+  explicit EvalProgress(size_t models)
+      : models_(static_cast<double>(models)), line_(std::cerr, terminal_width(STDERR_FILENO)) {}
 
-  // Prompt lookup is the same for every folder of one base.
-  void run() {
-    for (const auto& folder : arguments_.models) {
-      const auto model = load_to_decode(folder, arguments_.decode);
-      const auto prompts = tokenized(prompts_, folder);
-      auto options = arguments_.decode.decode;
-      options.draft = plan_.request();
-      options.stop_tokens = stop_tokens(folder);
-      const auto plain = measured(*model, DrafterKind::kNone, prompts, options, folder);
-      const double speed = tokens_per_second(plain);
-      const auto add = [&](const std::string& name, DrafterKind kind) {
-        ways_.push_back(
-            {folder.string(), name, measured(*model, kind, prompts, options, folder), speed});
-      };
-      if (!model->speculative_state().empty()) {
-        add(model->speculative_state().front().state.mode, DrafterKind::kModel);
-      }
-      if (ways_.empty() || folder == arguments_.models.front()) {
-        add("prompt-lookup", DrafterKind::kPromptLookup);
-      }
-      ways_.push_back({folder.string(), "none", plain, speed});
-    }
-  }
-
-  Json json() const {
-    Json ways = Json::array();
-    for (const auto& way : ways_) ways.push_back(described(way));
-    return {{"prompts", prompts_.size()}, {"ways", ways}};
-  }
-
-  void print() const {
-    Table table({"model", "drafter", "tokens/pass", "95 %", "tokens/s", "speed-up", "drafting"});
-    for (const auto& way : ways_) {
-      const auto interval = acceptance_interval(way.measured.answers);
-      table.add(
-          {way.folder, way.drafter, fmt::format("{:.3f}", acceptance_length(way.measured.answers)),
-           fmt::format("{:.3f} - {:.3f}", interval.low, interval.high),
-           fmt::format("{:.1f}", tokens_per_second(way.measured)),
-           fmt::format("{:.2f}", way.speed_up()),
-           fmt::format("{:.0f}%", 100 * way.measured.draft_seconds / way.measured.seconds())});
-    }
-    table.print();
-    for (const auto& way : ways_) print_details(way);
-    fmt::print("{}\n", verdict());
+  DecodingEvaluation::OnStep of_model(const fs::path& folder, size_t number) {
+    return [this, folder, number](const EvaluationStep& step) {
+      const double share = (static_cast<double>(number) + step.share) / models_;
+      if (step.was_kept) kept_share_ += share - share_;
+      share_ = share;
+      show(folder, step);
+    };
   }
 
  private:
-  Measurement measured(CausalLM& model, DrafterKind kind, const TokenizedPrompts& prompts,
-                       const decode::DecodeOptions& options, const fs::path& folder) const {
-    auto said = std::chrono::steady_clock::now();
-    const auto say = [&](size_t done) {
-      const auto now = std::chrono::steady_clock::now();
-      if (done < prompts_.size() && now - said < std::chrono::seconds(10)) return;
-      said = now;
-      note(fmt::format("{}: {} of {} prompts", folder.string(), done, prompts_.size()));
-    };
-    return measure(decoder_of(model, kind), prompts.tokens, options, arguments_.decode.batch_size,
-                   say);
+  using Clock = std::chrono::steady_clock;
+
+  void show(const fs::path& folder, const EvaluationStep& step) {
+    ProgressReport report;
+    report.unit = fmt::format("{}, {}: batch", folder.string(), step.way);
+    report.step = static_cast<int64_t>(step.batch);
+    report.total_steps = static_cast<int64_t>(step.batches);
+    report.share = share_;
+    const double seconds = std::chrono::duration<double>(Clock::now() - started_).count();
+    if (share_ > kept_share_) {
+      report.eta_seconds = seconds * (1 - share_) / (share_ - kept_share_);
+    }
+    const auto now = Clock::now();
+    const bool is_due = now - said_ >= std::chrono::seconds(10);
+    if (step.batch < step.batches && !is_due) return line_.update(report);
+    said_ = now;
+    line_.logged(report);
   }
 
-  std::map<std::string, std::vector<decode::DecodedSequence>> by_category(const Way& way) const {
-    std::map<std::string, std::vector<decode::DecodedSequence>> groups;
-    for (size_t i = 0; i < prompts_.size(); ++i) {
-      groups[prompts_[i].value("category", kNoCategory)].push_back(way.measured.answers[i]);
-    }
-    return groups;
-  }
-
-  Json described(const Way& way) const {
-    const auto interval = acceptance_interval(way.measured.answers);
-    Json answers = Json::array(), categories = Json::object();
-    for (const auto& answer : way.measured.answers) {
-      answers.push_back({{"token_ids", answer.tokens},
-                         {"rounds", answer.rounds},
-                         {"drafted", answer.drafted},
-                         {"accepted", answer.accepted}});
-    }
-    for (const auto& [name, group] : by_category(way)) {
-      if (name != kNoCategory) categories[name] = acceptance_length(group);
-    }
-    return {{"model", way.folder},
-            {"drafter", way.drafter},
-            {"acceptance_length", acceptance_length(way.measured.answers)},
-            {"interval", {interval.low, interval.high}},
-            {"acceptance_by_position", acceptance_by_position(way.measured.answers)},
-            {"acceptance_length_by_category", categories},
-            {"tokens_per_second", tokens_per_second(way.measured)},
-            {"speed_up", way.speed_up()},
-            {"seconds",
-             {{"prompts", way.measured.prompt_seconds},
-              {"draft", way.measured.draft_seconds},
-              {"base", way.measured.base_seconds}}},
-            {"answers", answers}};
-  }
-
-  void print_details(const Way& way) const {
-    const auto positions = acceptance_by_position(way.measured.answers);
-    if (positions.empty()) return;
-    fmt::print("\n{}, {}\n", way.folder, way.drafter);
-    fmt::print("  accepted at position 1, 2, …: {:.3f}\n", fmt::join(positions, ", "));
-    for (const auto& [name, group] : by_category(way)) {
-      if (name != kNoCategory)
-        fmt::print("  {}: {:.3f} tokens/pass\n", name, acceptance_length(group));
-    }
-  }
-
-  std::string verdict() const {
-    const Way* best = nullptr;
-    for (const auto& way : ways_) {
-      if (!best || way.speed_up() > best->speed_up()) best = &way;
-    }
-    if (best->speed_up() <= 1.0) return "\nplain decoding is the fastest here";
-    return fmt::format("\nthe fastest here is {} of {}: {:.2f} times plain decoding", best->drafter,
-                       best->folder, best->speed_up());
-  }
-
-  const EvalArguments& arguments_;
-  DraftPlan plan_;
-  std::vector<Json> prompts_;
-  std::vector<Way> ways_;
+  double models_, share_ = 0, kept_share_ = 0;
+  ProgressLine line_;
+  Clock::time_point started_ = Clock::now(), said_ = started_;
 };
+
+Json evaluated(const EvalArguments& a) {
+  const auto plan = plan_of(a);
+  for (const auto& draft : plan.drafts) DraftPlan check(draft);
+  const auto most = a.most_prompts.value_or(a.sweep ? kSweptPrompts : 0);
+  const auto prompts = spread(read_prompt_file(a.prompts), most);
+  auto kept =
+      a.out.empty() ? nullptr : std::make_unique<EvaluationFolder>(a.out, settings_of(a, prompts));
+  DecodingEvaluation evaluation(prompts, a.decode.decode, plan, std::move(kept));
+  EvalProgress progress(a.models.size());
+  for (size_t i = 0; i < a.models.size(); ++i) {
+    const auto model = load_to_decode(a.models[i], a.decode);
+    evaluation.add(a.models[i], *model, progress.of_model(a.models[i], i));
+  }
+  return evaluation.finish();
+}
+
+// --- printing ------------------------------------------------------------------------------------
+
+bool drafts(const Json& way) { return way["drafter"] != "none"; }
+
+std::string drafter_of(const Json& way) {
+  const auto drafter = way["drafter"].get<std::string>();
+  if (!drafts(way)) return drafter;
+  return fmt::format("{} {}:{}", drafter, way["draft_shape"].get<std::string>(),
+                     way["num_draft_tokens"].get<int64_t>());
+}
+
+std::string span(const Json& interval, int decimals) {
+  if (!interval.is_array()) return "-";
+  return fmt::format("{:.{}f} - {:.{}f}", interval[0].get<double>(), decimals,
+                     interval[1].get<double>(), decimals);
+}
+
+void print_table(const Json& ways) {
+  Table table({"model", "drafter", "batch", "tokens/pass", "95 %", "tokens/s", "speed-up", "95 %",
+               "drafting"});
+  for (const auto& way : ways) {
+    const auto& seconds = way["seconds"];
+    const double draft = seconds["draft"].get<double>();
+    const double all = draft + seconds["base"].get<double>() + seconds["prompts"].get<double>();
+    table.add({way["model"].get<std::string>(), drafter_of(way), way["batch_size"].dump(),
+               fmt::format("{:.3f}", way["acceptance_length"].get<double>()),
+               span(way["interval"], 3),
+               fmt::format("{:.1f}", way["tokens_per_second"].get<double>()),
+               fmt::format("{:.2f}", way["speed_up"].get<double>()),
+               span(way["speed_up_interval"], 2), fmt::format("{:.0f}%", 100 * draft / all)});
+  }
+  table.print();
+}
+
+void print_details(const Json& way) {
+  const auto positions = way["acceptance_by_position"].get<std::vector<double>>();
+  if (positions.empty()) return;
+  fmt::print("\n{}, {}\n", way["model"].get<std::string>(), drafter_of(way));
+  fmt::print("  accepted at position 1, 2, …: {:.3f}\n", fmt::join(positions, ", "));
+  for (const auto& [name, length] : way["acceptance_length_by_category"].items()) {
+    fmt::print("  {}: {:.3f} tokens/pass\n", name, length.get<double>());
+  }
+}
+
+std::string verdict(const Json& fastest) {
+  const auto* best = &fastest.front();
+  for (const auto& way : fastest) {
+    if (way["speed_up"] > (*best)["speed_up"]) best = &way;
+  }
+  if (!drafts(*best)) return "plain decoding is the fastest here";
+  return fmt::format("the fastest here is {} of {}: {:.2f} times plain decoding", drafter_of(*best),
+                     (*best)["model"].get<std::string>(), (*best)["speed_up"].get<double>());
+}
+
+/// The options of `generate` that decode this way.
+std::string options_of(const Json& way) {
+  auto options =
+      way["drafter"] == "prompt-lookup" ? std::string("--drafter prompt-lookup ") : std::string();
+  options +=
+      fmt::format("--draft-shape {} --num-draft-tokens {}", way["draft_shape"].get<std::string>(),
+                  way["num_draft_tokens"].get<int64_t>());
+  if (way.contains("draft_depth")) {
+    options += fmt::format(" --draft-depth {} --draft-width {}", way["draft_depth"].get<int64_t>(),
+                           way["draft_width"].get<int64_t>());
+  }
+  return options;
+}
+
+std::string recommendation(const Json& way) {
+  const auto where =
+      fmt::format("{}, batch size {}", way["model"].get<std::string>(), way["batch_size"].dump());
+  if (!drafts(way)) return where + ": plain decoding is the fastest";
+  return fmt::format("{}: {} ({:.2f} times plain decoding)", where, options_of(way),
+                     way["speed_up"].get<double>());
+}
+
+void print_results(const Json& results, const EvalArguments& a) {
+  print_table(results["ways"]);
+  if (a.sweep) {
+    fmt::print("\n");
+    for (const auto& way : results["fastest"]) fmt::print("{}\n", recommendation(way));
+  } else {
+    for (const auto& way : results["ways"]) print_details(way);
+    fmt::print("\n{}\n", verdict(results["fastest"]));
+  }
+  if (!a.out.empty()) fmt::print("report: {}\n", (a.out / "report.html").string());
+}
 
 void evaluate(const EvalArguments& arguments, const GlobalOptions& global) {
   use_plugins(global);
-  Evaluation evaluation(arguments);
-  evaluation.run();
-  if (global.json) return print_json(evaluation.json());
-  evaluation.print();
+  const auto results = evaluated(arguments);
+  global.json ? print_json(results) : print_results(results, arguments);
+}
+
+void add_sweep_options(CLI::App& verb, EvalArguments& a) {
+  auto* sweep = verb.add_flag("--sweep", a.sweep,
+                              "Measure several shapes and numbers of draft tokens at several batch "
+                              "sizes, and recommend one for each");
+  verb.add_option("--batch-sizes", a.batch_sizes,
+                  "Of a sweep; prompts are repeated to fill a batch")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 16))
+      ->needs(sweep)
+      ->capture_default_str();
+  verb.add_option(
+          "--sweep-drafts", a.drafts,
+          "What a sweep drafts, as SHAPE:TOKENS (default: chains of 1, 2, 3 and 5 tokens, both "
+          "trees with 8 and 16)")
+      ->delimiter(',')
+      ->needs(sweep);
+  for (const char* name : {"--batch-size", "--draft-shape", "--num-draft-tokens"}) {
+    sweep->excludes(verb.get_option(name));
+  }
 }
 
 }  // namespace
@@ -188,9 +253,13 @@ void add_eval_verb(CLI::App& app, const GlobalOptions& global) {
                    "JSON Lines as `generate` reads them; `category` groups them")
       ->type_name("FILE")
       ->required();
-  verb->add_option("--num-prompts", arguments->most_prompts, "Only the first so many (0: all)")
-      ->capture_default_str();
+  verb->add_option("--num-prompts", arguments->most_prompts,
+                   "Only so many, spread evenly over the file (default: all, of a sweep 8)");
+  verb->add_option("--out", arguments->out,
+                   "Folder for results and report.html; the same command goes on in it")
+      ->type_name("DIR");
   add_decode_options(*verb, arguments->decode);
+  add_sweep_options(*verb, *arguments);
   verb->callback([arguments, &global] { evaluate(*arguments, global); });
 }
 

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -9,6 +10,7 @@
 #include "cli/decode_options.h"
 #include "generate/measurement.h"
 #include "generate/prompt_file.h"
+#include "generate/tokenized_prompts.h"
 #include "outrider/error.h"
 
 namespace outrider::cli {
@@ -34,20 +36,10 @@ std::vector<Json> given_prompts(const GenerateArguments& arguments) {
 }
 
 Json described(const decode::DecodedSequence& answer, double seconds) {
-  return {{"token_ids", answer.tokens},
-          {"acceptance_length", answer.acceptance_length()},
-          {"tokens_per_second", static_cast<double>(answer.tokens.size()) / seconds},
-          {"rounds", answer.rounds},
-          {"drafted", answer.drafted},
-          {"accepted", answer.accepted},
-          {"stopped", answer.stopped}};
-}
-
-void add(Measurement& total, const Measurement& batch) {
-  total.answers.insert(total.answers.end(), batch.answers.begin(), batch.answers.end());
-  total.prompt_seconds += batch.prompt_seconds;
-  total.draft_seconds += batch.draft_seconds;
-  total.base_seconds += batch.base_seconds;
+  auto json = to_json(answer);
+  json["acceptance_length"] = answer.acceptance_length();
+  json["tokens_per_second"] = static_cast<double>(answer.tokens.size()) / seconds;
+  return json;
 }
 
 /// Runs batch after batch and shows what comes of them.
@@ -64,8 +56,9 @@ class Generation {
 
   void run() {
     const auto step = static_cast<size_t>(arguments_.decode.batch_size);
-    for (size_t begin = 0; begin < prompts_.tokens.size(); begin += step) {
-      run_batch(begin, prompts_.slice(begin, step));
+    const auto& all = prompts_.tokens;
+    for (size_t begin = 0; begin < all.size(); begin += step) {
+      run_batch(begin, {all.begin() + begin, all.begin() + std::min(begin + step, all.size())});
     }
     if (!json_) note(summary());
   }
@@ -78,16 +71,16 @@ class Generation {
     if (streams) options.on_tokens = [&](size_t, const auto& tokens) { stream(begin, tokens); };
     const auto size = static_cast<int64_t>(prompts.size());
     const auto batch = measure(decoder_, prompts, options, size);
-    add(total_, batch);
+    append(total_, batch);
     std::optional<double> speed_up;
     if (arguments_.compare) {
       options.on_tokens = {};
       const auto plain = measure(plain_decoder_, prompts, options, size);
-      add(plain_total_, plain);
+      append(plain_total_, plain);
       speed_up = tokens_per_second(batch) / tokens_per_second(plain);
     }
     if (streams) return (void)fmt::print("\n");
-    for (const auto& answer : batch.answers) show(answer, batch.seconds(), speed_up);
+    for (const auto& answer : batch.answers) show(answer, batch.seconds().total(), speed_up);
   }
 
   void stream(size_t number, const std::vector<int64_t>& tokens) {
@@ -111,7 +104,7 @@ class Generation {
 
   std::string summary() const {
     auto text = fmt::format("{} tokens in {:.2f} s, {:.1f} tokens/s", new_tokens(total_),
-                            total_.seconds(), tokens_per_second(total_));
+                            total_.seconds().total(), tokens_per_second(total_));
     if (kind_ != DrafterKind::kNone) {
       text +=
           fmt::format("; {:.2f} tokens per pass of the base", acceptance_length(total_.answers));

@@ -40,6 +40,10 @@ void add_run_options(CLI::App& verb, TrainArguments& a) {
       ->required()
       ->type_name("DIR");
   verb.add_option("--eval-data", o.eval_data, "Held-out token shards")->type_name("DIR");
+  verb.add_option(
+          "--eval-prompts", o.eval_prompts,
+          "JSON Lines as `generate` reads them: decoded with the drafts as training goes on")
+      ->type_name("FILE");
   add_base_option(verb, o.base);
   verb.add_flag("--resume", o.resume, "Continue the run in --out where it stopped");
   verb.add_option("--resume-from", o.resume_from,
@@ -76,6 +80,15 @@ void add_rows(Table& table, const std::string& data, const Json& drafts) {
   }
 }
 
+void add_decoded_rows(Table& table, const Json& drafts) {
+  for (const auto& draft : drafts) {
+    table.add({"decoded", draft["mode"].get<std::string>(), "acceptance length", "",
+               decimals(draft["acceptance_length"], 2),
+               fmt::format("({} - {})", decimals(draft["interval"][0], 2),
+                           decimals(draft["interval"][1], 2))});
+  }
+}
+
 void print_run(const Json& summary) {
   fmt::print("{} steps ({} epochs) in {}; {} trained parameters\n", summary["steps"].dump(),
              decimals(summary["epochs"], 2),
@@ -90,6 +103,7 @@ void print_run(const Json& summary) {
   Table table({"data", "mode", "predicts", "loss", "accuracy", "overlap"});
   if (summary["metrics"].is_object()) add_rows(table, "training", summary["metrics"]["drafts"]);
   if (summary["eval"].is_object()) add_rows(table, "held out", summary["eval"]["drafts"]);
+  if (summary["decoding"].is_object()) add_decoded_rows(table, summary["decoding"]["drafts"]);
   table.print();
 }
 

@@ -72,10 +72,10 @@ ForwardInput forward_input(TrainBatch batch, at::Device device) {
   return {.batch = std::move(batch), .right_padded = true};
 }
 
-DraftTrainingScope::DraftTrainingScope(const CausalLM& model) : model_(model) {
+DraftTrainingScope::DraftTrainingScope(const CausalLM& model, bool is_training) : model_(model) {
   for (const auto& attached : model.speculative_state()) {
     was_training_.push_back(attached.draft->is_training());
-    attached.draft->train();
+    attached.draft->train(is_training);
   }
 }
 

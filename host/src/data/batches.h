@@ -32,10 +32,10 @@ std::vector<at::Tensor*> tensors_of(TrainBatch& batch);
 /// A right-padded batch on `device`; copies to a GPU do not wait for it.
 ForwardInput forward_input(TrainBatch batch, at::Device device);
 
-/// Puts the attached drafts in training mode for its lifetime.
+/// Puts the attached drafts in training mode, or out of it, for its lifetime.
 class DraftTrainingScope {
  public:
-  explicit DraftTrainingScope(const CausalLM& model);
+  explicit DraftTrainingScope(const CausalLM& model, bool is_training = true);
   ~DraftTrainingScope();
   DraftTrainingScope(const DraftTrainingScope&) = delete;
   DraftTrainingScope& operator=(const DraftTrainingScope&) = delete;

@@ -44,6 +44,13 @@ std::vector<Json> read_prompt_file(const std::filesystem::path& file) {
   return prompts;
 }
 
+std::vector<Json> spread(std::vector<Json> prompts, size_t count) {
+  if (count == 0 || count >= prompts.size()) return prompts;
+  std::vector<Json> chosen;
+  for (size_t i = 0; i < count; ++i) chosen.push_back(prompts[i * prompts.size() / count]);
+  return chosen;
+}
+
 bool has_tokens(const Json& prompt) { return prompt.contains("input_ids"); }
 
 std::vector<int64_t> tokens_of(const Json& prompt, size_t number) {

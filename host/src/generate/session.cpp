@@ -61,9 +61,25 @@ decode::Decoder decoder_of(CausalLM& model, DrafterKind drafter) {
     throw Error(ErrorCode::kNotConverted, "the model has no draft",
                 "decode with --no-draft or --drafter prompt-lookup, or convert it first");
   }
-  const auto draft = model.speculative_state().front().draft;
+  return decoder_with(model, model.speculative_state().front().draft);
+}
+
+decode::Decoder decoder_with(CausalLM& model, const std::shared_ptr<Draft>& draft) {
+  draft->make_drafter();  // before the first token is decoded in vain
   return decode::Decoder(
       model, [draft] { return draft->make_drafter(); }, draft->hidden_states_needed());
+}
+
+const std::map<std::string, DraftShape>& draft_shapes() {
+  static const std::map<std::string, DraftShape> shapes{{"chain", DraftShape::kChain},
+                                                        {"static-tree", DraftShape::kStaticTree},
+                                                        {"dynamic-tree", DraftShape::kDynamicTree}};
+  return shapes;
+}
+
+std::string name_of(DraftShape shape) {
+  return std::ranges::find(draft_shapes(), shape, [](const auto& pair) { return pair.second; })
+      ->first;
 }
 
 DraftPlan::DraftPlan(const DraftSettings& settings) {

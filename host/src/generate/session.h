@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -27,8 +28,15 @@ enum class DrafterKind { kNone, kModel, kPromptLookup };
 /// Throws kNotConverted where it has none.
 OUTRIDER_API decode::Decoder decoder_of(CausalLM& model, DrafterKind drafter);
 
+/// The same with any of its drafts. Throws kUnsupported for one that cannot propose tokens.
+OUTRIDER_API decode::Decoder decoder_with(CausalLM& model, const std::shared_ptr<Draft>& draft);
+
 /// How many tokens are drafted, and in which form.
 enum class DraftShape { kChain, kStaticTree, kDynamicTree };
+
+/// "chain", "static-tree", "dynamic-tree"
+OUTRIDER_API const std::map<std::string, DraftShape>& draft_shapes();
+OUTRIDER_API std::string name_of(DraftShape shape);
 
 struct DraftSettings {
   DraftShape shape = DraftShape::kChain;

@@ -30,7 +30,12 @@ std::vector<Point> finite_points(const Chart& chart) {
   std::vector<Point> all;
   for (const auto& series : chart.series) {
     for (const auto& point : series.points) {
-      if (std::isfinite(point.value)) all.push_back(point);
+      if (!std::isfinite(point.value)) continue;
+      all.push_back(point);
+      if (!point.interval) continue;
+      for (const double end : {point.interval->first, point.interval->second}) {
+        if (std::isfinite(end)) all.push_back({point.step, end});
+      }
     }
   }
   if (chart.mark) all.push_back(*chart.mark);
@@ -50,7 +55,7 @@ Frame frame_of(const Chart& chart, const std::vector<Point>& points) {
   return {steps, Axis::linear(from, high->value, 5)};
 }
 
-std::string grid(const Frame& frame) {
+std::string grid(const Frame& frame, const std::string& steps) {
   std::string svg;
   for (const double tick : frame.y.ticks()) {
     const double y = frame.top_of(tick);
@@ -65,8 +70,8 @@ std::string grid(const Frame& frame) {
   }
   svg += fmt::format("<path class=\"axis\" d=\"M{:g} {:g}H{:g}\"/>", kLeft, kHeight - kBottom,
                      kWidth - kRight);
-  return svg + fmt::format("<text class=\"x\" x=\"{:g}\" y=\"{:g}\">optimizer step</text>\n",
-                           (kLeft + kWidth - kRight) / 2, kHeight - 5);
+  return svg + fmt::format("<text class=\"x\" x=\"{:g}\" y=\"{:g}\">{}</text>\n",
+                           (kLeft + kWidth - kRight) / 2, kHeight - 5, escaped(steps));
 }
 
 /// The lowest and highest point of each of equally long stretches.
@@ -109,6 +114,19 @@ std::string dot(const Frame& frame, const Point& point, const char* style, doubl
       title);
 }
 
+std::string span_text(const Point& point) {
+  if (!point.interval) return {};
+  return fmt::format(" ({} - {})", number_text(point.interval->first),
+                     number_text(point.interval->second));
+}
+
+std::string span(const Frame& frame, const Point& point) {
+  if (!point.interval || !std::isfinite(point.interval->first + point.interval->second)) return {};
+  return fmt::format("<path class=\"line\" d=\"M{:.1f} {:.1f}V{:.1f}\"/>\n",
+                     frame.left_of(static_cast<double>(point.step)),
+                     frame.top_of(point.interval->first), frame.top_of(point.interval->second));
+}
+
 size_t hue(const Chart& chart, size_t index) {
   return chart.series[index].hue.value_or(index) % kColours;
 }
@@ -117,14 +135,16 @@ std::string drawn(const Frame& frame, const Chart& chart, size_t index) {
   const auto& series = chart.series[index];
   const auto points = thinned(series.points);
   std::string svg =
-      fmt::format("<g class=\"c{}\">\n<path class=\"{}\" d=\"{}\"/>\n", index % kColours,
+      fmt::format("<g class=\"c{}\">\n<path class=\"{}\" d=\"{}\"/>\n", hue(chart, index),
                   series.held_out ? "line held-out" : "line", line(frame, points));
   const size_t stride = (points.size() + kMostTitles - 1) / kMostTitles;
   // A line of a single point would not be seen.
   const bool shows_dots = series.held_out || points.size() == 1;
   for (size_t i = 0; i < points.size(); i += std::max<size_t>(stride, 1)) {
-    const auto title = fmt::format("{}, step {}: {} {}", escaped(series.name), points[i].step,
-                                   number_text(points[i].value), escaped(chart.unit));
+    const auto title =
+        fmt::format("{}, {} {}: {} {}{}", escaped(series.name), escaped(chart.step), points[i].step,
+                    number_text(points[i].value), escaped(chart.unit), span_text(points[i]));
+    svg += span(frame, points[i]);
     svg += dot(frame, points[i], shows_dots ? "dot" : "hover", shows_dots ? 2.5 : 6, title);
   }
   return svg + "</g>\n";
@@ -159,7 +179,7 @@ std::string figure(const Chart& chart) {
   auto svg = fmt::format(
       "<svg class=\"chart\" viewBox=\"0 0 {:g} {:g}\" role=\"img\" aria-label=\"{}\">\n", kWidth,
       kHeight, escaped(chart.title));
-  svg += grid(frame);
+  svg += grid(frame, chart.steps);
   for (size_t i = 0; i < chart.series.size(); ++i) svg += drawn(frame, chart, i);
   if (chart.mark) {
     svg += dot(frame, *chart.mark, "mark", 5.5,

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "outrider/api.h"
@@ -12,9 +13,10 @@ namespace outrider::report {
 struct Point {
   int64_t step;
   double value;
+  std::optional<std::pair<double, double>> interval = {};  // where it may lie
 };
 
-/// Values over optimizer steps, in order; values that are not finite leave a gap.
+/// Values over steps, in order; values that are not finite leave a gap.
 struct Series {
   std::string name;
   std::vector<Point> points;
@@ -30,6 +32,7 @@ struct Chart {
   bool may_be_logarithmic = false;  // drawn so where values differ more than thirty-fold
   std::optional<Point> mark;        // a value that stands out
   std::string mark_name;
+  std::string steps = "optimizer step", step = "step";  // what the points are at
 };
 
 /// A figure with caption, axes, legend and a title to hover over at points; nothing where no series

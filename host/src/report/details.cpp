@@ -29,9 +29,12 @@ Json list_of(const Json& json, const char* pointer) {
 
 std::string code(const std::string& html) { return "<code>" + html + "</code>"; }
 
+std::string with_decimals(const Json& value, int decimals) {
+  return value.is_number() ? fmt::format("{:.{}f}", value.get<double>(), decimals) : "–";
+}
+
 std::string number_of(const Json& json, const char* key, int decimals) {
-  if (!json.contains(key) || !json[key].is_number()) return "–";
-  return fmt::format("{:.{}f}", json[key].get<double>(), decimals);
+  return with_decimals(json.contains(key) ? json[key] : Json(), decimals);
 }
 
 // --- results -----------------------------------------------------------------------------------
@@ -196,6 +199,30 @@ std::string results_table(const RunHistory& history) {
              text_of(history.last_training, "/step"), text_of(history.last_evaluation, "/step"));
 }
 
+std::string decoding_table(const RunHistory& history) {
+  std::vector<std::vector<std::string>> rows;
+  for (const auto& draft : list_of(history.last_decoding, "/decoding/drafts")) {
+    std::string positions, ends;
+    for (const auto& share : list_of(draft, "/acceptance_by_position")) {
+      positions += (positions.empty() ? "" : ", ") + with_decimals(share, 3);
+    }
+    for (const auto& end : list_of(draft, "/interval")) {
+      ends += (ends.empty() ? "" : " to ") + with_decimals(end, 3);
+    }
+    rows.push_back(
+        {text_of(draft, "/mode"), number_of(draft, "acceptance_length", 3), ends, positions});
+  }
+  if (rows.empty()) return {};
+  return table({"draft", "tokens per base pass", "95 %", "accepted at position 1, 2, …"}, rows) +
+         fmt::format(
+             "<p class=\"note\">Step {}: {} prompts continued with the likeliest tokens and a "
+             "chain "
+             "of the draft. 95 %: where the acceptance length lies for other prompts of the kind, "
+             "by a bootstrap over the prompts.</p>\n",
+             text_of(history.last_decoding, "/step"),
+             text_of(history.last_decoding, "/decoding/prompts"));
+}
+
 std::string mask_view(const std::vector<MaskSample>& samples) {
   std::string html;
   for (const auto& sample : samples) html += tokens(sample);
@@ -231,6 +258,11 @@ std::string provenance(const Json& record) {
   append(items, plugin_items(record));
   append(items, data_items(record, "data", "Data"));
   append(items, data_items(record, "eval_data", "Held-out data"));
+  if (record.contains("/eval_prompts/file"_json_pointer)) {
+    items.emplace_back("Prompts that are decoded",
+                       fmt::format("{} {}", text_of(record, "/eval_prompts/file"),
+                                   code(text_of(record, "/eval_prompts/sha256"))));
+  }
   append(items, start_items(record));
   return definitions(items);
 }

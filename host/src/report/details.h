@@ -11,6 +11,9 @@ namespace outrider::report {
 /// the last evaluation.
 std::string results_table(const RunHistory& history);
 
+/// What decoding prompts with the drafts gave last.
+std::string decoding_table(const RunHistory& history);
+
 /// The tokens of some conversations in stretches that are trained on and that are not.
 std::string mask_view(const std::vector<MaskSample>& samples);
 

@@ -9,10 +9,13 @@
 namespace outrider::report {
 namespace {
 
+double as_number(const Json& json) {
+  return json.is_number() ? json.get<double>() : std::numeric_limits<double>::quiet_NaN();
+}
+
 double number_at(const Json& json, const char* key) {
   const auto found = json.find(key);
-  const bool is_number = found != json.end() && found->is_number();
-  return is_number ? found->get<double>() : std::numeric_limits<double>::quiet_NaN();
+  return as_number(found != json.end() ? *found : Json());
 }
 
 std::string text_at(const Json& json, const char* key) {
@@ -52,6 +55,25 @@ void add_drafts(std::vector<DraftHistory>& histories, int64_t step, const Json& 
   for (size_t i = 0; i < drafts.size(); ++i) add_draft(histories[i], step, drafts[i]);
 }
 
+void add_decoded(DraftHistory& history, int64_t step, const Json& draft) {
+  history.mode = text_at(draft, "mode");
+  const auto positions = list_at(draft, "acceptance_by_position");
+  history.accuracies.resize(std::max(history.accuracies.size(), positions.size()));
+  for (size_t i = 0; i < positions.size(); ++i) {
+    history.accuracies[i].name = step_label(i);
+    history.accuracies[i].points.push_back({step, as_number(positions[i])});
+  }
+  const auto interval = list_at(draft, "interval");
+  Point length{step, number_at(draft, "acceptance_length")};
+  if (interval.size() == 2) length.interval = {as_number(interval[0]), as_number(interval[1])};
+  history.acceptance.points.push_back(length);
+}
+
+void add_decoding(std::vector<DraftHistory>& histories, int64_t step, const Json& drafts) {
+  histories.resize(std::max(histories.size(), drafts.size()));
+  for (size_t i = 0; i < drafts.size(); ++i) add_decoded(histories[i], step, drafts[i]);
+}
+
 }  // namespace
 
 RunHistory::RunHistory() {
@@ -85,6 +107,11 @@ void RunHistory::add(const Json& line) {
     held_out_loss.points.push_back({step, sum_of_losses(drafts)});
     add_drafts(held_out, step, drafts);
     last_evaluation = line;
+    return;
+  }
+  if (const auto decoding = line.find("decoding"); decoding != line.end()) {
+    add_decoding(decoded, step, list_at(*decoding, "drafts"));
+    last_decoding = line;
     return;
   }
   const auto drafts = list_at(line, "drafts");

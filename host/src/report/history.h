@@ -32,7 +32,8 @@ class OUTRIDER_API RunHistory {
   Series lm_loss, learning_rate, gradient_norm, tokens_per_second, trained_tokens_per_second,
       memory;
   std::vector<DraftHistory> training, held_out;
-  Json last_training, last_evaluation;  // lines
+  std::vector<DraftHistory> decoded;  // accuracies: what was accepted at each position
+  Json last_training, last_evaluation, last_decoding;  // lines
 };
 
 }  // namespace outrider::report

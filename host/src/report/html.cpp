@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "outrider/text.h"
+#include "report/style.h"
 
 namespace outrider::report {
 namespace {
@@ -52,6 +53,18 @@ std::string preformatted(std::string_view text) {
   }
   return html;
 }
+
+std::string document_start(std::string_view title) {
+  return fmt::format(
+      "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
+      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
+      "style-src 'unsafe-inline'\">\n<title>{}</title>\n<style>{}</style>\n"
+      "</head>\n<body>\n",
+      escaped(title), kStyle);
+}
+
+std::string document_end() { return "</body>\n</html>\n"; }
 
 std::string section(std::string_view title, const std::string& body) {
   return fmt::format("<section>\n<h2>{}</h2>\n{}</section>\n", escaped(title), body);

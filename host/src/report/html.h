@@ -16,6 +16,10 @@ OUTRIDER_API std::string escaped(std::string_view text, size_t limit = 2000);
 /// The same for text of several lines in a <pre>.
 std::string preformatted(std::string_view text);
 
+/// What stands before and behind the sections of a page: no script, nothing from elsewhere.
+std::string document_start(std::string_view title);
+std::string document_end();
+
 /// A section under a heading; `body` is HTML.
 std::string section(std::string_view title, const std::string& body);
 

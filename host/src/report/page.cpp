@@ -7,10 +7,11 @@
 #include "report/axis.h"
 #include "report/details.h"
 #include "report/html.h"
-#include "report/style.h"
 
 namespace outrider::report {
 namespace {
+
+constexpr const char* kTraining = "training";
 
 std::string tile(const std::string& value, const std::string& name) {
   return fmt::format("<div><b>{}</b><span>{}</span></div>\n", value, escaped(name));
@@ -30,9 +31,12 @@ std::string tiles(const RunReport& report) {
                  fmt::format("best held-out loss, step {}", report.best.value("step", int64_t{0})));
   }
   const bool is_held_out = !history.held_out.empty();
+  for (const auto& draft : history.decoded) {
+    add(draft.acceptance, fmt::format("tokens per base pass, {}, decoded", draft.mode), 2);
+  }
   for (const auto& draft : is_held_out ? history.held_out : history.training) {
     add(draft.acceptance,
-        fmt::format("tokens per base pass, {}, {}", draft.mode,
+        fmt::format("expected tokens per base pass, {}, {}", draft.mode,
                     is_held_out ? "held out" : "training"),
         2);
   }
@@ -71,29 +75,33 @@ std::string loss_charts(const RunReport& report) {
 }
 
 /// Training and held out in one chart would double its lines: a chart each, side by side.
-std::string draft_charts(const std::vector<DraftHistory>& drafts, const char* where,
-                         bool is_held_out) {
+std::string draft_charts(const std::vector<DraftHistory>& drafts, const char* what,
+                         const char* where, const char* unit) {
   std::string html;
   for (const auto& draft : drafts) {
-    Chart chart{.title = fmt::format("Accuracy of {}, {}", draft.mode, where),
-                .unit = "share of positions",
+    Chart chart{.title = fmt::format("{} of {}, {}", what, draft.mode, where),
+                .unit = unit,
                 .series = draft.accuracies,
                 .starts_at_zero = true};
-    for (auto& series : chart.series) series.held_out = is_held_out;
+    for (auto& series : chart.series) series.held_out = where != kTraining;
     html += figure(chart);
   }
   return html;
 }
 
 std::string acceptance_chart(const RunHistory& history) {
-  Chart chart{.title = "Expected acceptance length", .unit = "tokens per base pass", .series = {}};
-  for (const auto* drafts : {&history.training, &history.held_out}) {
+  Chart chart{.title = "Acceptance length", .unit = "tokens per base pass", .series = {}};
+  const std::pair<const std::vector<DraftHistory>*, const char*> all[] = {
+      {&history.training, "expected, training"},
+      {&history.held_out, "expected, held out"},
+      {&history.decoded, "decoded"}};
+  for (const auto& [drafts, where] : all) {
     for (size_t i = 0; i < drafts->size(); ++i) {
       const auto& draft = (*drafts)[i];
       auto series = draft.acceptance;
-      series.hue = i;
-      series.held_out = drafts == &history.held_out;
-      series.name = fmt::format("{}, {}", draft.mode, series.held_out ? "held out" : "training");
+      series.hue = i + (drafts == &history.decoded ? drafts->size() : 0);
+      series.held_out = drafts != &history.training;
+      series.name = fmt::format("{}, {}", draft.mode, where);
       chart.series.push_back(std::move(series));
     }
   }
@@ -123,8 +131,10 @@ std::string run_charts(const RunHistory& history) {
 std::string charts(const RunReport& report) {
   const auto& history = report.history;
   return "<div class=\"charts\">\n" + loss_charts(report) + acceptance_chart(history) +
-         draft_charts(history.training, "training", false) +
-         draft_charts(history.held_out, "held out", true) + run_charts(history) + "</div>\n";
+         draft_charts(history.training, "Accuracy", kTraining, "share of positions") +
+         draft_charts(history.held_out, "Accuracy", "held out", "share of positions") +
+         draft_charts(history.decoded, "Acceptance", "decoded", "share of rounds") +
+         run_charts(history) + "</div>\n";
 }
 
 std::string section_if_any(const char* title, const std::string& body) {
@@ -135,18 +145,13 @@ std::string section_if_any(const char* title, const std::string& body) {
 
 std::string page(const RunReport& report) {
   const auto options = report.record.value("options", Json::object());
-  return fmt::format(
-             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-             "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
-             "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
-             "style-src 'unsafe-inline'\">\n<title>Training of {}</title>\n<style>{}</style>\n"
-             "</head>\n<body>\n",
-             escaped(options.value("model", std::string())), kStyle) +
-         heading(report) + tiles(report) + section("Curves", charts(report)) +
+  return document_start("Training of " + options.value("model", std::string())) + heading(report) +
+         tiles(report) + section("Curves", charts(report)) +
          section_if_any("Results", results_table(report.history)) +
+         section_if_any("Decoded prompts", decoding_table(report.history)) +
          section_if_any("What is trained on", mask_view(report.samples)) +
          section("Configuration", configuration(report.record)) +
-         section("Provenance", provenance(report.record)) + "</body>\n</html>\n";
+         section("Provenance", provenance(report.record)) + document_end();
 }
 
 }  // namespace outrider::report

@@ -35,6 +35,7 @@ figcaption small{display:block;font-weight:400}
 .grid{stroke:var(--rule);fill:none}.axis{stroke:var(--soft);fill:none}
 .line{fill:none;stroke:currentColor;stroke-width:1.8;stroke-linejoin:round}
 .held-out{stroke-dasharray:5 3}
+.bar{fill:currentColor;opacity:.75}.span{stroke:var(--ink);stroke-width:1.6}
 .dot{fill:currentColor}.hover{fill:transparent}.hover:hover{fill:currentColor}
 .mark{fill:none;stroke:var(--ink);stroke-width:1.6}
 .c0{color:var(--c0)}.c1{color:var(--c1)}.c2{color:var(--c2)}.c3{color:var(--c3)}

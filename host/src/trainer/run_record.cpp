@@ -70,6 +70,12 @@ Json describe_data(const std::filesystem::path& folder, const TokenShards& data)
           {"shards", std::move(shards)}};
 }
 
+Json describe_prompts(const TrainOptions& options) {
+  if (options.eval_prompts.empty()) return nullptr;
+  return {{"file", options.eval_prompts.string()},
+          {"sha256", sha256_of_file(options.eval_prompts)}};
+}
+
 }  // namespace
 
 std::string data_sha256(const std::filesystem::path& shards) {
@@ -84,6 +90,7 @@ Json describe_run(const TrainOptions& options, Json fixed_options, const CausalL
           {"model", describe_model(model, options)},
           {"data", describe_data(options.data, data.tokens())},
           {"eval_data", eval_data ? describe_data(options.eval_data, eval_data->tokens()) : Json()},
+          {"eval_prompts", describe_prompts(options)},
           {"starts", Json::array()},
           {"summary", nullptr}};
 }

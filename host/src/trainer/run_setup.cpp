@@ -14,6 +14,7 @@
 
 #include "data/batches.h"
 #include "distributed/process_group.h"
+#include "json_differences.h"
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/text.h"

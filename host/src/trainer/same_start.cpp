@@ -50,15 +50,17 @@ std::string drafts_digest(const CausalLM& model) {
 }
 
 Json start_of(const TrainOptions& options, const CausalLM& model, const TrainingData& data) {
-  Json start = {{"Outrider", std::string(version())},
-                {"config of the model", sha256_of(model.config().raw.dump())},
-                {"weights of the model", weights_digest(model, !options.shard_base)},
-                {"plugins or configs of the drafts", drafts_digest(model)},
-                {"data", data_sha256(options.data)},
-                {"hidden states in the data", data.has_hidden_states()},
-                {"eval data", options.eval_data.empty() ? "" : data_sha256(options.eval_data)},
-                {"shard_base", options.shard_base},
-                {"seed", options.seed}};
+  Json start = {
+      {"Outrider", std::string(version())},
+      {"config of the model", sha256_of(model.config().raw.dump())},
+      {"weights of the model", weights_digest(model, !options.shard_base)},
+      {"plugins or configs of the drafts", drafts_digest(model)},
+      {"data", data_sha256(options.data)},
+      {"hidden states in the data", data.has_hidden_states()},
+      {"eval data", options.eval_data.empty() ? "" : data_sha256(options.eval_data)},
+      {"eval prompts", options.eval_prompts.empty() ? "" : sha256_of_file(options.eval_prompts)},
+      {"shard_base", options.shard_base},
+      {"seed", options.seed}};
   start.update(training_schema().dump(options));
   return start;
 }

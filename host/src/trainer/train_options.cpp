@@ -82,7 +82,14 @@ StructSchema<S> make_schema() {
       .field("wait_for_room", &S::wait_for_room,
              "Seconds to wait for room where the disk is full at the end", {.minimum = 0})
       .field("eval_steps", &S::eval_steps,
-             "Steps between evaluations on --eval-data (0: only at the end)", {.minimum = 0});
+             "Steps between evaluations on --eval-data and --eval-prompts (0: only at the end)",
+             {.minimum = 0})
+      .field("eval_num_prompts", &S::eval_num_prompts,
+             "So many of --eval-prompts, spread evenly over the file (0: all)", {.minimum = 0})
+      .field("eval_new_tokens", &S::eval_new_tokens, "Tokens decoded for each of --eval-prompts",
+             {.minimum = 1})
+      .field("eval_draft_tokens", &S::eval_draft_tokens,
+             "Tokens that are drafted for one pass of the base, in --eval-prompts", {.minimum = 1});
   return schema;
 }
 
@@ -146,7 +153,11 @@ void check_together(const TrainOptions& o, Problems& problems) {
   problems.add_when(o.cuda_graphs == "on" && o.processes, "cuda_graphs on needs one process");
   problems.add_when(o.packing && o.sequence_parallel > 1,
                     "packing and sequence_parallel do not go together");
-  problems.add_when(o.eval_steps > 0 && o.eval_data.empty(), "eval_steps needs eval_data");
+  problems.add_when(o.eval_steps > 0 && o.eval_data.empty() && o.eval_prompts.empty(),
+                    "eval_steps needs eval_data or eval_prompts");
+  problems.add_when(o.shard_base && !o.eval_prompts.empty(),
+                    "shard_base and eval_prompts do not go together: no process has the whole "
+                    "base to decode with");
   check_sequence_parallel(o, problems);
 }
 
@@ -168,9 +179,10 @@ void check_options(const TrainOptions& options) {
 
 Json reproducible_options(const TrainOptions& options) {
   auto values = training_schema().dump(options);
-  for (const char* key : {"max_steps", "num_train_epochs", "logging_steps", "save", "save_steps",
-                          "save_minutes", "save_total_limit", "wait_for_room", "eval_steps",
-                          "sequence_parallel", "recompute", "cuda_graphs"}) {
+  for (const char* key :
+       {"max_steps", "num_train_epochs", "logging_steps", "save", "save_steps", "save_minutes",
+        "save_total_limit", "wait_for_room", "eval_steps", "eval_num_prompts", "eval_new_tokens",
+        "eval_draft_tokens", "sequence_parallel", "recompute", "cuda_graphs"}) {
     values.erase(key);
   }
   if (options.base_precision == "full") values.erase("base_precision");
@@ -185,6 +197,7 @@ Json option_values(const TrainOptions& options) {
                  {"model", options.source.string()},
                  {"data", options.data.string()},
                  {"eval_data", options.eval_data.string()},
+                 {"eval_prompts", options.eval_prompts.string()},
                  {"output", options.output.string()}});
   return values;
 }

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <numeric>
 #include <utility>
 
+#include "json_differences.h"
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/held_out.h"
@@ -114,6 +116,7 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
       meet_sequence_share(options, model, data_, eval_data_ ? &*eval_data_ : nullptr);
   batches_ = batches_of(data_, model, options, sequences);
   if (eval_data_) eval_batches_ = batches_of(*eval_data_, model, options, sequences);
+  if (!options.eval_prompts.empty()) eval_prompts_.emplace(options, model);
   if (options.packing && data_.has_hidden_states()) {
     throw Error(ErrorCode::kUnsupported, "--packing and stored hidden states do not go together",
                 "train without --packing, or on token shards without hidden states");
@@ -251,6 +254,9 @@ void Trainer::take_up_history() {
                      json.value("trained_tokens", int64_t{0}), *std::move(drafts)};
     }
   }
+  if (eval_prompts_ && history.last_decoding.is_object()) {
+    decoded_ = DecodedPrompts::read(history.last_decoding["decoding"]);
+  }
   const auto& training = history.last_training;
   if (!draft_results_in(training) || !is_number(training, "loss") ||
       !is_number(training, "tokens_per_second")) {
@@ -382,10 +388,10 @@ void Trainer::after_step(bool is_last) {
   }
   if (logs) log_step();
   if (progress_ && !logs) progress_->update(progress_report());
-  const bool evaluates = every(options_.eval_steps);
-  if (is_last || !anywhere(evaluates || (writer_ && writer_->is_save_due()))) return;
+  const bool evaluates_now = every(options_.eval_steps);
+  if (is_last || !anywhere(evaluates_now || (writer_ && writer_->is_save_due()))) return;
   pause([&] {
-    if (evaluates) evaluate_and_log();
+    if (evaluates_now) evaluate_and_log();
     first_alone([&] { writer_->save_if_due(); });
   });
 }
@@ -418,32 +424,51 @@ void Trainer::log_step() {
   if (progress_) progress_->logged(progress_report());
 }
 
-Evaluation Trainer::evaluate_held_out() {
-  std::optional<WorkProgress> work;
-  if (progress_) {
-    work.emplace(*progress_, fmt::format("evaluation at step {}: conversation", step_));
+/// Shows how far an evaluation is, and ends it where the run is interrupted.
+EvaluationProgress Trainer::shown_progress(const std::string& unit) {
+  if (progress_) work_.emplace(*progress_, fmt::format("evaluation at step {}: {}", step_, unit));
+  return [this](int64_t done, int64_t total, int64_t tokens) {
+    if (work_) work_->update(done, total, tokens);
+    if (done < total && anywhere(is_interrupted())) {
+      throw Error(ErrorCode::kInterrupted, "the evaluation was interrupted");
+    }
+  };
+}
+
+void Trainer::evaluate() {
+  if (eval_data_) {
+    evaluation_ = outrider::evaluate(model_, *eval_data_, *eval_batches_,
+                                     options_.per_device_train_batch_size * batch_parts(options_),
+                                     options_.max_length, shown_progress("conversation"));
   }
-  return evaluate(model_, *eval_data_, *eval_batches_,
-                  options_.per_device_train_batch_size * batch_parts(options_), options_.max_length,
-                  [&](int64_t done, int64_t total, int64_t tokens) {
-                    if (work) work->update(done, total, tokens);
-                    if (done < total && anywhere(is_interrupted())) {
-                      throw Error(ErrorCode::kInterrupted, "the evaluation was interrupted");
-                    }
-                  });
+  if (eval_prompts_) decoded_ = eval_prompts_->decode(model_, shown_progress("prompt"));
 }
 
 void Trainer::evaluate_and_log() {
   evaluation_pending_ = true;
   try {
-    evaluation_ = evaluate_held_out();
+    evaluate();
   } catch (const Error& e) {
     if (e.code() != ErrorCode::kInterrupted) throw;
     // Here the random generators are those of training again.
     first_alone([&] { writer_->stop_interrupted(); });
   }
   evaluation_pending_ = false;
-  first_alone([&] { log_evaluation(); });
+  first_alone([&] {
+    if (eval_prompts_) log_decoding();
+    if (eval_data_) log_evaluation();
+  });
+}
+
+void Trainer::log_decoding() {
+  writer_->append({{"epoch", cursor_.epochs()}, {"decoding", decoded_->to_json()}}, on_metrics_);
+  for (const auto& draft : decoded_->drafts) {
+    const auto& [length, interval, positions] = draft.acceptance;
+    say(fmt::format(
+        "decoding at step {}: {} {:.2f} tokens per pass of the base (95 %: {:.2f} - "
+        "{:.2f}), accepted at position 1, 2, …: {:.3f}",
+        step_, draft.mode, length, interval.low, interval.high, fmt::join(positions, ", ")));
+  }
 }
 
 void Trainer::log_evaluation() {
@@ -472,7 +497,7 @@ void Trainer::say(const std::string& text) {
 
 Json Trainer::finish() {
   first_alone([&] { writer_->write_final(); });
-  if (eval_data_) evaluate_and_log();
+  if (evaluates()) evaluate_and_log();
   if (!options_.processes) return writer_->finish(summary());
   return Json::parse(first_says([&] { return writer_->finish(summary()).dump(); }));
 }
@@ -503,6 +528,7 @@ Json Trainer::summary() const {
           {"skipped_conversations", selection_.skipped},
           {"metrics", metrics_},
           {"eval", evaluation_ ? evaluation_->to_json() : Json()},
+          {"decoding", decoded_ ? decoded_->to_json() : Json()},
           {"teacher_cost", teacher_cost_ ? teacher_cost_->to_json() : Json()},
           {"report", (options_.output / RunReporter::kFileName).string()}};
 }

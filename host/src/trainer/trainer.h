@@ -18,6 +18,7 @@
 #include "outrider/host/training_data.h"
 #include "trainer/base_precision.h"
 #include "trainer/batch_source.h"
+#include "trainer/eval_prompts.h"
 #include "trainer/finite_watch.h"
 #include "trainer/interrupt.h"
 #include "trainer/interval_metrics.h"
@@ -69,9 +70,12 @@ class Trainer {
   void wait_for_all() const;
   void pause(const std::function<void()>& work);
   void log_step();
-  Evaluation evaluate_held_out();
+  bool evaluates() const { return eval_data_ || eval_prompts_; }
+  EvaluationProgress shown_progress(const std::string& unit);
+  void evaluate();
   void evaluate_and_log();
   void log_evaluation();
+  void log_decoding();
   void say_what_is_not_finite();
   Json finish();
   Json summary() const;
@@ -91,6 +95,7 @@ class Trainer {
   std::optional<RecordedPasses> recorded_;
   TrainingData data_;
   std::optional<TrainingData> eval_data_;
+  std::optional<EvalPrompts> eval_prompts_;
   Selection selection_;
   PackedRows rows_;
   BatchOrder order_;
@@ -100,6 +105,7 @@ class Trainer {
   FiniteWatch watch_;
   StepTrace trace_;
   std::optional<ProgressLine> progress_;
+  std::optional<WorkProgress> work_;  // of an evaluation
   std::optional<InterruptScope> interrupt_;
   std::unique_ptr<BatchSource> batches_, eval_batches_;
   std::optional<RunWriter> writer_;      // in the first of them
@@ -110,8 +116,9 @@ class Trainer {
   bool evaluation_pending_ = false;
   double learning_rate_ = 0, elapsed_before_ = 0, share_before_ = 0;
   at::Tensor gradient_norm_;
-  Json metrics_;                          // the latest
-  std::optional<Evaluation> evaluation_;  // the latest
+  Json metrics_;                           // the latest
+  std::optional<Evaluation> evaluation_;   // the latest
+  std::optional<DecodedPrompts> decoded_;  // the latest
   Clock::time_point started_ = Clock::now();
 };
 

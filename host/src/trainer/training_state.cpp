@@ -125,10 +125,6 @@ void check_format_version(const Json& json, const fs::path& file) {
               "resume with the version of Outrider that wrote it");
 }
 
-std::string shown(const Json& json, const std::string& key) {
-  return json.contains(key) ? printable(json.at(key).dump(), 80) : "not given";
-}
-
 }  // namespace
 
 void TrainingState::write(const fs::path& folder) const {
@@ -162,20 +158,6 @@ TrainingState TrainingState::read(const fs::path& folder) {
   state.by_time = flag_in(json, kByTimeKey);
   state.tensors = read_tensors(folder / kTensorFile);
   return state;
-}
-
-std::vector<std::string> differences(const Json& now, const Json& before) {
-  std::set<std::string> keys;
-  for (const auto* json : {&now, &before}) {
-    for (const auto& [key, value] : json->items()) keys.insert(key);
-  }
-  std::vector<std::string> texts;
-  for (const auto& key : keys) {
-    if (now.contains(key) && before.contains(key) && now.at(key) == before.at(key)) continue;
-    texts.push_back(
-        fmt::format("{} is {}, was {}", printable(key), shown(now, key), shown(before, key)));
-  }
-  return texts;
 }
 
 fs::path checkpoint_path(const fs::path& run, int64_t step) {

@@ -32,9 +32,6 @@ struct OUTRIDER_API TrainingState {
   static TrainingState read(const std::filesystem::path& folder);
 };
 
-/// One text per key that differs: "seed is 1, was 42".
-OUTRIDER_API std::vector<std::string> differences(const Json& now, const Json& before);
-
 /// `run`/checkpoint-STEP.
 OUTRIDER_API std::filesystem::path checkpoint_path(const std::filesystem::path& run, int64_t step);
 

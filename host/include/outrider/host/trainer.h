@@ -41,7 +41,7 @@ struct TrainingSettings {
   int64_t save_total_limit = 2;
   std::string save = "full", base_precision = "full", recompute = "auto", cuda_graphs = "auto";
   double wait_for_room = 60;
-  int64_t eval_steps = 0;
+  int64_t eval_steps = 0, eval_num_prompts = 0, eval_new_tokens = 64, eval_draft_tokens = 3;
 };
 
 /// Descriptions, defaults, ranges and choices of the settings: the command line, run.json and the
@@ -50,6 +50,7 @@ OUTRIDER_API const StructSchema<TrainingSettings>& training_schema();
 
 struct TrainOptions : TrainingSettings {
   std::filesystem::path data, eval_data, output;  // eval_data may be empty
+  std::filesystem::path eval_prompts;             // decoded with the drafts; may be empty
   std::filesystem::path source;                   // the converted folder that is trained
   std::filesystem::path base;                     // of a `source` that holds drafts only
   uint64_t seed = 42;
