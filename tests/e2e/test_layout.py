@@ -117,9 +117,11 @@ HOST = {
     "data": {"", "machine", "plugins", "convert", "checkpoint"},
     "formats": {"machine", "plugins", "convert", "checkpoint"},
     "generate": {"machine", "convert", "checkpoint"},
-    "trainer": {"", "machine", "plugins", "convert", "checkpoint", "data", "report", "distributed"},
+    "verify": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "generate"},
+    "trainer": {"", "machine", "plugins", "convert", "checkpoint", "data", "report", "distributed", "verify"},
     "bench": {"", "machine", "plugins", "convert", "data", "trainer"},
-    "check": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "trainer"},
+    "check": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "trainer",
+              "generate", "verify"},
 }
 HOST["cli"] = set(HOST)
 
