@@ -143,6 +143,16 @@ def test_a_bfloat16_folder_passes(outrider, convert, tiny, shards, tmp_path, nam
     assert reported(outrider, model, "--prompts", prompts, status=0)[0]["ok"]
 
 
+@pytest.mark.parametrize("name", MODES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_converted_folder_passes(outrider, convert, base, name, dtype):
+    report, _ = reported(outrider, convert(base, "--mode", *MODES[name], "--dtype", dtype), status=0)
+    checks = {check["name"]: check for check in report["checks"]}
+    assert report["ok"] and checks["record"]["ok"] is None
+    assert checks["base config"]["ok"] and checks["metadata"]["ok"]
+    assert ("base weights" in checks) == (dtype == "float32")
+
+
 FAULTS = {
     "aux ids off by one": (
         "aux layers", edit_state(lambda mode: mode["metadata"].update(
@@ -248,6 +258,22 @@ def test_a_fault_of_an_export_is_named(outrider, trained, exported, damaged, fau
     report, error = reported(outrider, trained(), "--export", folder)
     assert set(causes(report)) == {cause}, report
     assert cause in error
+
+
+CONVERTED_FAULTS = ("aux ids off by one", "rope base of the base", "max_position_embeddings", "epsilon")
+
+
+@pytest.mark.parametrize("fault", CONVERTED_FAULTS)
+def test_a_fault_of_a_converted_folder_is_named(outrider, convert, base, damaged, fault):
+    cause, change = FAULTS[fault]
+    report, error = reported(outrider, damaged(convert(base, "--mode", *MODES["eagle3"]), change))
+    assert set(causes(report)) == {cause} and cause in error
+
+
+def test_a_converted_folder_with_another_base_is_told(outrider, convert, base, damaged):
+    folder = damaged(convert(base, "--mode", "medusa"), FAULTS["embeddings of another base"][1])
+    report, error = reported(outrider, folder)
+    assert causes(report) == ["another base"] and "embeddings" in str(report) and "another base" in error
 
 
 def test_without_a_record_the_two_ways_are_still_compared(outrider, trained, damaged):

@@ -11,7 +11,6 @@
 #include "outrider/host/convert.h"
 #include "outrider/host/draft_vocabulary.h"
 #include "outrider/text.h"
-#include "verify/probe.h"
 
 namespace outrider::cli {
 namespace {
@@ -83,8 +82,7 @@ void convert(const ConvertArguments& arguments, const GlobalOptions& global) {
   save_pretrained(*model, arguments.out,
                   {.source = arguments.base,
                    .replace = arguments.replace,
-                   .max_shard_size = arguments.max_shard_size,
-                   .complete = [&](const auto& folder) { verify::write_probe(*model, folder); }});
+                   .max_shard_size = arguments.max_shard_size});
   const auto json = summary(*model, arguments);
   global.json ? print_json(json) : print_conversion(json);
 }

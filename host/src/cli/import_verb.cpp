@@ -5,7 +5,6 @@
 #include "cli/app.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/importer.h"
-#include "verify/probe.h"
 
 namespace outrider::cli {
 namespace {
@@ -35,8 +34,7 @@ void import_model(const ImportArguments& arguments, const GlobalOptions& global)
   save_pretrained(*model, arguments.out,
                   {.source = arguments.base,
                    .replace = arguments.replace,
-                   .max_shard_size = arguments.max_shard_size,
-                   .complete = [&](const auto& folder) { verify::write_probe(*model, folder); }});
+                   .max_shard_size = arguments.max_shard_size});
   if (global.json) {
     return print_json({{"out", arguments.out.string()},
                        {"mode", result.mode},

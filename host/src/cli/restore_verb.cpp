@@ -4,7 +4,6 @@
 
 #include "cli/app.h"
 #include "outrider/host/checkpoint.h"
-#include "verify/probe.h"
 
 namespace outrider::cli {
 namespace {
@@ -44,8 +43,7 @@ void restore_folder(const RestoreArguments& arguments, const GlobalOptions& glob
   save_pretrained(*model, arguments.out,
                   {.source = arguments.base,
                    .replace = arguments.replace,
-                   .max_shard_size = arguments.max_shard_size,
-                   .complete = [&](const auto& folder) { verify::write_probe(*model, folder); }});
+                   .max_shard_size = arguments.max_shard_size});
   print_result(*model, arguments.out, global.json);
 }
 

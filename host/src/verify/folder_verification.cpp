@@ -14,6 +14,7 @@
 #include "verify/probe.h"
 #include "verify/probe_outputs.h"
 #include "verify/static_checks.h"
+#include "verify/unrecorded_checks.h"
 
 namespace outrider::verify {
 namespace {
@@ -62,7 +63,8 @@ class Verification {
       : options_(options), probe_(Probe::read(options.folder)) {}
 
   Checks run() {
-    add(check_files(options_.folder, probe_, retrained_));
+    add(probe_ ? check_recorded(options_.folder, *probe_, retrained_)
+               : check_unrecorded(options_.folder));
     if (!load()) return checks_;
     require_drafts(*model_);
     const auto ids = tokens_of(options_, *model_);

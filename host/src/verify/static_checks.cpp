@@ -77,22 +77,14 @@ Checks check_draft_tensors(const std::filesystem::path& folder, const std::strin
 
 }  // namespace
 
-Checks check_files(const std::filesystem::path& folder, const std::optional<Probe>& probe,
-                   std::set<std::string>& retrained) {
-  if (!probe) {
-    return {{"record",
-             Outcome::kSkipped,
-             "",
-             fmt::format("no {}: what the draft was trained with is not known", kProbeFile),
-             {}}};
-  }
+Checks check_recorded(const std::filesystem::path& folder, const Probe& probe,
+                      std::set<std::string>& retrained) {
   const auto facts = facts_of(folder);
-  auto checks = check_config(facts, probe->facts);
-  append(checks,
-         check_tokenizer(facts["tokenizer"], probe->facts.value("tokenizer", Json::object())));
-  append(checks, or_same(changed_tensors(folder, probe->base), "tensors",
-                         fmt::format("{} of the base", probe->base.size())));
-  for (const auto& [mode, tensors] : probe->drafts.items()) {
+  auto checks = check_config(facts, probe.facts);
+  append(checks, check_tokenizer(facts["tokenizer"], probe.facts["tokenizer"]));
+  append(checks, or_same(changed_tensors(folder, probe.base), "tensors",
+                         fmt::format("{} of the base", probe.base.size())));
+  for (const auto& [mode, tensors] : probe.drafts.items()) {
     append(checks, check_draft_tensors(folder, mode, tensors, retrained));
   }
   return checks;

@@ -12,11 +12,10 @@
 namespace outrider::verify {
 
 /// What the files of a folder say, without running it, against what they said when it was written:
-/// "config", "tokenizer", "tensors". Without a probe one check that was skipped. `retrained` gets
-/// the modes whose drafts have other values throughout: trained by something that writes no probe,
-/// which is no fault.
-Checks check_files(const std::filesystem::path& folder, const std::optional<Probe>& probe,
-                   std::set<std::string>& retrained);
+/// "config", "tokenizer", "tensors". `retrained` gets the modes whose drafts have other values
+/// throughout: trained by something that writes no probe, which is no fault.
+Checks check_recorded(const std::filesystem::path& folder, const Probe& probe,
+                      std::set<std::string>& retrained);
 
 /// "vocabulary map": the base's ids of a draft's vocabulary must be some, and increase.
 Checks check_vocabulary_map(const CausalLM& base, const AttachedDraft& attached);
