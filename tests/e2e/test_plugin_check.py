@@ -26,6 +26,14 @@ DEFECTS = [
     ("forgets a parameter", "gradients", "1 trained tensors are no registered parameters"),
     ("float32", "bfloat16", "layer.weight is float32"),
     ("grows", "restore", "after save and restore"),
+    ("is one row late", "train_serve", "positions: the draft says in decoding what it says in training 1 row before"),
+    ("is larger in decoding", "train_serve", "norms: already behind the first row"),
+    ("remembers what was rejected", "rollback", "after 1 rounds of rejected proposals"),
+    ("draws from another distribution", "sampling", "tokens are not drawn from q: likely ones come more often"),
+    ("says another distribution", "sampling", "tokens are not drawn from q: token 1 came 97 times, expected 43"),
+    ("proposes otherwise again", "draft_order", "a second proposal differs from the first"),
+    ("keeps the first", "keep", "keep({2, 0}) leaves other sequences, or another order"),
+    ("crashes in commit", "drafting", "signal 11 (Segmentation fault)"),
 ]
 
 

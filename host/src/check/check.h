@@ -42,6 +42,7 @@ std::span<const ModeCheck> registration_checks();
 std::span<const ModeCheck> conversion_checks();
 std::span<const ModeCheck> training_checks();
 std::span<const ModeCheck> storage_checks();
+std::span<const ModeCheck> decoding_checks();
 
 /// The operators that a plugin registered, one result each.
 extern const CheckDescription kOperatorCheck;

@@ -129,4 +129,24 @@ void require_close(const ForwardOutput& actual, const ForwardOutput& expected, d
   if (!wrong.empty()) throw Failure(when + ": " + join(wrong, ", "));
 }
 
+std::vector<AdamW::Parameter> trained_parameters(const CausalLM& model) {
+  std::vector<AdamW::Parameter> parameters;
+  for (const auto& item : model.named_parameters()) {
+    if (item.value().requires_grad()) parameters.push_back({item.key(), item.value()});
+  }
+  return parameters;
+}
+
+void learn(CausalLM& model, const ForwardInput& batch, int steps,
+           const std::function<void(int, const ForwardOutput&)>& on_step) {
+  AdamW optimizer(trained_parameters(model), {});
+  for (int step = 0; step < steps; ++step) {
+    const auto output = model.forward(batch);
+    output.loss.backward();
+    optimizer.collect_gradients();
+    optimizer.step(3e-3);
+    if (on_step) on_step(step, output);
+  }
+}
+
 }  // namespace outrider::check

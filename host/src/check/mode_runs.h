@@ -1,8 +1,11 @@
 #pragma once
 
+#include <functional>
+
 #include "check/check.h"
 #include "check/process_state.h"
 #include "outrider/checkpoint/tensor_io.h"
+#include "trainer/optimizer.h"
 
 namespace outrider::check {
 
@@ -33,6 +36,11 @@ void require_equal(const TensorMap& actual, const TensorMap& expected, const std
 ForwardInput some_batch(const CausalLM& model);
 /// A pass of a loss that may draw random numbers: always the same.
 ForwardOutput seeded_forward(CausalLM& model, const ForwardInput& input);
+/// What a training run of the model updates.
+std::vector<AdamW::Parameter> trained_parameters(const CausalLM& model);
+/// So many steps of AdamW on one batch.
+void learn(CausalLM& model, const ForwardInput& batch, int steps,
+           const std::function<void(int step, const ForwardOutput& output)>& on_step = {});
 /// Every number that a forward pass reports: "total", then each step's loss and accuracy.
 std::vector<std::pair<std::string, double>> reported(const ForwardOutput& output);
 /// Throws Failure where two passes report numbers further apart than `tolerance`, relative to

@@ -27,8 +27,9 @@ const CheckDescription kLoadCheck = {
 
 std::vector<ModeCheck> mode_checks() {
   std::vector<ModeCheck> checks;
-  for (const auto group : {check::registration_checks(), check::conversion_checks(),
-                           check::training_checks(), check::storage_checks()}) {
+  for (const auto group :
+       {check::registration_checks(), check::conversion_checks(), check::training_checks(),
+        check::storage_checks(), check::decoding_checks()}) {
     checks.insert(checks.end(), group.begin(), group.end());
   }
   return checks;

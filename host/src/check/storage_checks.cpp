@@ -7,7 +7,7 @@
 #include "check/check.h"
 #include "check/mode_runs.h"
 #include "check/process_state.h"
-#include "check/scratch_folder.h"
+#include "machine/scratch_folder.h"
 #include "outrider/error.h"
 #include "outrider/files/json_file.h"
 #include "outrider/host/checkpoint.h"

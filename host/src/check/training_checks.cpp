@@ -18,14 +18,6 @@ namespace {
 
 constexpr double kTolerance = 1e-4;  // float32 sums in another order
 
-std::vector<AdamW::Parameter> trained_parameters(const CausalLM& model) {
-  std::vector<AdamW::Parameter> parameters;
-  for (const auto& item : model.named_parameters()) {
-    if (item.value().requires_grad()) parameters.push_back({item.key(), item.value()});
-  }
-  return parameters;
-}
-
 // Leaves of the graph that get gradients but belong to nobody: they would never be saved.
 size_t unregistered_leaves(const CausalLM& model, const at::Tensor& loss) {
   std::set<const at::TensorImpl*> known;
@@ -87,16 +79,10 @@ double reported_loss(const ForwardOutput& output) {
 std::string check_learning(const ModeSubject& subject) {
   const auto model = converted(subject);
   model->train();
-  AdamW optimizer(trained_parameters(*model), {});
-  const auto batch = some_batch(*model);
   double first = 0, last = 0;
-  for (int step = 0; step < 30; ++step) {
-    const auto output = model->forward(batch);
-    output.loss.backward();
-    optimizer.collect_gradients();
-    optimizer.step(3e-3);
+  learn(*model, some_batch(*model), 30, [&](int step, const ForwardOutput& output) {
     (step == 0 ? first : last) = reported_loss(output);
-  }
+  });
   const auto text = fmt::format("loss {:.4g} → {:.4g} in 30 steps on one batch", first, last);
   if (!(last < first)) throw Failure(text);
   return text;

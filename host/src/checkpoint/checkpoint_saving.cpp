@@ -71,6 +71,7 @@ void save_pretrained(const CausalLM& model, const fs::path& folder, const SaveOp
     write_record(metadata, directory.staging());
   }
   copy_companions(options.source, directory.staging());
+  if (options.complete) options.complete(directory.staging());
   directory.commit();
 }
 

@@ -8,6 +8,7 @@
 
 #include "outrider/checkpoint/metadata.h"
 #include "outrider/error.h"
+#include "outrider/host/checkpoint.h"
 #include "outrider/text.h"
 
 namespace outrider {
@@ -15,8 +16,11 @@ namespace fs = std::filesystem;
 namespace {
 
 bool is_companion(const fs::path& path) {
-  static const std::set<std::string> ours = {"config.json", CheckpointMetadata::kFileName,
-                                             "model.safetensors.index.json", "training_state.json",
+  static const std::set<std::string> ours = {"config.json",
+                                             CheckpointMetadata::kFileName,
+                                             kProbeFile,
+                                             "model.safetensors.index.json",
+                                             "training_state.json",
                                              "best.json"};
   const auto name = path.filename().string();
   return fs::is_regular_file(path) && is_beside_weights(name) && !ours.contains(name) &&

@@ -47,6 +47,7 @@ void add_verbs(CLI::App& app, const GlobalOptions& options) {
   add_bench_verb(app, options);
   add_generate_verb(app, options);
   add_eval_verb(app, options);
+  add_verify_verb(app, options);
   add_inspect_verb(app, options);
   add_save_verb(app, options);
   add_restore_verb(app, options);

@@ -23,6 +23,7 @@ void add_plugin_verb(CLI::App& app, const GlobalOptions& options);
 void add_restore_verb(CLI::App& app, const GlobalOptions& options);
 void add_save_verb(CLI::App& app, const GlobalOptions& options);
 void add_train_verb(CLI::App& app, const GlobalOptions& options);
+void add_verify_verb(CLI::App& app, const GlobalOptions& options);
 
 /// `plugin new` and `plugin check`, below `plugin`.
 void add_plugin_author_verbs(CLI::App& plugin, const GlobalOptions& options);

@@ -10,6 +10,7 @@
 #include "cli/model_options.h"
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
+#include "outrider/loss/step_logits.h"
 
 namespace outrider::cli {
 namespace {
@@ -125,6 +126,7 @@ TensorRecorder recorder_into(TensorMap& results, bool converted, bool hidden_sta
   return [&results, converted, hidden_states](const std::string& name, const at::Tensor& tensor) {
     const bool is_hidden = name.starts_with("hidden_states.");
     if (is_hidden && !hidden_states) return;
+    if (name.starts_with(loss::kStepLogits)) return;  // the same in an order for `verify`
     const bool plain = !converted && name == "base.logits";
     results[plain ? "logits" : name] = tensor.detach();
   };

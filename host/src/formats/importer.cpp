@@ -14,6 +14,8 @@
 #include "checkpoint/strict_load.h"
 #include "checkpoint/tensor_mismatches.h"
 #include "convert/allocation_budget.h"
+#include "convert/random_scope.h"
+#include "formats/foreign_draft.h"
 #include "outrider/error.h"
 #include "outrider/host/convert.h"
 #include "outrider/host/plugin_loader.h"
@@ -133,22 +135,28 @@ void check_fits_base(const ImportedDraft& draft, const ModelConfig& base, const 
                            "give the base that the draft was trained for with --base");
 }
 
-void attach(CausalLM& base, const std::string& mode, const ImportedDraft& draft,
-            size_t stored_bytes, const ImportOptions& options) {
+// What a config describes must not be far larger than the tensors beside it.
+AllocationBudget budget_for(size_t stored_bytes) {
   constexpr size_t kSlack = 64 << 20;
-  const AllocationBudget budget(
-      8 * stored_bytes + kSlack,  // of another type, and with initial values
-      Error(ErrorCode::kTensorMismatch,
-            "the config describes a draft far larger than the tensors beside it",
-            "does the config.json belong to these tensors, and is the folder complete?"));
+  return {8 * stored_bytes + kSlack,  // of another type, and with initial values
+          Error(ErrorCode::kTensorMismatch,
+                "the config describes a draft far larger than the tensors beside it",
+                "does the config.json belong to these tensors, and is the folder complete?")};
+}
+
+std::optional<std::string> numerics_of(const ImportedDraft& draft, const ImportOptions& options) {
+  const auto recorded = draft.metadata.value("reference_numerics", Json());
+  if (options.reference_numerics || !recorded.is_string()) return options.reference_numerics;
+  return recorded.get<std::string>();
+}
+
+void attach(CausalLM& base, const ForeignDraft& read, size_t stored_bytes,
+            const ImportOptions& options) {
+  const auto budget = budget_for(stored_bytes);
   ConvertOptions convert;
   convert.on_note = options.on_note;
-  convert.reference_numerics = options.reference_numerics;
-  const auto recorded = draft.metadata.value("reference_numerics", Json());
-  if (recorded.is_string() && !convert.reference_numerics) {
-    convert.reference_numerics = recorded.get<std::string>();
-  }
-  const ModeRequest request(std::vector<ModeRequest::Item>{{mode, draft.config}});
+  convert.reference_numerics = numerics_of(read.draft, options);
+  const ModeRequest request(std::vector<ModeRequest::Item>{{read.mode, read.draft.config}});
   speculative::convert(base, request, convert);
 }
 
@@ -172,34 +180,61 @@ void check_base_copies(const CausalLM& base, const TensorMap& copies,
   }
 }
 
+void load_tensors(const Draft& target, const ImportedDraft& draft, const StoredTensors& stored,
+                  TensorMismatches& mismatches) {
+  for (const auto& problem : draft.problems) mismatches.add(problem);
+  load_strictly(
+      tensors_of(target), stored, [](const std::string&) { return false; },
+      draft.file_name ? draft.file_name : TensorName(std::identity()), mismatches);
+}
+
 void load_draft(const CausalLM& base, const ImportedDraft& draft, const StoredTensors& stored,
                 const fs::path& folder) {
   TensorMismatches mismatches;
-  for (const auto& problem : draft.problems) mismatches.add(problem);
-  load_strictly(
-      tensors_of(*base.speculative_state().back().draft), stored,
-      [](const std::string&) { return false; },
-      draft.file_name ? draft.file_name : TensorName(std::identity()), mismatches);
+  load_tensors(*base.speculative_state().back().draft, draft, stored, mismatches);
   check_base_copies(base, draft.base_copies, mismatches);
   mismatches.finish(folder.string(), "docs/formats.md lists the tensors of each format");
 }
 
 }  // namespace
 
-ImportResult import_draft(CausalLM& base, const fs::path& folder, const ImportOptions& options) {
+ForeignDraft read_foreign_draft(const fs::path& folder, const ImportOptions& options) {
   check_folder(folder);
   const auto chosen = choose(folder, options);
-  auto draft = chosen.format.read(folder);
-  if (draft.metadata.is_null()) draft.metadata = Json::object();  // nothing to say
+  ForeignDraft read{chosen.mode, chosen.format.name, chosen.format.read(folder)};
+  if (read.draft.metadata.is_null()) read.draft.metadata = Json::object();  // nothing to say
+  return read;
+}
+
+std::shared_ptr<Draft> build_foreign_draft(const CausalLM& base, const ForeignDraft& read,
+                                           const fs::path& folder) {
+  check_fits_base(read.draft, base.config(), folder);
+  const auto stored = stored_tensors(read.draft.tensors);
+  const auto budget = budget_for(total_bytes(stored));
+  const auto& mode = *plugin_loader().load_mode(read.mode).descriptor;
+  auto info = base.base_info();
+  info.reference_numerics = numerics_of(read.draft, {}).value_or("");
+  const RandomScope random(0);
+  auto draft = mode.convert(info, mode.config_schema().resolve(read.draft.config)).draft;
+  TensorMismatches mismatches;
+  const at::NoGradGuard no_grad;
+  load_tensors(*draft, read.draft, stored, mismatches);
+  mismatches.finish(folder.string(), "docs/formats.md lists the tensors of each format");
+  return draft;
+}
+
+ImportResult import_draft(CausalLM& base, const fs::path& folder, const ImportOptions& options) {
+  const auto read = read_foreign_draft(folder, options);
+  const auto& draft = read.draft;
   check_fits_base(draft, base.config(), folder);
   const auto stored = stored_tensors(draft.tensors);
-  attach(base, chosen.mode, draft, total_bytes(stored), options);
+  attach(base, read, total_bytes(stored), options);
   load_draft(base, draft, stored, folder);
   if (draft.notes && options.on_note) {
     const auto& metadata = base.speculative_state().back().state.metadata;
     for (const auto& note : draft.notes(metadata)) options.on_note(note);
   }
-  return {chosen.mode, chosen.format.name};
+  return {read.mode, read.format};
 }
 
 }  // namespace outrider

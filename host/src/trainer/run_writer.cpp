@@ -126,7 +126,9 @@ Json RunWriter::finish(Json summary) {
 }
 
 void RunWriter::write_model(const fs::path& folder, bool replace) const {
-  save_pretrained(model_, folder, {.source = options_.source, .replace = replace, .base = base_});
+  save_pretrained(
+      model_, folder,
+      {.source = options_.source, .replace = replace, .base = base_, .complete = run_.complete});
 }
 
 void RunWriter::save_checkpoint(bool by_time) {

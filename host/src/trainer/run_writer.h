@@ -31,6 +31,8 @@ class RunWriter {
     std::function<double()> epochs, elapsed_seconds;
     std::function<TrainingState()> state;  // what a checkpoint holds beside the model
     std::function<void()> check;           // throws where the model to be saved is not finite
+    /// Completes a folder of the model that is being saved.
+    std::function<void(const std::filesystem::path& folder)> complete;
     std::function<bool()> is_interrupted;
     std::function<void(const std::string&)> say;
   };

@@ -26,6 +26,7 @@
 #include "trainer/shared_sequences.h"
 #include "trainer/step_setup.h"
 #include "trainer/train_options.h"
+#include "verify/probe.h"
 
 namespace outrider {
 namespace {
@@ -178,8 +179,17 @@ RunWriter::Run Trainer::view() {
           .elapsed_seconds = [this] { return elapsed_seconds(); },
           .state = [this] { return state(); },
           .check = [this] { watch_.check(); },
+          .complete = [this](const fs::path& folder) { complete(folder); },
           .is_interrupted = [this] { return is_interrupted(); },
           .say = [this](const std::string& text) { say(text); }};
+}
+
+/// What `outrider verify` compares the saved folder with.
+void Trainer::complete(const fs::path& folder) {
+  verify::ProbeOptions probe;
+  if (options_.shard_base) probe.without_outputs = "the processes hold the base together";
+  if (teacher_cost_) probe.without_outputs = "the base computes in " + options_.base_precision;
+  verify::write_probe(model_, folder, probe);
 }
 
 void Trainer::train_to_the_end() {

@@ -44,6 +44,7 @@ class Trainer {
   using Clock = std::chrono::steady_clock;
 
   RunWriter::Run view();
+  void complete(const std::filesystem::path& folder);
   void start();
   std::string first_says(const std::function<std::string()>& say) const;
   void first_alone(const std::function<void()>& work) const;

@@ -6,6 +6,8 @@
 
 #include <csignal>
 
+#include "outrider/decode/stepwise.h"
+#include "outrider/loss/step_logits.h"
 #include "outrider/nn/linear.h"
 #include "outrider/ops/operator_library.h"
 #include "outrider/ops/streaming_cross_entropy.h"
@@ -26,6 +28,65 @@ const outrider::StructSchema<Config>& schema() {
           .field("defect", &Config::defect, "What is wrong with the draft."));
   return schema;
 }
+
+/// Proposes one token from the base's last state, with one defect.
+class Drafter final : public outrider::Drafter {
+ public:
+  Drafter(std::shared_ptr<outrider::nn::Linear> layer, std::string defect)
+      : layer_(std::move(layer)), defect_(std::move(defect)) {}
+
+  void prefill(const outrider::BaseOutputs& accepted, const at::Tensor& tokens) override {
+    commit(accepted, tokens);
+  }
+  void commit(const outrider::BaseOutputs& accepted, const at::Tensor& tokens) override {
+    head_ = accepted.head;
+    const auto& hidden = accepted.last_hidden;
+    auto last = (tokens.ge(0).sum(1) - 1).view({-1, 1, 1});
+    if (has("is one row late")) last = (last - 1).clamp_min(0);
+    state_ = hidden.gather(1, last.expand({-1, 1, hidden.size(2)}));
+    if (has("is larger in decoding")) state_ = state_ * 1.5;
+    if (has("remembers what was rejected") && proposed_.defined()) {
+      state_ = state_ + head_->embedding(proposed_);
+    }
+    if (has("crashes in commit")) std::raise(SIGSEGV);
+  }
+  void keep(const std::vector<int64_t>& sequences) override {
+    auto index = at::tensor(sequences, at::kLong);
+    if (has("keeps the first")) index = at::arange(index.size(0));
+    state_ = state_.index_select(0, index);
+    if (proposed_.defined()) proposed_ = proposed_.index_select(0, index);
+  }
+  outrider::DraftTree propose(const outrider::DraftRequest& request) override {
+    auto tree = outrider::decode::draft_stepwise(
+        {.state = state_,
+         .logits = [this](const at::Tensor& states) { return logits(states); },
+         .advance = [](const at::Tensor& states, const at::Tensor&,
+                       const at::Tensor&) { return states; },
+         .vocab_size = head_->vocab_size(),
+         .most_levels = 1},
+        request);
+    if (has("draws from another distribution") && tree.q.defined()) {
+      tree.tokens = request.sampler->draw(tree.q.square().squeeze(1)).unsqueeze(1);
+    }
+    if (has("says another distribution") && tree.q.defined()) tree.q = at::softmax(tree.q, -1);
+    if (has("proposes otherwise again")) state_ = state_ * 0.5;
+    proposed_ = tree.tokens.slice(1, 0, 1);
+    return tree;
+  }
+
+ private:
+  bool has(const char* defect) const { return defect_ == defect; }
+  at::Tensor logits(const at::Tensor& states) const {
+    const auto rows = states + layer_->forward(states);
+    return head_->logits(rows.flatten(0, 1)).view({rows.size(0), rows.size(1), -1});
+  }
+
+  std::shared_ptr<outrider::nn::Linear> layer_;
+  std::string defect_;
+  std::shared_ptr<const outrider::LmHead> head_;
+  at::Tensor state_;     // [B,1,h]
+  at::Tensor proposed_;  // [B,1]
+};
 
 /// Predicts the token two positions after the base's last hidden state.
 class Draft final : public outrider::Draft {
@@ -48,6 +109,10 @@ class Draft final : public outrider::Draft {
 
   outrider::HiddenStateRequest hidden_states_needed() const override { return {}; }
 
+  std::unique_ptr<outrider::Drafter> make_drafter() override {
+    return std::make_unique<Drafter>(layer_, defect_);
+  }
+
   outrider::DraftLoss loss(const outrider::BaseOutputs& base,
                            const outrider::TrainBatch& batch) override {
     const auto targets = outrider::token_targets(batch);
@@ -56,6 +121,11 @@ class Draft final : public outrider::Draft {
     if (has("sees the future")) hidden = hidden + at::roll(hidden, -9, 1);
     if (has("reads its target")) hidden = hidden + at::roll(base.input_embeddings, -2, 1);
     if (has("sees its neighbour")) hidden = hidden + 0.1 * hidden.mean(0, /*keepdim=*/true);
+    if (batch.recorder) {
+      const auto states = hidden + layer_->forward(hidden);
+      batch.recorder(outrider::loss::step_logits_name(0),
+                     base.head->logits(states.flatten(0, 1)).view({states.size(0), length, -1}));
+    }
     hidden = hidden.slice(1, 0, rows).flatten(0, 1);
     const auto mask = targets.mask.slice(1, length - rows).flatten();
     const auto count = has("counts padding") ? at::ones_like(mask).sum() : mask.sum();

@@ -8,6 +8,7 @@
 
 #include "gather_concat.h"
 #include "hydra_drafter.h"
+#include "outrider/loss/step_logits.h"
 #include "outrider/loss/step_metrics.h"
 #include "outrider/loss/teacher.h"
 
@@ -127,8 +128,9 @@ void HydraDraft::record_logits(size_t head, const outrider::BaseOutputs& base,
   const auto index = at::arange(batch * length, base.last_hidden.options().dtype(at::kLong));
   const auto rows = index.view({batch, length}).slice(1, 0, kept);
   const auto states = head_states(head, base, rows.flatten());
-  recorder(fmt::format("hydra_logits.{}", head),
-           heads_[head].projection->forward(states).view({batch, kept, -1}));
+  const auto logits = heads_[head].projection->forward(states).view({batch, kept, -1});
+  recorder(fmt::format("hydra_logits.{}", head), logits);
+  recorder(loss::step_logits_name(static_cast<int64_t>(head)), logits);
 }
 
 }  // namespace hydra

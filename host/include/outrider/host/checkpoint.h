@@ -19,6 +19,8 @@ class ShardedLayers;
 
 /// ModelOpt's record of a conversion in a model folder.
 constexpr const char* kModelOptStateFile = "modelopt_state.pth";
+/// What `outrider verify` compares a folder with; nothing else reads it.
+constexpr const char* kProbeFile = "outrider_probe.json";
 
 struct LoadOptions {
   std::optional<at::ScalarType> dtype;  // default: as stored
@@ -73,6 +75,8 @@ struct SaveOptions {
   bool replace = false;          // an existing folder may be replaced
   int64_t max_shard_size = 5'000'000'000;  // bytes of tensors in one file
   std::optional<BaseReference> base;       // where given, only the drafts are written
+  /// Called with the folder once all of its files are there, before it appears: adds others.
+  std::function<void(const std::filesystem::path& folder)> complete = {};
 };
 
 /// Writes a Hugging Face folder that plain transformers can load the base from, atomically. Weights

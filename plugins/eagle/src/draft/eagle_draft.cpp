@@ -7,6 +7,7 @@
 
 #include "eagle_drafter.h"
 #include "outrider/error.h"
+#include "outrider/loss/step_logits.h"
 #include "outrider/loss/teacher.h"
 #include "pull_on_targets.h"
 #include "warm_start.h"
@@ -118,6 +119,7 @@ void EagleDraft::record(const TensorRecorder& recorder, const BaseOutputs& base,
     recorder(fmt::format("draft_prenorm.step_{}", k), at_positions(steps[k], first, length));
     for (int64_t head = 0; head < head_count(); ++head) {
       const auto logits = at::linear(head_rows(steps[k], head), head_weight(base, head));
+      if (head == 0) recorder(loss::step_logits_name(first), logits);
       recorder(head == 0 ? fmt::format("logits.step_{}", k)
                          : fmt::format("logits.parallel_{}_step_{}", head, k),
                at_positions(logits, first, length));

@@ -9,6 +9,7 @@
 #include "kernels/residual_block.h"
 #include "medusa_drafter.h"
 #include "outrider/error.h"
+#include "outrider/loss/step_logits.h"
 #include "outrider/loss/step_metrics.h"
 #include "outrider/loss/trained_rows.h"
 #include "outrider/ops/streaming_cross_entropy.h"
@@ -99,8 +100,9 @@ DraftLoss MedusaDraft::loss(const BaseOutputs& base, const TrainBatch& batch) {
                          std::pow(config_.medusa_decay_coefficient, static_cast<double>(i));
     loss::add_step(result, fmt::format("head_{}", i), head_loss, weight, scale, total);
     if (batch.recorder) {
-      batch.recorder(fmt::format("medusa_logits.{}", i),
-                     at::linear(heads_[i]->forward(base.last_hidden), heads_[i]->projection()));
+      const auto logits = at::linear(heads_[i]->forward(base.last_hidden), heads_[i]->projection());
+      batch.recorder(fmt::format("medusa_logits.{}", i), logits);
+      batch.recorder(loss::step_logits_name(static_cast<int64_t>(i)), logits);
     }
   }
   return result;

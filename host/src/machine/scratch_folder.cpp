@@ -1,13 +1,13 @@
-#include "check/scratch_folder.h"
+#include "machine/scratch_folder.h"
 
 #include <stdlib.h>
 
 #include "outrider/error.h"
 
-namespace outrider::check {
+namespace outrider {
 
 ScratchFolder::ScratchFolder() {
-  auto pattern = (std::filesystem::temp_directory_path() / "outrider_check_XXXXXX").string();
+  auto pattern = (std::filesystem::temp_directory_path() / "outrider_XXXXXX").string();
   if (mkdtemp(pattern.data()) == nullptr) {
     throw Error(ErrorCode::kWriteFailed, pattern + ": cannot be created",
                 "TMPDIR names a folder for temporary files");
@@ -20,4 +20,4 @@ ScratchFolder::~ScratchFolder() {
   std::filesystem::remove_all(path_, ignored);
 }
 
-}  // namespace outrider::check
+}  // namespace outrider

@@ -2,7 +2,7 @@
 
 #include <filesystem>
 
-namespace outrider::check {
+namespace outrider {
 
 /// A new private folder among the machine's temporary files, removed with the object.
 class ScratchFolder {
@@ -19,4 +19,4 @@ class ScratchFolder {
   std::filesystem::path path_;
 };
 
-}  // namespace outrider::check
+}  // namespace outrider

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+
+#include "outrider/api.h"
+#include "outrider/json.h"
+#include "outrider/model/causal_lm.h"
+
+namespace outrider::verify {
+
+/// How a draft was when its folder was written, in kProbeFile beside it. Only verifying reads it.
+struct Probe {
+  Json facts;    // facts_of() the folder
+  Json base;     // hashes of the base's tensors that belong to no layer: embedding, norm, head
+  Json drafts;   // mode → hashes of its draft's tensors
+  Json outputs;  // outputs_of() the model; null where they were not computed, for the reason:
+  std::string without_outputs;
+
+  /// Nothing where the folder has none. Throws kInvalidFile for a file that is no probe.
+  OUTRIDER_API static std::optional<Probe> read(const std::filesystem::path& folder);
+};
+
+/// Whether the base can be run for a probe where it is, or why not.
+struct ProbeOptions {
+  std::string without_outputs;  // not empty: why they are not to be computed
+};
+
+/// Writes the probe of a folder whose other files are all there. Throws kWriteFailed.
+OUTRIDER_API void write_probe(CausalLM& model, const std::filesystem::path& folder,
+                              const ProbeOptions& options = {});
+
+}  // namespace outrider::verify
