@@ -118,6 +118,7 @@ HOST = {
     "formats": {"machine", "plugins", "convert", "checkpoint"},
     "generate": {"machine", "convert", "checkpoint"},
     "trainer": {"", "machine", "plugins", "convert", "checkpoint", "data", "report", "distributed"},
+    "plan": {"", "machine", "plugins", "convert", "checkpoint", "data", "trainer"},
     "bench": {"", "machine", "plugins", "convert", "data", "trainer"},
     "check": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "trainer"},
 }

@@ -24,7 +24,8 @@ struct Workload {
 OUTRIDER_API Workload workload_of(const std::string& name);
 OUTRIDER_API std::vector<std::string> workload_bases();
 
-/// The base with random weights, and the draft attached; made on the device, from a fixed seed.
+/// The base with random weights, and the draft attached; made on the device, from a fixed seed. On
+/// the meta device without values and memory.
 OUTRIDER_API std::shared_ptr<CausalLM> make_workload_model(const Workload& workload,
                                                            at::TensorOptions options);
 

@@ -7,6 +7,7 @@
 
 #include "cli/app.h"
 #include "cli/decode_options.h"
+#include "cli/reference_acceptance_report.h"
 #include "generate/measurement.h"
 #include "generate/prompt_file.h"
 #include "outrider/error.h"
@@ -21,6 +22,7 @@ struct EvalArguments {
   std::vector<fs::path> models;
   fs::path prompts;
   size_t most_prompts = 0;
+  int64_t reference_steps = 0;
 };
 
 constexpr const char* kNoCategory = "";
@@ -43,6 +45,8 @@ class Evaluation {
       prompts_.resize(arguments.most_prompts);
     }
   }
+
+  const std::vector<Json>& prompts() const { return prompts_; }
 
   // Prompt lookup is the same for every folder of one base.
   void run() {
@@ -169,6 +173,11 @@ class Evaluation {
 void evaluate(const EvalArguments& arguments, const GlobalOptions& global) {
   use_plugins(global);
   Evaluation evaluation(arguments);
+  if (arguments.reference_steps > 0) {
+    const auto result = reference_acceptance(arguments.models, evaluation.prompts(),
+                                             arguments.decode, arguments.reference_steps);
+    return global.json ? print_json(result) : print_reference_acceptance(result);
+  }
   evaluation.run();
   if (global.json) return print_json(evaluation.json());
   evaluation.print();
@@ -190,6 +199,9 @@ void add_eval_verb(CLI::App& app, const GlobalOptions& global) {
       ->required();
   verb->add_option("--num-prompts", arguments->most_prompts, "Only the first so many (0: all)")
       ->capture_default_str();
+  verb->add_option("--reference-acceptance", arguments->reference_steps,
+                   "Instead: ModelOpt's acceptance-rate validation with so many drafted tokens")
+      ->check(CLI::Range(1, 1024));
   add_decode_options(*verb, arguments->decode);
   verb->callback([arguments, &global] { evaluate(*arguments, global); });
 }
