@@ -39,34 +39,34 @@ def regenerate(outrider, jsonl, tmp_path):
 
 
 @pytest.fixture
-def answer(outrider, jsonl, tokenizer):
-    """answer(model, messages): what `generate` says to them: (text, whether it stopped)."""
+def answers(outrider, jsonl, tokenizer):
+    """answers(model, conversations): what `generate` says to each: (text, whether it stopped)."""
 
-    def run(model, messages):
-        file = jsonl({"messages": messages}, name="asked.jsonl")
-        said = json.loads(outrider("generate", model, "--prompts", file, "--json", "--max-new-tokens", COUNT).stdout)
+    def text_of(said):
         ids = said["token_ids"][:-1] if said["stopped"] else said["token_ids"]
         text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text if said["stopped"] else text.removesuffix("\ufffd"), said["stopped"]
+        return text if said["stopped"] else text.removesuffix("\ufffd")
+
+    def run(model, conversations):
+        file = jsonl(*({"messages": messages} for messages in conversations), name="asked.jsonl")
+        done = outrider("generate", model, "--prompts", file, "--json", "--max-new-tokens", COUNT)
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        return [(text_of(said), said["stopped"]) for said in found]
 
     return run
 
 
-def test_each_question_is_answered_as_generate_answers_it(regenerate, answer, stopping):
+def test_each_question_is_answered_as_generate_answers_it(regenerate, answers, stopping):
     lines = regenerate(stopping, RECORDS, "--batch-size", 3)
     assert len(lines) == len(RECORDS) and all(set(line) == KEYS for line in lines)
     texts = [[m["content"] for m in line["messages"] if m["role"] != "assistant"] for line in lines]
     assert [t[0] for t in texts] == ["Be brief.", "Name three colours.", "Count to five.", "Be kind.", "Translate\nHund"]
-    answers = 0
-    for line in lines:
-        messages = line["messages"]
-        for i, message in enumerate(messages):
-            if message["role"] == "assistant":
-                text, stopped = answer(stopping, messages[:i])
-                assert message["content"] == text
-                assert stopped == (line["finished"] or i + 1 < len(messages))
-                answers += 1
-    assert answers > len(RECORDS) and {line["finished"] for line in lines} == {True, False}
+    turns = [(line, i) for line in lines for i, m in enumerate(line["messages"]) if m["role"] == "assistant"]
+    said = answers(stopping, [line["messages"][:i] for line, i in turns])
+    for (line, i), (text, stopped) in zip(turns, said):
+        assert line["messages"][i]["content"] == text
+        assert stopped == (line["finished"] or i + 1 < len(line["messages"]))
+    assert len(turns) > len(RECORDS) and {line["finished"] for line in lines} == {True, False}
     assert regenerate(stopping, RECORDS, "--batch-size", 1, name="single.jsonl") == lines
 
 
@@ -97,7 +97,7 @@ def many(count):
 @pytest.mark.parametrize("torn", [b"", b'{"finished":tr'], ids=["between lines", "within a line"])
 def test_a_killed_run_is_continued(program, outrider, regenerate, tiny, model, tmp_path, torn):
     options = "--temperatures", "0,1", "--batch-size", 2
-    whole = regenerate(tiny(), many(40), *options, name="whole.jsonl")
+    whole = regenerate(tiny(), many(24), *options, name="whole.jsonl")
     out = tmp_path / "out.jsonl"
     command = ("data", "regenerate", tmp_path / "questions.jsonl", "--model", tiny(), "--out", out,
                "--max-new-tokens", COUNT, *options)
@@ -115,8 +115,8 @@ def test_a_killed_run_is_continued(program, outrider, regenerate, tiny, model, t
     assert out.read_bytes().count(b"\n") == kept
     said = outrider(*command, "--resume", "--json")
     assert "continuing behind" in said.stderr
-    assert said.json()["conversations"] == 40 > said.json()["this_run"]["conversations"]
-    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes() and len(whole) == 40
+    assert said.json()["conversations"] == 24 > said.json()["this_run"]["conversations"]
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes() and len(whole) == 24
     assert "exists" in outrider(*command, "--resume", status=3).stderr
 
 
