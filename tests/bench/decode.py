@@ -1,7 +1,10 @@
-"""Plain decoding beside transformers' generate, and drafting beside plain decoding, in one run.
+"""Plain decoding beside transformers' generate and llama.cpp, and drafting beside plain decoding, in one run.
 
 usage: decode.py [--model DIR] [--tokens N] [--prompts N] [--dtype float32] [--program build/bin/outrider]
                  [--drafts DIR…] [--threads N]
+
+llama.cpp takes part where xllamacpp is installed (requirements-bench.txt); the model is then written as a GGUF file of
+the same type first. Texts are compared, since it gives no tokens.
 
 Where other work shares the cores, one thread is what can be compared: two wait for each other at every product."""
 
@@ -39,6 +42,32 @@ def of_transformers(folder, prompts, count, dtype):
             seconds += time.perf_counter() - start
             found.append(out[0, len(prompt):].tolist())
     return sum(map(len, found)) / seconds, found
+
+
+def of_llama_cpp(folder, prompts, count, dtype, threads):
+    """(tokens per second, texts) of greedy decoding, or None without xllamacpp."""
+    try:
+        import xllamacpp
+    except ImportError:
+        return None
+    import gguf_model
+
+    with tempfile.TemporaryDirectory() as scratch:
+        params = xllamacpp.CommonParams()
+        params.model.path = str(Path(scratch) / "model.gguf")
+        gguf_model.write(folder, params.model.path, dtype)
+        params.n_ctx, params.n_parallel, params.n_gpu_layers, params.verbosity = 2048, 1, 0, 0
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        server = xllamacpp.Server(params)
+
+        def answer(ids, tokens):
+            return server.handle_completions({"prompt": ids, "n_predict": tokens, "temperature": 0, "cache_prompt": False})
+
+        answer(prompts[0], 4)
+        answers = [answer(ids, count) for ids in prompts]
+    timings = [a["timings"] for a in answers]
+    seconds = sum(t["prompt_ms"] + t["predicted_ms"] for t in timings) / 1000
+    return sum(t["predicted_n"] for t in timings) / seconds, [a["choices"][0]["text"] for a in answers]
 
 
 def of_outrider(program, folder, prompts, count, dtype, *options):
@@ -81,6 +110,11 @@ def main():
     plain, tokens, _ = of_outrider(options.program, folder, *arguments, "--no-draft")
     print(f"outrider, plain:       {plain:.1f} tokens/s, {plain / theirs:.2f} of transformers, "
           f"{sum(a == b for a, b in zip(tokens, expected))} of {len(tokens)} answers the same")
+    if found := of_llama_cpp(folder, *arguments, options.threads):
+        speed, texts = found
+        same = sum(tokenizer.decode(ids, skip_special_tokens=True) == text for ids, text in zip(tokens, texts))
+        print(f"llama.cpp:             {speed:.1f} tokens/s; outrider, plain: {plain / speed:.2f} of it, "
+              f"{same} of {len(tokens)} answers the same")
     modes = [(folder, "--drafter", "prompt-lookup"), *((draft, "--draft-shape", shape) for draft in options.drafts
                                                       for shape in ("chain", "static-tree", "dynamic-tree"))]
     for mode in modes:

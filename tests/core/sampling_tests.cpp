@@ -248,6 +248,30 @@ TEST_CASE("what is drawn has the given distribution, and never probability zero"
   CHECK(excess(counts.index({index}), values({3, 1, 4}) / 8.0) < 5.0);
 }
 
+TEST_CASE("a sequence with a stream of its own draws what it would draw alone") {
+  const auto p = at::softmax(random({3, 50}, 5), 1);
+  const std::vector<uint64_t> seeds{7, 8, 9};
+  Sampler together({.temperature = 1.0}, seeds);
+  std::vector<Sampler> alone;
+  for (const auto seed : seeds) alone.emplace_back(SamplingOptions{.temperature = 1.0}, seed);
+  const auto check = [&](const std::vector<size_t>& sequences) {
+    std::vector<at::Tensor> rows, expected;
+    std::vector<double> uniforms;
+    for (const auto sequence : sequences) {
+      rows.push_back(p[static_cast<int64_t>(sequence)]);
+      expected.push_back(alone[sequence].draw(rows.back().unsqueeze(0)));
+      const auto more = alone[sequence].uniforms(4);
+      uniforms.insert(uniforms.end(), more.begin(), more.end());
+    }
+    CHECK(together.draw(at::stack(rows)).equal(at::cat(expected)));
+    CHECK(together.uniforms(4 * static_cast<int64_t>(sequences.size())) == uniforms);
+  };
+  for (int i = 0; i < 20; ++i) check({0, 1, 2});
+  together.keep({2, 0});
+  for (int i = 0; i < 20; ++i) check({2, 0});
+  CHECK_THROWS_AS(together.uniforms(3), Error);
+}
+
 TEST_CASE("a greedy sampler takes the likeliest token, and wrong options are refused") {
   Sampler greedy({}, 0);
   CHECK(greedy.is_greedy());

@@ -207,6 +207,15 @@ def eagle_expectation(case, model, inputs, call):
     return expected
 
 
+@torch.no_grad()
+def generated(model, inputs):
+    """Greedy, so that a tie would make two answers right: the seed of the draw must have none."""
+    inputs["generate.input_ids"] = inputs["input_ids"][:, :inputs["input_ids"].shape[1] // 2 + 1]
+    model.eval()
+    base, drafts = model.pseudo_speculative_generate(inputs["generate.input_ids"], steps=6)
+    return {"generate.base_token": base, "generate.draft_tokens": drafts}
+
+
 def medusa_expectation(case, model, inputs, call):
     output = model(**call)
     output.loss.backward()
@@ -252,6 +261,10 @@ def run(case, out):
     expect = medusa_expectation if case["mode"] == "medusa" else eagle_expectation
     expected = expect(case, model, inputs, call)
     expected |= {f"grad.{n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
+    # Parallel heads guess further tokens behind the last step, which no engine verifies.
+    heads = case["config"].get("eagle_architecture_config", {}).get("parallel_draft_step", 1)
+    if case["mode"] == "eagle" and not case["offline"] and heads == 1:
+        expected |= generated(model, inputs)
     save(inputs, out / "inputs.safetensors")
     save(expected, out / "expected.safetensors")
 

@@ -116,19 +116,13 @@ HOST = {
     "checkpoint": {"", "machine", "distributed", "plugins", "convert"},
     "data": {"", "machine", "plugins", "convert", "checkpoint"},
     "formats": {"machine", "plugins", "convert", "checkpoint"},
-<<<<<<< HEAD
-    "generate": {"machine", "convert", "checkpoint", "", "report"},
-    "trainer": {"", "machine", "plugins", "convert", "checkpoint", "data", "report", "distributed", "generate"},
-    "bench": {"", "machine", "plugins", "convert", "data", "generate", "trainer"},
-    "check": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "trainer"},
-=======
-    "generate": {"machine", "convert", "checkpoint"},
+    "generate": {"", "machine", "report", "convert", "checkpoint"},
     "verify": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "generate"},
-    "trainer": {"", "machine", "plugins", "convert", "checkpoint", "data", "report", "distributed", "verify"},
-    "bench": {"", "machine", "plugins", "convert", "data", "trainer"},
-    "check": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "trainer",
-              "generate", "verify"},
->>>>>>> verify
+    "trainer": {"", "machine", "plugins", "convert", "checkpoint", "data", "generate", "report", "distributed",
+                "verify"},
+    "plan": {"", "machine", "plugins", "convert", "checkpoint", "data", "trainer"},
+    "bench": {"", "machine", "plugins", "convert", "data", "generate", "trainer"},
+    "check": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "trainer", "generate", "verify"},
 }
 HOST["cli"] = set(HOST)
 

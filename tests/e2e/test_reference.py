@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from compare import differences
 from conftest import REFERENCE
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 BASES = sorted(p.name for p in REFERENCE.glob("base_*"))
 DRAFTS = sorted(p.name for p in REFERENCE.iterdir() if p.name not in BASES)
@@ -41,7 +41,7 @@ def converted(convert, tmp_path_factory):
 
 
 def test_the_fixtures_are_there():
-    assert len(BASES) >= 11 and len(DRAFTS) >= 27 and len(EXPORTS) >= 17
+    assert len(BASES) >= 11 and len(DRAFTS) >= 30 and len(EXPORTS) >= 17
 
 
 @pytest.mark.parametrize("name", BASES)
@@ -62,6 +62,32 @@ def test_a_draft_trains_as_the_reference(forward, converted, name):
     assert not differences(expected, found, masks)
     gradients = [{n for n in tensors if n.startswith("grad.")} for tensors in (expected, found)]
     assert gradients[0] == gradients[1]
+
+
+@pytest.mark.parametrize("name", [n for n in DRAFTS if n.startswith("generate_eagle")])
+def test_acceptance_is_the_references(outrider, forward, converted, name, jsonl):
+    expected, _ = expectation(name)
+    assert any(value > 1.5 for key, value in expected.items() if key.startswith("ar.validate."))
+    prompts = load_file(REFERENCE / name / "inputs.safetensors")["ar.input_ids"].tolist()
+    file = jsonl(*({"input_ids": ids, "category": "ab"[i % 2]} for i, ids in enumerate(prompts)), name="prompts.jsonl")
+    for steps in (1, 3):
+        result = outrider("eval", converted(name), "--prompts", file, "--reference-acceptance", steps,
+                          "--max-new-tokens", 16, "--json").json()["models"][0]
+        for kind in ("validate", "validate_online"):
+            rates = [float(expected[f"ar.{kind}.steps_{steps}.{i}"]) for i in range(len(prompts))]
+            assert result[kind] == pytest.approx(np.mean(rates), abs=1e-6)
+            assert result["categories"]["a"][kind] == pytest.approx(np.mean(rates[::2]), abs=1e-6)
+
+
+@pytest.mark.parametrize("ids, said", [
+    ([[1, 2], [3, 64]], "generate.input_ids has ids outside the vocabulary of 64 tokens"),
+    ([[1], [2]], "generate.input_ids: expected rows [B,S] of at least two tokens")])
+def test_wrong_prompts_are_refused(outrider, converted, tmp_path, ids, said):
+    inputs = load_file(REFERENCE / "generate_eagle3/inputs.safetensors")
+    save_file(inputs | {"generate.input_ids": np.array(ids)}, tmp_path / "batch.safetensors")
+    failed = outrider("forward", converted("generate_eagle3"), "--batch", tmp_path / "batch.safetensors", "--out",
+                      tmp_path / "out.safetensors", status=4)
+    assert said in failed.stderr and not (tmp_path / "out.safetensors").exists()
 
 
 @pytest.mark.parametrize("name", EXPORTS)

@@ -97,6 +97,11 @@ void check_prompts(const Rows& prompts, int64_t vocabulary) {
   }
 }
 
+Sampler sampler_of(const DecodeOptions& options) {
+  return options.seeds.empty() ? Sampler(options.sampling, options.seed)
+                               : Sampler(options.sampling, options.seeds);
+}
+
 /// The sequences of one batch that are not finished, and what base and drafter know of them.
 class Generation {
  public:
@@ -106,7 +111,7 @@ class Generation {
         drafter_(std::move(drafter)),
         request_(std::move(request)),
         options_(options),
-        sampler_(options.sampling, options.seed),
+        sampler_(sampler_of(options)),
         cache_(base.config().num_hidden_layers, static_cast<int64_t>(prompts.size())),
         last_(prompts.size(), kNone) {
     result_.sequences.resize(prompts.size());
@@ -290,6 +295,7 @@ class Generation {
     last_ = std::move(last);
     if (active_.empty()) return;
     cache_.keep(going_on);
+    sampler_.keep(going_on);
     if (drafter_) drafter_->keep(going_on);
   }
 
@@ -338,6 +344,10 @@ DecodedBatch Decoder::run(const std::vector<std::vector<int64_t>>& prompts,
   check_prompts(prompts, base_.config().vocab_size);
   if (options.max_new_tokens < 1) {
     throw Error(ErrorCode::kInvalidArgument, "max_new_tokens: at least one token");
+  }
+  if (!options.seeds.empty() && options.seeds.size() != prompts.size()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{} seeds for {} prompts", options.seeds.size(), prompts.size()));
   }
   const c10::InferenceMode inference;
   return Generation(base_, drafters_ ? drafters_() : nullptr, hidden_states_, prompts, options)

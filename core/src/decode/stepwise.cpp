@@ -29,6 +29,7 @@ DraftTree draft_chain(const DraftSteps& steps, const DraftRequest& request) {
   for (int64_t i = 0; i < request.max_tokens; ++i) {
     if (i > 0) state = steps.advance(state, tokens.back().unsqueeze(1), {});
     const auto logits = steps.logits(state).squeeze(1);
+    if (request.on_logits) request.on_logits(logits);
     if (request.sampler) {
       const auto q = request.sampler->probabilities(logits);
       tokens.push_back(base_tokens(steps, request.sampler->draw(q)));

@@ -12,6 +12,10 @@ std::optional<SequenceNeeds> Draft::sequence_needs() const { return std::nullopt
 
 bool Draft::heeds_documents() const { return false; }
 
+std::optional<TrainingCost> Draft::training_cost(const TrainingShape&) const {
+  return std::nullopt;
+}
+
 void Draft::initialize(const BaseView&) {}
 
 std::unique_ptr<Drafter> Draft::make_drafter() {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "outrider/error.h"
 #include "outrider/kernels/accumulation.h"
@@ -32,8 +33,13 @@ at::Tensor nucleus(const at::Tensor& logits, double top_p) {
 
 }  // namespace
 
-Sampler::Sampler(SamplingOptions options, uint64_t seed)
-    : options_(options), generator_(at::detail::createCPUGenerator(seed)) {
+Sampler::Sampler(SamplingOptions options, uint64_t seed) : Sampler(options, std::vector{seed}) {
+  is_shared_ = true;
+}
+
+Sampler::Sampler(SamplingOptions options, const std::vector<uint64_t>& seeds)
+    : options_(options), is_shared_(false) {
+  for (const auto seed : seeds) streams_.push_back(at::detail::createCPUGenerator(seed));
   if (!(options.temperature >= 0.0) || options.top_k < 0 || !(options.top_p > 0.0) ||
       options.top_p > 1.0) {
     throw Error(ErrorCode::kInvalidArgument,
@@ -48,8 +54,24 @@ at::Tensor Sampler::probabilities(const at::Tensor& logits) const {
   return at::softmax(nucleus(likeliest_of_all(scaled, options_.top_k), options_.top_p), 1);
 }
 
+void Sampler::keep(const std::vector<int64_t>& sequences) {
+  if (is_shared_) return;
+  std::vector<at::Generator> kept;
+  for (const int64_t sequence : sequences) kept.push_back(streams_[static_cast<size_t>(sequence)]);
+  streams_ = std::move(kept);
+}
+
 at::Tensor Sampler::uniform_tensor(int64_t count) {
-  return at::rand({count}, generator_, at::TensorOptions(at::kDouble));
+  const auto streams = static_cast<int64_t>(streams_.size());
+  if (count % streams != 0) {
+    throw Error(ErrorCode::kInternal,
+                fmt::format("sampler: {} rows for {} sequences", count, streams));
+  }
+  std::vector<at::Tensor> drawn;
+  for (const auto& stream : streams_) {
+    drawn.push_back(at::rand({count / streams}, stream, at::TensorOptions(at::kDouble)));
+  }
+  return at::cat(drawn);
 }
 
 std::vector<double> Sampler::uniforms(int64_t count) {

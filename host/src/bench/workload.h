@@ -33,7 +33,8 @@ struct DecodeWorkload {
 /// BASE-LENGTHxROWS. Throws kInvalidArgument, naming the bases.
 OUTRIDER_API DecodeWorkload decode_workload_of(const std::string& name);
 
-/// The base with random weights, and the draft attached; made on the device, from a fixed seed.
+/// The base with random weights, and the draft attached; made on the device, from a fixed seed. On
+/// the meta device without values and memory.
 OUTRIDER_API std::shared_ptr<CausalLM> make_workload_model(const Workload& workload,
                                                            at::TensorOptions options);
 

@@ -43,6 +43,7 @@ void add_verbs(CLI::App& app, const GlobalOptions& options) {
   add_mode_verb(app, options);
   add_convert_verb(app, options);
   add_data_verb(app, options);
+  add_plan_verb(app, options);
   add_train_verb(app, options);
   add_bench_verb(app, options);
   add_generate_verb(app, options);

@@ -19,6 +19,7 @@ void add_generate_verb(CLI::App& app, const GlobalOptions& options);
 void add_import_verb(CLI::App& app, const GlobalOptions& options);
 void add_inspect_verb(CLI::App& app, const GlobalOptions& options);
 void add_mode_verb(CLI::App& app, const GlobalOptions& options);
+void add_plan_verb(CLI::App& app, const GlobalOptions& options);
 void add_plugin_verb(CLI::App& app, const GlobalOptions& options);
 void add_restore_verb(CLI::App& app, const GlobalOptions& options);
 void add_save_verb(CLI::App& app, const GlobalOptions& options);

@@ -25,11 +25,16 @@ void add_choice(CLI::App& verb, const char* name, const std::map<std::string, Va
       ->type_name("NAME");
 }
 
-void add_sampling_options(CLI::App& verb, decode::DecodeOptions& options) {
-  verb.add_option("--max-new-tokens", options.max_new_tokens, "At most so many tokens a prompt")
-      ->capture_default_str();
+void add_distribution_options(CLI::App& verb, decode::DecodeOptions& options) {
   verb.add_option("--temperature", options.sampling.temperature,
                   "Of the distribution that tokens are drawn from; 0: the likeliest token")
+      ->capture_default_str();
+  add_choice(verb, "--acceptance", kRules, options.rule,
+             "lossless (the default), or typical, which changes the distribution");
+}
+
+void add_sampling_options(CLI::App& verb, decode::DecodeOptions& options) {
+  verb.add_option("--max-new-tokens", options.max_new_tokens, "At most so many tokens a prompt")
       ->capture_default_str();
   verb.add_option("--top-k", options.sampling.top_k, "Draw from the k likeliest tokens (0: all)")
       ->capture_default_str();
@@ -37,8 +42,6 @@ void add_sampling_options(CLI::App& verb, decode::DecodeOptions& options) {
                   "Draw from the likeliest tokens that are together so probable")
       ->capture_default_str();
   verb.add_option("--seed", options.seed, "Of the random numbers")->capture_default_str();
-  add_choice(verb, "--acceptance", kRules, options.rule,
-             "lossless (the default), or typical, which changes the distribution");
 }
 
 void add_draft_options(CLI::App& verb, DraftSettings& draft) {
@@ -62,6 +65,11 @@ DrafterKind DecodeArguments::drafter_for(const CausalLM& model) const {
 }
 
 void add_decode_options(CLI::App& verb, DecodeArguments& arguments) {
+  add_distribution_options(verb, arguments.decode);
+  add_base_decode_options(verb, arguments);
+}
+
+void add_base_decode_options(CLI::App& verb, DecodeArguments& arguments) {
   add_sampling_options(verb, arguments.decode);
   add_draft_options(verb, arguments.draft);
   verb.add_option("--batch-size", arguments.batch_size, "Prompts that are decoded together")

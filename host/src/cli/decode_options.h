@@ -29,6 +29,9 @@ struct DecodeArguments {
 /// --max-new-tokens, --temperature and what else decides which token is chosen; --draft-shape and
 /// what else decides what is drafted; --batch-size, --device, --dtype, --base.
 void add_decode_options(CLI::App& verb, DecodeArguments& arguments);
+/// The same for what the base would write: without --temperature, of which the verb has its own
+/// option, and --acceptance.
+void add_base_decode_options(CLI::App& verb, DecodeArguments& arguments);
 /// --drafter and --no-draft.
 void add_drafter_options(CLI::App& verb, DecodeArguments& arguments);
 

@@ -11,6 +11,7 @@
 
 #include "cli/app.h"
 #include "cli/decode_options.h"
+#include "cli/reference_acceptance_report.h"
 #include "generate/decoding_evaluation.h"
 #include "generate/prompt_file.h"
 #include "outrider/error.h"
@@ -29,6 +30,7 @@ struct EvalArguments {
   std::vector<fs::path> models;
   fs::path prompts, out;
   std::optional<size_t> most_prompts;
+  int64_t reference_steps = 0;
   bool sweep = false;
   std::vector<int64_t> batch_sizes = {1, 4, 16};
   std::vector<std::string> drafts;
@@ -108,11 +110,14 @@ class EvalProgress {
   Clock::time_point started_ = Clock::now(), said_ = started_;
 };
 
+std::vector<Json> prompts_of(const EvalArguments& a) {
+  return spread(read_prompt_file(a.prompts), a.most_prompts.value_or(a.sweep ? kSweptPrompts : 0));
+}
+
 Json evaluated(const EvalArguments& a) {
   const auto plan = plan_of(a);
   for (const auto& draft : plan.drafts) DraftPlan check(draft);
-  const auto most = a.most_prompts.value_or(a.sweep ? kSweptPrompts : 0);
-  const auto prompts = spread(read_prompt_file(a.prompts), most);
+  const auto prompts = prompts_of(a);
   auto kept =
       a.out.empty() ? nullptr : std::make_unique<EvaluationFolder>(a.out, settings_of(a, prompts));
   DecodingEvaluation evaluation(prompts, a.decode.decode, plan, std::move(kept));
@@ -212,8 +217,14 @@ void print_results(const Json& results, const EvalArguments& a) {
   if (!a.out.empty()) fmt::print("report: {}\n", (a.out / "report.html").string());
 }
 
+void measure_as_reference(const EvalArguments& a, const GlobalOptions& global) {
+  const auto result = reference_acceptance(a.models, prompts_of(a), a.decode, a.reference_steps);
+  global.json ? print_json(result) : print_reference_acceptance(result);
+}
+
 void evaluate(const EvalArguments& arguments, const GlobalOptions& global) {
   use_plugins(global);
+  if (arguments.reference_steps > 0) return measure_as_reference(arguments, global);
   const auto results = evaluated(arguments);
   global.json ? print_json(results) : print_results(results, arguments);
 }
@@ -255,11 +266,16 @@ void add_eval_verb(CLI::App& app, const GlobalOptions& global) {
       ->required();
   verb->add_option("--num-prompts", arguments->most_prompts,
                    "Only so many, spread evenly over the file (default: all, of a sweep 8)");
+  auto* reference = verb->add_option(
+      "--reference-acceptance", arguments->reference_steps,
+      "Instead: ModelOpt's acceptance-rate validation with so many drafted tokens");
+  reference->check(CLI::Range(1, 1024));
   verb->add_option("--out", arguments->out,
                    "Folder for results and report.html; the same command goes on in it")
       ->type_name("DIR");
   add_decode_options(*verb, arguments->decode);
   add_sweep_options(*verb, *arguments);
+  reference->excludes(verb->get_option("--sweep"))->excludes(verb->get_option("--out"));
   verb->callback([arguments, &global] { evaluate(*arguments, global); });
 }
 

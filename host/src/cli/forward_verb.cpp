@@ -8,6 +8,8 @@
 
 #include "cli/app.h"
 #include "cli/model_options.h"
+#include "generate/reference_acceptance.h"
+#include "generate/session.h"
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/loss/step_logits.h"
@@ -21,6 +23,8 @@ struct ForwardArguments {
   std::string model;
   std::filesystem::path batch, out, weights;
   bool train = false, gradients = false, hidden_states = false;
+  int64_t generate_steps = 6, acceptance_tokens = 16;
+  std::vector<int64_t> acceptance_steps{1, 3};
 };
 
 constexpr std::string_view kStoredPrefix = "base_model_outputs.";
@@ -71,8 +75,12 @@ std::optional<StoredBaseOutputs> take_stored_outputs(BatchFile& file) {
   return stored;
 }
 
-ForwardInput read_batch(const std::filesystem::path& path, at::Device device) {
-  BatchFile file(path, device);
+/// What is continued beside the batch: rows [n,S] of tokens, undefined where there are none.
+struct Prompts {
+  at::Tensor generate, acceptance;
+};
+
+ForwardInput read_batch(BatchFile& file, const std::filesystem::path& path) {
   ForwardInput input;
   input.batch.input_ids = file.take_integers("input_ids");
   if (!input.batch.input_ids.defined()) {
@@ -91,13 +99,25 @@ ForwardInput read_batch(const std::filesystem::path& path, at::Device device) {
   return input;
 }
 
-void check_token_ids(const CausalLM& model, const at::Tensor& ids) {
-  if (ids.numel() > 0 &&
+void check_token_ids(const CausalLM& model, const at::Tensor& ids, const std::string& name) {
+  if (ids.defined() && ids.numel() > 0 &&
       (ids.min().item<int64_t>() < 0 || ids.max().item<int64_t>() >= model.config().vocab_size)) {
     throw Error(ErrorCode::kInvalidData,
-                fmt::format("input_ids has ids outside the vocabulary of {} tokens",
+                fmt::format("{} has ids outside the vocabulary of {} tokens", name,
                             model.config().vocab_size));
   }
+}
+
+Prompts take_prompts(BatchFile& file, const CausalLM& model) {
+  const auto take = [&](const std::string& name) {
+    const auto ids = file.take_integers(name);
+    if (ids.defined() && (ids.dim() != 2 || ids.size(1) < 2)) {
+      throw Error(ErrorCode::kInvalidData, name + ": expected rows [B,S] of at least two tokens");
+    }
+    check_token_ids(model, ids, name);
+    return model.speculative_state().empty() ? at::Tensor() : ids;
+  };
+  return {take("generate.input_ids"), take("ar.input_ids")};
 }
 
 void collect_losses(const ForwardOutput& output, const CausalLM& model, TensorMap& results) {
@@ -120,6 +140,48 @@ void collect_gradients(const CausalLM& model, TensorMap& results) {
   }
 }
 
+// What ModelOpt's pseudo_speculative_generate() gives, under the names of all drafts and of this
+// one.
+void collect_generated(CausalLM& model, const at::Tensor& ids, int64_t steps, TensorMap& results) {
+  if (!ids.defined()) return;
+  const auto generated = pseudo_speculative_generate(model, ids, steps);
+  const auto& mode = model.speculative_state().front().state.mode;
+  results["generate.base_token"] = generated.base_token;
+  results["generate.draft_tokens"] = generated.draft_tokens;
+  results["generate." + mode + "_tokens"] = generated.draft_tokens;
+  if (generated.draft_logits.defined()) {
+    results["generate.draft_logits_last"] = generated.draft_logits;
+  }
+}
+
+std::vector<int64_t> as_list(const at::Tensor& row) {
+  const auto values = row.to(at::kCPU).contiguous();
+  return {values.const_data_ptr<int64_t>(), values.const_data_ptr<int64_t>() + values.numel()};
+}
+
+// What ModelOpt's AcceptanceRateValidation gives for each prompt.
+void collect_acceptance(CausalLM& model, const at::Tensor& prompts,
+                        const ForwardArguments& arguments, TensorMap& results) {
+  if (!prompts.defined()) return;
+  const auto stops = stop_tokens(arguments.model);
+  const auto row = [](const std::vector<int64_t>& tokens) {
+    return at::tensor(tokens, at::kLong).unsqueeze(0);
+  };
+  const auto scalar = [](double value) { return at::scalar_tensor(value, at::kFloat); };
+  for (int64_t i = 0; i < prompts.size(0); ++i) {
+    const auto prompt = as_list(prompts[i]);
+    const auto truth = ground_truth(model, prompt, arguments.acceptance_tokens, stops);
+    results[fmt::format("ar.ground_truth.{}", i)] = row(truth);
+    for (const auto steps : arguments.acceptance_steps) {
+      const auto name = fmt::format("steps_{}.{}", steps, i);
+      results["ar.validate." + name] = scalar(validate(model, prompt, truth, steps).rate);
+      const auto online = validate_online(model, prompt, arguments.acceptance_tokens, steps);
+      results["ar.validate_online." + name] = scalar(online.rate);
+      results["ar.validate_online_ids." + name] = row(online.tokens);
+    }
+  }
+}
+
 // Unconverted models report the plain names, converted ones tell the base's results from the
 // draft's.
 TensorRecorder recorder_into(TensorMap& results, bool converted, bool hidden_states) {
@@ -137,8 +199,10 @@ void forward(const ForwardArguments& arguments, const GlobalOptions& global) {
   const auto load = with_options(arguments.load, arguments.options);
   const auto model = load_to_run(arguments.model, load);
   if (!arguments.weights.empty()) load_weights(*model, arguments.weights);
-  auto input = read_batch(arguments.batch, load.device);
-  check_token_ids(*model, input.batch.input_ids);
+  BatchFile file(arguments.batch, load.device);
+  const Prompts prompts = take_prompts(file, *model);
+  auto input = read_batch(file, arguments.batch);
+  check_token_ids(*model, input.batch.input_ids, "input_ids");
   for (const auto& attached : model->speculative_state()) attached.draft->train(arguments.train);
   TensorMap results;
   const bool converted = !model->speculative_state().empty();
@@ -151,6 +215,9 @@ void forward(const ForwardArguments& arguments, const GlobalOptions& global) {
     output.loss.backward();
     collect_gradients(*model, results);
   }
+  for (const auto& attached : model->speculative_state()) attached.draft->eval();
+  collect_generated(*model, prompts.generate, arguments.generate_steps, results);
+  collect_acceptance(*model, prompts.acceptance, arguments, results);
   write_tensors(arguments.out, results);
   Json json = {{"out", arguments.out.string()}, {"tensors", results.size()}};
   if (output.loss.defined()) json["loss"] = output.loss.item<double>();
@@ -175,6 +242,20 @@ void add_forward_verb(CLI::App& app, const GlobalOptions& global) {
                  "Also write grad.NAME for trained parameters");
   verb->add_flag("--hidden-states", arguments->hidden_states, "Also write hidden_states.0 … .L");
   verb->add_option("--weights", arguments->weights, "Replace parameters and buffers by name first");
+  verb->add_option("--generate-steps", arguments->generate_steps,
+                   "Where the batch has generate.input_ids: tokens that the draft adds to each row")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  verb->add_option("--acceptance-steps", arguments->acceptance_steps,
+                   "Where it has ar.input_ids: numbers of drafted tokens to validate with")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  verb->add_option("--acceptance-tokens", arguments->acceptance_tokens,
+                   "The same: how far each row is continued")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
   add_model_options(*verb, arguments->options);
   add_base_option(*verb, arguments->load.base);
   add_numerics_option(*verb, arguments->load.reference_numerics);

@@ -7,6 +7,7 @@
 #include "cli/decode_options.h"
 #include "cli/verify_report.h"
 #include "generate/prompt_file.h"
+#include "generate/tokenized_prompts.h"
 #include "outrider/error.h"
 #include "verify/folder_verification.h"
 
@@ -23,7 +24,7 @@ struct VerifyArguments {
 // The longest of the prompts.
 std::vector<int64_t> row_of(const VerifyArguments& arguments) {
   if (arguments.prompts.empty()) return {};
-  const auto rows = tokenized(read_prompt_file(arguments.prompts), arguments.verify.folder).tokens;
+  const auto rows = prompt_tokens(read_prompt_file(arguments.prompts), arguments.verify.folder);
   return std::ranges::max(rows, {}, &std::vector<int64_t>::size);
 }
 

@@ -196,7 +196,7 @@ CausalLM& convert(CausalLM& model, const ModeRequest& mode, const ConvertOptions
     for (const auto& note : one.conversion.notes) {
       if (options.on_note) options.on_note(note);
     }
-    one.conversion.draft->initialize(model);
+    if (!model.device().is_meta()) one.conversion.draft->initialize(model);
   }
   for (auto& one : prepared) model.attach(one.conversion, std::move(one.state));
   return model;

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <string>
 
+#include "generate/resumable_lines.h"
 #include "outrider/error.h"
 #include "outrider/files/json_file.h"
 
@@ -15,6 +16,13 @@ namespace {
 constexpr const char* kPromptForms =
     "each line is an object with `input_ids` (tokens), `turns` (the first one counts), `messages`, "
     "or another form of conversation that `data prepare` reads";
+
+void refuse_unfinished(const Json& first, const std::string& file) {
+  if (!first.contains(kUnfinishedKey)) return;
+  throw Error(ErrorCode::kInvalidFile,
+              file + ": is unfinished: a run of `outrider data regenerate` was interrupted",
+              "repeat its command with --resume");
+}
 
 bool is_blank(const std::string& line) {
   return line.find_first_not_of(" \t\r") == std::string::npos;
@@ -36,6 +44,7 @@ std::vector<Json> read_prompt_file(const std::filesystem::path& file) {
     if (!prompts.back().is_object()) {
       throw Error(ErrorCode::kInvalidFile, where + ": expected an object", kPromptForms);
     }
+    if (prompts.size() == 1) refuse_unfinished(prompts.front(), file.string());
   }
   if (!stream.eof()) throw Error(ErrorCode::kFileUnreadable, file.string() + ": cannot be read");
   if (prompts.empty()) {

@@ -10,7 +10,8 @@
 namespace outrider {
 
 /// The objects of a JSON Lines file, one prompt each: {"input_ids": […]}, or what
-/// TextHelper::encode() takes. Throws kFileNotFound, kFileUnreadable, kInvalidFile naming the line.
+/// TextHelper::encode() takes. Throws kFileNotFound, kFileUnreadable, kInvalidFile naming the line,
+/// also for what ResumableLines has not finished.
 OUTRIDER_API std::vector<Json> read_prompt_file(const std::filesystem::path& file);
 
 /// `count` of them, spread evenly, since files are often sorted by category; all for 0.

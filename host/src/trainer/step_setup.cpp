@@ -24,11 +24,17 @@ AdamWOptions optimizer_options(const TrainingSettings& settings) {
 }
 
 Recomputation recompute_of(const TrainingSettings& settings, at::Device device) {
+  const bool is_auto = settings.recompute == "auto";
+  if (is_auto && !device.is_cuda()) return {};
+  return recompute_within(settings, is_auto ? device_memory(device).total : 0);
+}
+
+Recomputation recompute_within(const TrainingSettings& settings, int64_t device_bytes) {
   const auto& asked = settings.recompute;
-  if (asked == "nothing" || (asked == "auto" && !device.is_cuda())) return {};
+  if (asked == "nothing") return {};
   if (asked == "products") return {ops::Recompute::kProducts};
   Recomputation recomputation{ops::Recompute::kElementwise};
-  if (asked == "auto") recomputation.most_kept = device_memory(device).total / kShareOfKept;
+  if (asked == "auto") recomputation.most_kept = device_bytes / kShareOfKept;
   return recomputation;
 }
 

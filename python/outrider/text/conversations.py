@@ -31,8 +31,10 @@ class Conversation:
     unread: frozenset = field(default=frozenset(), compare=False)  # keys without a meaning here
 
 
-def parse(line, dialect=Dialect()):
-    """The conversation in the bytes of one JSON value; raises Problem."""
+def parse(line, dialect=Dialect(), answered=True):
+    """The conversation in the bytes of one JSON value; raises Problem.
+
+    `answered`: a question alone is no conversation."""
     if len(line) > LINE_LIMIT:
         raise Problem(f"longer than {LINE_LIMIT >> 20} MiB")
     record = _parse_json(line)
@@ -41,7 +43,7 @@ def parse(line, dialect=Dialect()):
         record = {"messages": record}
     if not isinstance(record, dict):
         raise Problem(f"expected an object, got {kind(record)}")
-    return _RecordReader(record, dialect).conversation()
+    return _RecordReader(record, dialect, answered).conversation()
 
 
 def _refuse_constant(name):
@@ -66,9 +68,9 @@ def _parse_json(line):
 class _RecordReader:
     """Reads one record; a key that is null is as good as absent."""
 
-    def __init__(self, record, dialect):
+    def __init__(self, record, dialect, answered):
         self._record = {key: value for key, value in record.items() if value is not None}
-        self._dialect = dialect
+        self._dialect, self._answered = dialect, answered
         self._read = {"finished", "tools", "functions", "chat_template_kwargs", *_SYSTEM}
         self._unread = set()
 
@@ -138,15 +140,16 @@ class _RecordReader:
         """A question and its answer: texts, or lists of messages."""
         questions = [key for key in _QUESTIONS if key in self._record]
         answers = [key for key in _ANSWERS if key in self._record]
-        if not questions and "input" in self._record and answers:
+        if not questions and "input" in self._record and (answers or not self._answered):
             questions = ["input"]
         for found in (questions, answers):
             if len(found) > 1:
                 raise Problem(f"holds {quoted(found)}, of which one is expected")
-        if not questions or not answers:
+        if not questions or self._answered and not answers:
             raise self._no_conversation([*questions, *answers])
         question = self._side(questions[0], "user", trained=False)
-        return [*self._history(), *question, *self._side(answers[0], "assistant")]
+        answer = self._side(answers[0], "assistant") if answers else []
+        return [*self._history(), *question, *answer]
 
     def _no_conversation(self, halves):
         other = halves + [

@@ -1,9 +1,11 @@
-"""Prompts as tokens and tokens as text, for `outrider generate`.
+"""Prompts as tokens and tokens as text, for verbs that decode.
 
 Protocol: one JSON object a line on stdin, one answer a line on stdout as in tool.py; ends with stdin.
   {"encode": {"text": …}}            the user's turn, in the chat template where the tokenizer has one
   {"encode": {"text": …, "raw": 1}}  the text as it is
   {"encode": {"turns": […]}}         the first turn; {"messages": […]} and the like: up to the last answer
+  {"questions": {…}}                 what a conversation asks: {"questions": [[message, …], …], "beside": {…}}, the
+                                     messages before each of its answers and what is beside them
   {"piece": {"stream": 0, "ids": […]}}  the text that these tokens add to a stream
   {"text": […]}                      the whole text of tokens, without special ones"""
 
@@ -15,7 +17,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from .chat import Chat, load_tokenizer
-from .conversations import parse
+from .conversations import Conversation, Dialect, parse
 from .problem import Problem
 from .template import Context
 from .tool import Code, ToolError, offline, printable, without_torch
@@ -47,7 +49,8 @@ class Text:
 
     def answer(self, question):
         (kind, content), = question.items()
-        return {"encode": self._encode, "piece": self._piece, "text": self._decode}[kind](content)
+        return {"encode": self._encode, "questions": self._questions, "piece": self._piece,
+                "text": self._decode}[kind](content)
 
     def _encode(self, prompt):
         if prompt.get("raw") or ("text" in prompt and not self._chat):
@@ -71,6 +74,30 @@ class Text:
             messages = messages[:-1]
         return messages, Context(conversation.tools, conversation.variables)
 
+    def _questions(self, record):
+        try:
+            conversation = self._asked(record)
+            if any(message["role"] == "tool" for message in conversation.messages):
+                raise Problem("holds messages of tools, whose calls an answer written anew need not make")
+        except Problem as problem:
+            raise ToolError(Code.INVALID_DATA, printable(problem, 400)) from problem
+        beside = {"tools": conversation.tools, "chat_template_kwargs": conversation.variables}
+        return {"questions": _between_answers(conversation.messages),
+                "beside": {key: value for key, value in beside.items() if value}}
+
+    def _asked(self, record):
+        if "input_ids" in record:
+            raise Problem("holds 'input_ids': questions are texts, since answers are written as text")
+        turns = record.get("turns")
+        if turns is None:
+            dialect = self._chat.template.dialect if self._chat else Dialect()
+            return parse(json.dumps(record).encode(), dialect, answered=False)
+        if not isinstance(turns, list) or not turns or not all(
+                isinstance(turn, str) and turn.strip() for turn in turns):
+            raise Problem("'turns' must be a list of texts")
+        return Conversation([message for turn in turns
+                             for message in ({"role": "user", "content": turn}, _ANSWER)])
+
     def _rendered(self, messages, context):
         if not self._chat:
             raise ToolError(Code.INVALID_DATA, f"{self._folder}: the tokenizer has no chat template",
@@ -85,6 +112,20 @@ class Text:
     def _decode(self, ids):
         return self._tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+_ANSWER = {"role": "assistant", "content": None}
+
+
+def _between_answers(messages):
+    """[[message, …], …]: those before each answer, and those behind the last one."""
+    questions = [[]]
+    for message in messages:
+        if message["role"] != "assistant":
+            questions[-1].append(message)
+        elif questions[-1]:
+            questions.append([])
+    return [question for question in questions if question]
 
 
 def answered(work):

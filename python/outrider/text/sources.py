@@ -17,6 +17,7 @@ from .tool import Code, ToolError, printable
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_UNFINISHED = b'{"outrider_unfinished"'  # the first line of what `data regenerate` has not finished
 _FOREIGN = {b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip",
             b"ARROW1": "Arrow", b"Obj\x01": "Avro", b"\x89HDF": "HDF5"}
 _FORMATS = "accepted are JSON Lines and a JSON array, both also with gzip, and Parquet"
@@ -67,7 +68,11 @@ class Source:
 
     def _detected(self):
         with self._opened() as file:
-            head = file.read(8)
+            head = file.read(len(_UNFINISHED))
+        if head == _UNFINISHED:
+            raise ToolError(
+                Code.INVALID_DATA, f"{self.path}: is unfinished: a run of `outrider data regenerate` was interrupted",
+                "repeat its command with --resume")
         for mark, name in _FOREIGN.items():
             if head.startswith(mark):
                 raise ToolError(Code.INVALID_DATA, f"{self.path}: is a {name} file", _FORMATS)

@@ -17,8 +17,9 @@ struct DecodeOptions {
   int64_t max_new_tokens = 128;
   std::vector<int64_t> stop_tokens;
   SamplingOptions sampling;
-  uint64_t seed = 0;
-  DraftRequest draft;  // without a sampler: the decoder has its own
+  uint64_t seed = 0;            // of the batch's random numbers
+  std::vector<uint64_t> seeds;  // or of each prompt's: then the others do not matter to it
+  DraftRequest draft;           // without a sampler: the decoder has its own
   AcceptanceRule rule = AcceptanceRule::kLossless;
   /// Called with the tokens of a round: the sequence's number and what follows in it.
   std::function<void(size_t sequence, const std::vector<int64_t>& tokens)> on_tokens;
@@ -51,8 +52,8 @@ class OUTRIDER_API Decoder {
   explicit Decoder(CausalLM& base, DrafterFactory drafters = {},
                    HiddenStateRequest hidden_states = {});
 
-  /// One batch; prompts of any lengths ≥ 1. Throws kInvalidArgument for an empty prompt or unknown
-  /// token, and as the base does.
+  /// One batch; prompts of any lengths ≥ 1. Throws kInvalidArgument for an empty prompt, an
+  /// unknown token or another number of seeds than prompts, and as the base does.
   DecodedBatch run(const std::vector<std::vector<int64_t>>& prompts,
                    const DecodeOptions& options) const;
 

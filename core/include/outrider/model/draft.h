@@ -13,6 +13,7 @@
 #include "outrider/model/drafter.h"
 #include "outrider/model/sequence_part.h"
 #include "outrider/model/train_batch.h"
+#include "outrider/model/training_cost.h"
 
 namespace outrider {
 
@@ -50,6 +51,10 @@ class OUTRIDER_API Draft : public torch::nn::Module {
   /// Whether loss() heeds TrainBatch::documents: no row of one document reads or predicts another.
   /// Default: no, and rows of several documents are refused.
   virtual bool heeds_documents() const;
+
+  /// For predictions before anything runs; asked of drafts on the meta device too. Default: nothing
+  /// is said, and they assume that each matrix is used once a position.
+  virtual std::optional<TrainingCost> training_cost(const TrainingShape& shape) const;
 
   /// Called once after a conversion, before any training and never on restore: a draft may start
   /// from copies of the base's parameters. Default: nothing.

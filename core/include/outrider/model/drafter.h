@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "outrider/api.h"
@@ -36,6 +37,8 @@ struct DraftRequest {
   const TreeForm* form = nullptr;
   /// Of chains: has tokens drawn from the draft's distribution with it. Null: the likeliest ones.
   Sampler* sampler = nullptr;
+  /// Of chains: called with each token's logits [B,V'], over the draft's vocabulary.
+  std::function<void(const at::Tensor& logits)> on_logits = {};
 };
 
 /// Proposes tokens for one batch of sequences; holds what it remembers of them.

@@ -17,11 +17,18 @@ struct SamplingOptions {
   double top_p = 1.0;        // the least likely tokens, 1 - top_p of all in sum, are left out
 };
 
-/// Draws tokens, reproducibly: its random numbers come from one stream, whatever the device.
+/// Draws tokens, reproducibly: its random numbers come from one stream, whatever the device, or
+/// from one for each sequence of a batch, whatever the others are.
 class OUTRIDER_API Sampler {
  public:
   /// Throws kInvalidArgument unless temperature ≥ 0, top_k ≥ 0 and 0 < top_p ≤ 1.
   Sampler(SamplingOptions options, uint64_t seed);
+  /// A stream for each sequence: what is drawn for n rows is drawn for equally many of each, in
+  /// their order.
+  Sampler(SamplingOptions options, const std::vector<uint64_t>& seeds);
+
+  /// The sequences that go on, in their new order. Nothing to do where all share a stream.
+  void keep(const std::vector<int64_t>& sequences);
 
   bool is_greedy() const { return options_.temperature == 0.0; }
   /// logits [n,V] → the probabilities that tokens are drawn with, [n,V] float32 (float64 of
@@ -38,7 +45,8 @@ class OUTRIDER_API Sampler {
   at::Tensor uniform_tensor(int64_t count);
 
   SamplingOptions options_;
-  at::Generator generator_;
+  std::vector<at::Generator> streams_;
+  bool is_shared_;
 };
 
 }  // namespace outrider

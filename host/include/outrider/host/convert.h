@@ -39,8 +39,8 @@ struct ConvertOptions {
 namespace speculative {
 
 /// Attaches algorithms to a model, which is changed in place and returned. Everything or nothing:
-/// after an exception the model is as it was. Throws kUnknownMode, kInvalidConfig,
-/// kAlreadyConverted.
+/// after an exception the model is as it was. On a model of the meta device drafts have no values,
+/// and take no memory. Throws kUnknownMode, kInvalidConfig, kAlreadyConverted.
 OUTRIDER_API CausalLM& convert(CausalLM& model, const ModeRequest& mode,
                                const ConvertOptions& options = {});
 

@@ -24,6 +24,7 @@ class EagleDraft : public Draft {
   HiddenStateRequest hidden_states_needed() const override;
   std::optional<SequenceNeeds> sequence_needs() const override;
   bool heeds_documents() const override;
+  std::optional<TrainingCost> training_cost(const TrainingShape& shape) const override;
   DraftLoss loss(const BaseOutputs& base, const TrainBatch& batch) override;
   void initialize(const BaseView& base) override;
   std::unique_ptr<Drafter> make_drafter() override;

@@ -39,6 +39,7 @@ class MedusaDraft : public Draft {
   HiddenStateRequest hidden_states_needed() const override;
   std::optional<SequenceNeeds> sequence_needs() const override;
   bool heeds_documents() const override { return true; }
+  std::optional<TrainingCost> training_cost(const TrainingShape& shape) const override;
   DraftLoss loss(const BaseOutputs& base, const TrainBatch& batch) override;
   std::unique_ptr<Drafter> make_drafter() override;
 
