@@ -89,7 +89,7 @@ def test_packed_rows_are_full(plan, eagle, shards):
     assert packed["filled"] > 0.9
 
 
-def test_other_drafts_and_plugins_are_planned(plan, convert, tiny, shards):
+def test_other_drafts_are_planned(plan, convert, tiny, shards):
     for mode in (("--mode", "medusa"), ("--mode", "eagle", "--set", "eagle_offline=true")):
         step = plan(convert(tiny(), *mode), "--data", shards / "train", "--max-length", 64)["step"]
         assert step["memory"]["kept"] > 0 and step["operations"]["draft"] > 0
