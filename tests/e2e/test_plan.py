@@ -1,8 +1,10 @@
 """`outrider plan`: against what was measured on a GPU, and against runs of the program."""
 
 import json
+import shutil
 
 import pytest
+from conftest import TEST_PLUGINS
 from safetensors.numpy import load_file
 
 GIB = 2**30
@@ -89,10 +91,23 @@ def test_packed_rows_are_full(plan, eagle, shards):
     assert packed["filled"] > 0.9
 
 
-def test_other_drafts_and_plugins_are_planned(plan, convert, tiny, shards):
+def test_other_drafts_are_planned(plan, convert, tiny, shards):
     for mode in (("--mode", "medusa"), ("--mode", "eagle", "--set", "eagle_offline=true")):
         step = plan(convert(tiny(), *mode), "--data", shards / "train", "--max-length", 64)["step"]
         assert step["memory"]["kept"] > 0 and step["operations"]["draft"] > 0
+
+
+def test_a_draft_that_says_nothing_uses_each_matrix_once(outrider, tiny, shards, tmp_path):
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    shutil.copy(TEST_PLUGINS / "tiny.outrider.so", plugins)
+    options = ("--plugin-dir", plugins, "--allow-unlocked-plugins")
+    outrider("convert", tiny(), "--mode", "tiny", "--set", "rows=5", "--out", tmp_path / "model", *options)
+    step = outrider("plan", tmp_path / "model", "--data", shards / "train", "--device-memory", "8GiB", "--json",
+                    "--target-batch", 2, *options).json()["step"]
+    positions = step["rows"] * step["length"]
+    assert step["memory"]["kept"] == positions * (5 + 64) * 4
+    assert step["operations"]["draft"] == 6 * positions * 5 * 64
 
 
 def test_text_says_the_same(outrider, eagle, shards):

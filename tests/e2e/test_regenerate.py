@@ -90,6 +90,14 @@ def test_drawn_answers_depend_on_seed_and_number_alone(regenerate, stopping, tmp
     assert narrow == greedy
 
 
+def test_a_draft_draws_for_each_conversation_apart(regenerate, eagle):
+    options = "--temperatures", "1", "--seed", 5
+    for shape in ("chain", "dynamic-tree"):
+        alone = regenerate(eagle(), RECORDS[:3], *options, "--batch-size", 1, "--draft-shape", shape, name=f"{shape}-1")
+        together = regenerate(eagle(), RECORDS[:3], *options, "--batch-size", 3, "--draft-shape", shape, name=f"{shape}-3")
+        assert together == alone
+
+
 def many(count):
     return [{"prompt": f"What is {i} times {i}?"} for i in range(count)]
 
