@@ -79,7 +79,7 @@ ls -l $out/exported
 
 title "9. Decode with it"
 answer=$(run $outrider generate $out/run/final --prompt "Why is the sky blue?" \
-  --max-new-tokens $new_tokens 2>&1 | tee /dev/stderr)
+  --max-new-tokens $new_tokens 2>&1 | tee >(cat >&2))
 took=$(sed -n 's/.* tokens in \([0-9.]*\) s.*/\1/p' <<<"$answer")
 
 title "10. What it is worth here: tokens per pass of the base, and speed"

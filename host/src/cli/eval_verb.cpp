@@ -3,7 +3,6 @@
 #include <fmt/ranges.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
 #include <iostream>
 #include <memory>
@@ -13,7 +12,6 @@
 #include "cli/decode_options.h"
 #include "generate/decoding_evaluation.h"
 #include "generate/prompt_file.h"
-#include "outrider/error.h"
 #include "outrider/host/sha256.h"
 #include "trainer/progress.h"
 

@@ -1,6 +1,7 @@
 #include "generate/evaluation_results.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 namespace outrider {
