@@ -51,7 +51,7 @@ lint: setup  ## clang-tidy over core, host and the plugins; installs it in .venv
 docs: build  ## Write docs/cli.md and docs/errors.md again
 	@$(VENV)/python scripts/generate_docs.py build/bin/outrider
 
-demo: build  ## Convert, train, resume and export a small real model
+demo: build  ## Convert, train, resume, export and decode a small real model
 	@scripts/demo.sh
 
 install: build  ## Install the program and the plugin SDK: make install PREFIX=FOLDER

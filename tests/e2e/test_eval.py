@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import time
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -158,6 +160,21 @@ def test_batches_that_were_measured_are_kept(kept, folders, tmp_path):
     assert again["ways"][0] == first["ways"][0] and drafted(again)["answers"] == drafted(first)["answers"]
 
 
+def test_a_killed_evaluation_goes_on(program, kept, folders, prompts, tmp_path):
+    out = tmp_path / "out"
+    command = [program, "eval", *folders, "--prompts", prompts, "--max-new-tokens", COUNT, "--out", out]
+    with subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list(out.glob("ways/model*.json")):
+            time.sleep(0.001)
+        process.kill()
+    before = {path: json.loads(path.read_text())["measured"]["batches"] for path in out.glob("ways/*.json")}
+    assert before and not list(out.glob("ways/model*.json"))[2:]
+    results = kept("--json").json()
+    assert [len(way["answers"]) for way in results["ways"]] == [4] * 5
+    for path, batches in before.items():
+        assert json.loads(path.read_text())["measured"]["batches"][:len(batches)] == batches
+
+
 @pytest.mark.parametrize("options, what", [
     (("--temperature", 0.5), "temperature is 0.5, was 0.0"),
     (("--num-prompts", 2), "prompts is 2, was 4; prompts_sha256 is "),
@@ -254,7 +271,9 @@ def test_a_sweep_recommends_options_or_plain_decoding(outrider, folders, prompts
         if best["drafter"] == "none":
             assert where + "plain decoding is the fastest\n" in shown
             continue
-        [recommended] = re.findall(re.escape(where) + r"(.*) \(\d+\.\d\d times plain decoding\)", shown)
+        [(recommended, times, doubt)] = re.findall(re.escape(where) + r"(.*) \((\d+\.\d\d) times plain decoding(.*)\)", shown)
+        low = (best["speed_up_interval"] or [0])[0]
+        assert times == f"{best['speed_up']:.2f}" and bool(doubt) == (low <= 1)
         assert f"--draft-shape {best['draft_shape']} --num-draft-tokens {best['num_draft_tokens']}" in recommended
         outrider("generate", folders[0], "--prompts", prompts, "--max-new-tokens", 4, *recommended.split())
 

@@ -89,14 +89,15 @@ def test_how_prompts_are_decoded_may_change_on_resuming(train, drafts, prompts, 
     assert same_tensors(run / "final", decoded[0] / "final")
 
 
-def test_several_processes_decode_a_part_each(program, drafts, prompts, shards, tmp_path):
+@pytest.mark.parametrize("shared", [(1,), (2, "--sequence-parallel", 2)])
+def test_several_processes_decode_a_part_each(program, drafts, prompts, shards, tmp_path, shared):
     def command(run, batch, *options):
         return [str(part) for part in (
             program, "train", drafts, "--data", shards / "train", "--out", run, "--per-device-train-batch-size", batch,
             "--max-steps", 2, "--learning-rate", 1e-3, "--eval-prompts", prompts, "--eval-new-tokens", 12, *options)]
 
     subprocess.run(command(tmp_path / "one", 2), check=True, capture_output=True)
-    together(command, tmp_path / "two", 2, 1)
+    together(command, tmp_path / "two", 2, *shared)
     check_same_numbers(tmp_path / "two", tmp_path / "one")
     assert decoded_in(tmp_path / "two") == decoded_in(tmp_path / "one") != {}
 

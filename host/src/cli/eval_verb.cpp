@@ -3,7 +3,6 @@
 #include <fmt/ranges.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
 #include <iostream>
 #include <memory>
@@ -14,7 +13,6 @@
 #include "cli/reference_acceptance_report.h"
 #include "generate/decoding_evaluation.h"
 #include "generate/prompt_file.h"
-#include "outrider/error.h"
 #include "outrider/host/sha256.h"
 #include "trainer/progress.h"
 
@@ -173,14 +171,23 @@ void print_details(const Json& way) {
   }
 }
 
+/// "1.23 times plain decoding", and whether that may be chance.
+std::string speed_up_text(const Json& way) {
+  const auto text = fmt::format("{:.2f} times plain decoding", way["speed_up"].get<double>());
+  const auto& interval = way["speed_up_interval"];
+  if (interval.is_array() && interval[0].get<double>() > 1.0) return text;
+  return text + (interval.is_array() ? "; 95 %: " + span(interval, 2) : "") +
+         "; more prompts would tell whether it is faster";
+}
+
 std::string verdict(const Json& fastest) {
   const auto* best = &fastest.front();
   for (const auto& way : fastest) {
     if (way["speed_up"] > (*best)["speed_up"]) best = &way;
   }
   if (!drafts(*best)) return "plain decoding is the fastest here";
-  return fmt::format("the fastest here is {} of {}: {:.2f} times plain decoding", drafter_of(*best),
-                     (*best)["model"].get<std::string>(), (*best)["speed_up"].get<double>());
+  return fmt::format("the fastest here is {} of {}: {}", drafter_of(*best),
+                     (*best)["model"].get<std::string>(), speed_up_text(*best));
 }
 
 /// The options of `generate` that decode this way.
@@ -201,8 +208,7 @@ std::string recommendation(const Json& way) {
   const auto where =
       fmt::format("{}, batch size {}", way["model"].get<std::string>(), way["batch_size"].dump());
   if (!drafts(way)) return where + ": plain decoding is the fastest";
-  return fmt::format("{}: {} ({:.2f} times plain decoding)", where, options_of(way),
-                     way["speed_up"].get<double>());
+  return fmt::format("{}: {} ({})", where, options_of(way), speed_up_text(way));
 }
 
 void print_results(const Json& results, const EvalArguments& a) {
@@ -255,7 +261,8 @@ void add_sweep_options(CLI::App& verb, EvalArguments& a) {
 void add_eval_verb(CLI::App& app, const GlobalOptions& global) {
   auto arguments = std::make_shared<EvalArguments>();
   auto* verb = add_verb(app, "eval", "Decode prompts and measure what drafts are worth",
-                        "outrider eval run/best --prompts question.jsonl --max-new-tokens 128");
+                        "outrider eval run/best --prompts question.jsonl --max-new-tokens 128\n"
+                        "  outrider eval run/best --prompts question.jsonl --sweep --out worth");
   verb->add_option("DIR", arguments->models,
                    "Model folders; each is decoded with its draft and plainly, the first also with "
                    "prompt lookup")

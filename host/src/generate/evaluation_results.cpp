@@ -1,6 +1,7 @@
 #include "generate/evaluation_results.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 namespace outrider {
@@ -29,6 +30,12 @@ double EvaluationResults::speed_up(const MeasuredWay& way) const {
   return tokens_per_second(way.measured) / tokens_per_second(plain_of(way).measured);
 }
 
+void EvaluationResults::add_speed_up(Json& json, const MeasuredWay& way) const {
+  const auto interval = speed_up_interval(way.measured, plain_of(way).measured);
+  json["speed_up"] = speed_up(way);
+  json["speed_up_interval"] = interval ? Json{interval->low, interval->high} : Json();
+}
+
 Json EvaluationResults::by_category(const std::vector<decode::DecodedSequence>& answers) const {
   std::map<std::string, std::vector<decode::DecodedSequence>> groups;
   for (size_t i = 0; i < answers.size(); ++i) {
@@ -46,9 +53,7 @@ Json EvaluationResults::described(const MeasuredWay& way) const {
   json.update(outrider::to_json(acceptance_of(answers)));
   json["acceptance_length_by_category"] = by_category(answers);
   json["tokens_per_second"] = tokens_per_second(way.measured);
-  json["speed_up"] = speed_up(way);
-  const auto interval = speed_up_interval(way.measured, plain_of(way).measured);
-  json["speed_up_interval"] = interval ? Json{interval->low, interval->high} : Json();
+  add_speed_up(json, way);
   json["seconds"] = outrider::to_json(way.measured.seconds());
   for (const auto& answer : answers) json["answers"].push_back(outrider::to_json(answer));
   return json;
@@ -68,7 +73,7 @@ Json EvaluationResults::fastest() const {
   Json json = Json::array();
   for (const auto* way : best) {
     json.push_back(named(*way));
-    json.back()["speed_up"] = speed_up(*way);
+    add_speed_up(json.back(), *way);
   }
   return json;
 }

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <map>
 #include <string>
 #include <vector>
 
@@ -35,6 +34,7 @@ class OUTRIDER_API EvaluationResults {
  private:
   const MeasuredWay& plain_of(const MeasuredWay& way) const;
   double speed_up(const MeasuredWay& way) const;
+  void add_speed_up(Json& json, const MeasuredWay& way) const;
   Json described(const MeasuredWay& way) const;
   Json by_category(const std::vector<decode::DecodedSequence>& answers) const;
   Json fastest() const;
