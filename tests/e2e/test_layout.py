@@ -119,6 +119,7 @@ HOST = {
     "generate": {"machine", "convert", "checkpoint"},
     "verify": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "generate"},
     "trainer": {"", "machine", "plugins", "convert", "checkpoint", "data", "report", "distributed", "verify"},
+    "diagnosis": {"machine", "checkpoint", "data", "generate", "report", "verify", "trainer"},
     "bench": {"", "machine", "plugins", "convert", "data", "trainer"},
     "check": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "trainer",
               "generate", "verify"},
