@@ -8,6 +8,7 @@
 
 #include "checkpoint/base_identity.h"
 #include "checkpoint/model_folder.h"
+#include "outrider/checkpoint/safetensors.h"
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/convert.h"
@@ -89,6 +90,19 @@ Checks check_base_config(const std::optional<Json>& dtype, const Json& facts) {
   return found;
 }
 
+// Not of a conversion for offline training, which leaves out the decoder layers.
+bool holds_its_layers(const fs::path& folder, const ModelConfig& config) {
+  const auto stored = SafetensorsFolder::open(folder);
+  const auto structure = base_structure(config);
+  const auto all = checkpoint_tensors(*structure).size();
+  structure->drop_decoder_layers();
+  size_t held = 0;
+  for (const auto& [name, tensor] : checkpoint_tensors(*base_structure(config))) {
+    held += stored.tensors().count(name);
+  }
+  return held > checkpoint_tensors(*structure).size() || all == held;
+}
+
 Checks check_base_weights(const fs::path& folder, const ModelConfig& config, const Json& dtype,
                           const CheckpointMetadata& metadata) {
   constexpr const char* kName = "base weights";
@@ -96,7 +110,7 @@ Checks check_base_weights(const fs::path& folder, const ModelConfig& config, con
   // A hash of the original says nothing of weights in another type.
   const auto original = dtype.empty() ? dtype_name(at::kFloat) : dtype.begin()->get<std::string>();
   if (!recorded.is_string() || original != dtype_name(config.dtype) || metadata.modes.size() > 1 ||
-      metadata.base_model.contains(kReferenceKey)) {
+      metadata.base_model.contains(kReferenceKey) || !holds_its_layers(folder, config)) {
     return {};
   }
   if (stored_base_sha256(folder, config) == recorded) {
