@@ -8,7 +8,6 @@
 
 #include "checkpoint/base_identity.h"
 #include "checkpoint/model_folder.h"
-#include "outrider/checkpoint/safetensors.h"
 #include "outrider/error.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/convert.h"
@@ -92,15 +91,9 @@ Checks check_base_config(const std::optional<Json>& dtype, const Json& facts) {
 
 // Not of a conversion for offline training, which leaves out the decoder layers.
 bool holds_its_layers(const fs::path& folder, const ModelConfig& config) {
-  const auto stored = SafetensorsFolder::open(folder);
   const auto structure = base_structure(config);
-  const auto all = checkpoint_tensors(*structure).size();
   structure->drop_decoder_layers();
-  size_t held = 0;
-  for (const auto& [name, tensor] : checkpoint_tensors(*base_structure(config))) {
-    held += stored.tensors().count(name);
-  }
-  return held > checkpoint_tensors(*structure).size() || all == held;
+  return stored_base(folder, config).size() > checkpoint_tensors(*structure).size();
 }
 
 Checks check_base_weights(const fs::path& folder, const ModelConfig& config, const Json& dtype,
