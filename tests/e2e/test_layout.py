@@ -120,6 +120,7 @@ HOST = {
     "verify": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "generate"},
     "trainer": {"", "machine", "plugins", "convert", "checkpoint", "data", "generate", "report", "distributed",
                 "verify"},
+    "diagnosis": {"machine", "checkpoint", "data", "generate", "report", "verify", "trainer"},
     "plan": {"", "machine", "plugins", "convert", "checkpoint", "data", "trainer"},
     "bench": {"", "machine", "plugins", "convert", "data", "generate", "trainer"},
     "check": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "trainer", "generate", "verify"},

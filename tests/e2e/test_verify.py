@@ -270,6 +270,27 @@ def test_a_fault_of_a_converted_folder_is_named(outrider, convert, base, damaged
     assert set(causes(report)) == {cause} and cause in error
 
 
+@pytest.mark.parametrize("options", [
+    ("--reference-numerics", "0.47"), ("--reference-numerics", "0.42"), ("--set", "eagle_mix_hidden_states=true"),
+    ("--set", "eagle_offline=true"), ("--dtype", "float16"), ("--max-shard-size", "50KB"),
+    ("--set", "eagle_ttt_steps=6")], ids=lambda options: options[1])
+def test_other_conversions_pass(outrider, convert, base, options):
+    report, _ = reported(outrider, convert(base, "--mode", *MODES["eagle3"], *options), status=0)
+    decode = next((check for check in report["checks"] if check["name"] == "eagle decode"), None)
+    assert decode["ok"] is (None if "eagle_offline=true" in options else True)
+    if "eagle_mix_hidden_states=true" in options:
+        assert "training draws random numbers" in decode["detail"]
+
+
+@pytest.mark.parametrize("save", ["draft", "full"])
+def test_two_drafts_and_a_folder_of_drafts_alone_pass(outrider, convert, base, tmp_path, save):
+    model = convert(convert(base, "--mode", *MODES["eagle3"]), "--mode", "medusa")
+    outrider("train", model, "--data", write_shards(tmp_path / "shards"), "--out", tmp_path / "run", "--max-steps",
+             1, "--save", save)
+    report, _ = reported(outrider, tmp_path / "run/final", status=0)
+    assert {"eagle decode", "medusa decode", "outputs"} <= {c["name"] for c in report["checks"] if c["ok"]}
+
+
 def test_a_converted_folder_with_another_base_is_told(outrider, convert, base, damaged):
     folder = damaged(convert(base, "--mode", "medusa"), FAULTS["embeddings of another base"][1])
     report, error = reported(outrider, folder)

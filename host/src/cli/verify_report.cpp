@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "cli/common.h"
 #include "outrider/error.h"
+#include "outrider/host/checkpoint.h"
 #include "outrider/text.h"
 
 namespace outrider::cli {
@@ -15,6 +18,14 @@ const char* word_for(verify::Outcome outcome) {
 }
 
 }  // namespace
+
+std::shared_ptr<CausalLM> load_to_verify(const std::filesystem::path& folder, LoadOptions load,
+                                         const ModelOptions& options) {
+  load = with_options(std::move(load), options);
+  if (!load.dtype && read_config(folder).dtype != at::kDouble) load.dtype = at::kFloat;
+  load.on_note = show_note;
+  return from_pretrained(folder, load);
+}
 
 void print_checks(const verify::Checks& checks) {
   Table table({"CHECK", "RESULT", "DIFFERENCE", "DETAIL"});

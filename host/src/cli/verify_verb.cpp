@@ -28,20 +28,11 @@ std::vector<int64_t> row_of(const VerifyArguments& arguments) {
   return std::ranges::max(rows, {}, &std::vector<int64_t>::size);
 }
 
-// In float32, whatever the type on disk: rounding would hide what is to be found.
-std::shared_ptr<CausalLM> load_to_verify(const VerifyArguments& arguments) {
-  auto load = with_options(arguments.load, arguments.options);
-  const auto stored = read_config(arguments.verify.folder).dtype;
-  if (!load.dtype && stored != at::kDouble) load.dtype = at::kFloat;
-  load.on_note = show_note;
-  return from_pretrained(arguments.verify.folder, load);
-}
-
 void verify_model(const VerifyArguments& arguments, const GlobalOptions& global) {
   use_plugins(global);
   auto options = arguments.verify;
   options.tokens = row_of(arguments);
-  options.load = [&] { return load_to_verify(arguments); };
+  options.load = [&] { return load_to_verify(options.folder, arguments.load, arguments.options); };
   const auto checks = verify::verify_folder(options);
   global.json ? print_json(verify::to_json(checks)) : print_checks(checks);
   require_same(checks);

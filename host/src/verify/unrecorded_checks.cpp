@@ -89,6 +89,13 @@ Checks check_base_config(const std::optional<Json>& dtype, const Json& facts) {
   return found;
 }
 
+// Not of a conversion for offline training, which leaves out the decoder layers.
+bool holds_its_layers(const fs::path& folder, const ModelConfig& config) {
+  const auto structure = base_structure(config);
+  structure->drop_decoder_layers();
+  return stored_base(folder, config).size() > checkpoint_tensors(*structure).size();
+}
+
 Checks check_base_weights(const fs::path& folder, const ModelConfig& config, const Json& dtype,
                           const CheckpointMetadata& metadata) {
   constexpr const char* kName = "base weights";
@@ -96,7 +103,7 @@ Checks check_base_weights(const fs::path& folder, const ModelConfig& config, con
   // A hash of the original says nothing of weights in another type.
   const auto original = dtype.empty() ? dtype_name(at::kFloat) : dtype.begin()->get<std::string>();
   if (!recorded.is_string() || original != dtype_name(config.dtype) || metadata.modes.size() > 1 ||
-      metadata.base_model.contains(kReferenceKey)) {
+      metadata.base_model.contains(kReferenceKey) || !holds_its_layers(folder, config)) {
     return {};
   }
   if (stored_base_sha256(folder, config) == recorded) {
