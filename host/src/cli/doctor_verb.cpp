@@ -14,6 +14,7 @@
 #include "cli/verify_report.h"
 #include "diagnosis/acceptance_diagnosis.h"
 #include "generate/prompt_file.h"
+#include "generate/tokenized_prompts.h"
 #include "machine/cpu_arithmetic.h"
 #include "outrider/error.h"
 #include "outrider/host/plugin_loader.h"
@@ -130,7 +131,7 @@ std::vector<AnsweredPrompt> answered_prompts(const DoctorArguments& arguments) {
   return answered;
 }
 
-Json to_json(const AcceptanceDiagnosis& diagnosis, const verify::Checks& checks) {
+Json diagnosis_json(const AcceptanceDiagnosis& diagnosis, const verify::Checks& checks) {
   Json findings = Json::array();
   for (const auto& finding : diagnosis.findings) {
     findings.push_back({{"name", finding.name},
@@ -177,7 +178,7 @@ void diagnose(const DoctorArguments& arguments, const GlobalOptions& global) {
     return require_same(checks);
   }
   const auto diagnosis = diagnose_acceptance(*model, options, verify::causes_in(checks));
-  global.json ? print_json(to_json(diagnosis, checks)) : print_diagnosis(diagnosis);
+  global.json ? print_json(diagnosis_json(diagnosis, checks)) : print_diagnosis(diagnosis);
 }
 
 }  // namespace
