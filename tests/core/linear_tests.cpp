@@ -38,6 +38,7 @@ TEST_CASE("a product of a few rows equals float64, whatever the instructions and
                                   y.mutable_data_ptr<float>(),
                                   rows,
                                   inner,
+                                  outputs,
                                   outputs};
             const auto run = type == at::kFloat ? kernels->of_float : kernels->of_bfloat16;
             const int64_t middle = outputs / 2;  // as two threads would

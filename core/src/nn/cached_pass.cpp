@@ -1,6 +1,7 @@
 #include "outrider/nn/cached_pass.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -35,6 +36,13 @@ CachedPass::CachedPass(KvCache& cache, int64_t new_rows, at::Device device, at::
   } else {
     positions_ = lengths_ + at::arange(new_rows_, lengths_.options());
   }
+}
+
+// A prompt of one row has nothing before it and goes the way of prompts.
+bool CachedPass::may_be_few() const {
+  constexpr int64_t kMost = 32;
+  return c10::InferenceMode::is_enabled() && cache_.batch_size() * new_rows_ <= kMost &&
+         cache_.longest() > 0;
 }
 
 FewRowsPlace CachedPass::place_of(int64_t layer, const FewRowsLayer& parts, const at::Tensor& rows,

@@ -68,7 +68,7 @@ std::optional<FewRowsLayer> DecoderLayer::few_rows_layer() const {
 
 at::Tensor DecoderLayer::forward(const at::Tensor& x, const CosSin& rotary, CachedPass& pass,
                                  int64_t layer) const {
-  if (const auto few = x.is_cuda() ? few_rows_layer() : std::nullopt) {
+  if (const auto few = pass.may_be_few() ? few_rows_layer() : std::nullopt) {
     if (auto y = pass.few_rows(layer, *few, x, x, rotary)) return *std::move(y);
   }
   const auto qkv = self_attn->project(input_layernorm->forward(x), rotary);

@@ -31,11 +31,10 @@ ops::FewRowsAttention attention_of(const FewRowsLayer& layer, const FewRowsPlace
 
 bool takes_few_rows(const FewRowsLayer& layer, const at::Tensor& input,
                     const at::Tensor& residual) {
-  const int64_t inner = layer.heads * layer.head_dim;
-  return ops::attends_few_rows(layer.head_dim) && ops::takes_few_rows(input, layer.qkv) &&
-         ops::takes_few_rows(residual, layer.gate_up) && inner % 32 == 0 &&
-         layer.down.weight.size(1) % 32 == 0 && layer.down.weight.is_contiguous() &&
-         layer.output.weight.is_contiguous() && layer.output.weight.scalar_type() == at::kBFloat16;
+  return ops::attends_few_rows(residual, layer.head_dim) && ops::takes_few_rows(input, layer.qkv) &&
+         ops::takes_few_rows(residual, layer.heads * layer.head_dim, {layer.output}) &&
+         ops::takes_few_rows(residual, layer.gate_up) &&
+         ops::takes_few_rows(residual, layer.gate_up[0].weight.size(0), {layer.down});
 }
 
 FewRowsBuffers few_rows_buffers(const FewRowsLayer& layer, const FewRowsPlace& place,

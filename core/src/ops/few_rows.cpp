@@ -7,6 +7,7 @@
 #include <array>
 
 #include "kernels/cuda/few_rows.h"
+#include "ops/few_rows_on_cpu.h"
 #include "outrider/error.h"
 #include "outrider/kernels/launch.h"
 
@@ -63,9 +64,18 @@ cuda::FewRowsAttention on_pointers(const FewRowsAttention& a) {
 }  // namespace
 
 bool takes_few_rows(const at::Tensor& x, const std::vector<LinearParameters>& layers) {
-  const int64_t inner = x.dim() > 0 ? x.size(-1) : 0;
-  if (!cuda::few_rows_product || !c10::InferenceMode::is_enabled() || !is_plain_on_device(x) ||
-      inner == 0 || inner % kInnerStep != 0 || x.numel() > cuda::kMostFewRows * inner) {
+  return x.dim() > 0 && takes_few_rows(x, x.size(-1), layers);
+}
+
+bool takes_few_rows(const at::Tensor& x, int64_t inner,
+                    const std::vector<LinearParameters>& layers) {
+  if (!c10::InferenceMode::is_enabled() || x.dim() == 0 || x.size(-1) == 0 || inner == 0) {
+    return false;
+  }
+  const int64_t rows = x.numel() / x.size(-1);
+  if (x.is_cpu()) return on_cpu::takes_few_rows(x, rows, inner, layers);
+  if (!cuda::few_rows_product || !is_plain_on_device(x) || inner % kInnerStep != 0 ||
+      rows > cuda::kMostFewRows) {
     return false;
   }
   return std::ranges::all_of(layers, [&](const LinearParameters& layer) {
@@ -76,6 +86,7 @@ bool takes_few_rows(const at::Tensor& x, const std::vector<LinearParameters>& la
 void few_rows_product(const at::Tensor& x, const NormBefore& norm,
                       const std::vector<LinearParameters>& layers, Joined joined,
                       const at::Tensor& residual, const at::Tensor& y) {
+  if (x.is_cpu()) return on_cpu::few_rows_product(x, norm, layers, joined, residual, y);
   const kernels::Launch launch("few_rows_product", x);
   cuda::FewRowsProduct product{.rows = x.numel() / x.size(-1),
                                .inner = x.size(-1),
@@ -93,16 +104,19 @@ void few_rows_product(const at::Tensor& x, const NormBefore& norm,
   launch.check(cuda::few_rows_product(product, launch.stream()));
 }
 
-bool attends_few_rows(int64_t head_dim) {
+bool attends_few_rows(const at::Tensor& x, int64_t head_dim) {
+  if (x.is_cpu()) return true;
   return cuda::few_rows_attention && std::ranges::find(kHeadSizes, head_dim) != kHeadSizes.end();
 }
 
 int64_t few_rows_workspace(const FewRowsAttention& attention) {
+  if (attention.qkv.is_cpu()) return 0;
   return cuda::few_rows_attention_workspace(on_pointers(attention));
 }
 
 void few_rows_attention(const FewRowsAttention& attention, const at::Tensor& workspace,
                         const at::Tensor& y) {
+  if (y.is_cpu()) return on_cpu::few_rows_attention(attention, y);
   const kernels::Launch launch("few_rows_attention", attention.qkv);
   auto pointers = on_pointers(attention);
   pointers.workspace = workspace.data_ptr();

@@ -88,9 +88,11 @@ void add_drafter_options(CLI::App& verb, DecodeArguments& arguments) {
 
 std::shared_ptr<CausalLM> load_to_decode(const fs::path& folder, const DecodeArguments& arguments) {
   auto load = with_options(arguments.load, arguments.model);
+  // A CPU reads weights of bfloat16 as they are stored and computes in float32 as fast.
   const bool computes_single = load.dtype.value_or(at::kFloat) == at::kFloat;
   load.widen_at_use =
       load.device.is_cpu() && computes_single && read_config(folder).dtype == at::kBFloat16;
+  if (load.widen_at_use) load.dtype = at::kFloat;
   load.for_computing = true;
   load.on_note = show_note;
   auto model = from_pretrained(folder, load);

@@ -28,6 +28,8 @@ class OUTRIDER_API CachedPass {
   /// may see, with a `window` ≥ 1 only to positions less than that before its own. [B,H,n,D].
   at::Tensor attend(int64_t layer, const QueryKeyValue& rows, std::optional<int64_t> window = {});
 
+  /// Whether the new rows are few enough for that to be tried.
+  bool may_be_few() const;
   /// A layer's output [B,n,h] for the new rows in few kernels, where they can go that way: `input`
   /// is what its attention reads, `residual` [B,n,h] what that is added to; tables [1 or B,1,n,R]
   /// of their positions.

@@ -8,8 +8,9 @@
 #include "outrider/api.h"
 #include "outrider/ops/linear_input.h"
 
-/// Decoding's operators for a few rows of bfloat16 on a GPU, in inference mode: each reads what it
-/// needs once, and does what surrounds a product within its kernel. Without a gradient.
+/// Decoding's operators for a few rows in inference mode, of bfloat16 on a GPU, of float32 on a CPU
+/// (whose weights may be bfloat16): each reads what it needs once, and does what surrounds a
+/// product on the way. Without a gradient.
 namespace outrider::ops {
 
 /// RMSNorm before something else; undefined weight: none.
@@ -18,8 +19,11 @@ struct NormBefore {
   double eps = 0.0;
 };
 
-/// Whether few_rows_product() can multiply x [...,in] with these layers, here and now.
+/// Whether few_rows_product() can multiply x [...,in] with these layers, here and now; and whether
+/// rows like those of x can, with so many elements instead of its own.
 OUTRIDER_API bool takes_few_rows(const at::Tensor& x, const std::vector<LinearParameters>& layers);
+OUTRIDER_API bool takes_few_rows(const at::Tensor& x, int64_t inner,
+                                 const std::vector<LinearParameters>& layers);
 
 enum class Joined {
   kSideBySide,  // [...,sum of the layers' outputs]
@@ -45,9 +49,9 @@ struct FewRowsAttention {
   int64_t window = 0;       // 0: none
 };
 
-/// Whether there is a kernel for heads of this size.
-OUTRIDER_API bool attends_few_rows(int64_t head_dim);
-/// Bytes that few_rows_attention() needs, zero before their first use.
+/// Whether rows like those of x can attend with heads of this size.
+OUTRIDER_API bool attends_few_rows(const at::Tensor& x, int64_t head_dim);
+/// Bytes that few_rows_attention() needs, zeros before their first use.
 OUTRIDER_API int64_t few_rows_workspace(const FewRowsAttention& attention);
 /// y [B,n,H·D].
 OUTRIDER_API void few_rows_attention(const FewRowsAttention& attention, const at::Tensor& workspace,

@@ -101,7 +101,7 @@ at::Tensor EagleLayer::forward(const at::Tensor& hidden, const at::Tensor& embed
                                int64_t layer) const {
   constexpr auto kNothing = ops::Recompute::kNothing;
   const auto input = attention_input(hidden, embeddings, kNothing);
-  if (const auto few = hidden.is_cuda() ? few_rows_layer() : std::nullopt) {
+  if (const auto few = pass.may_be_few() ? few_rows_layer() : std::nullopt) {
     const auto carried = carried_by(hidden, input).contiguous();
     if (auto y = pass.few_rows(layer, *few, input.tensor(), carried, rotary)) return *std::move(y);
   }

@@ -1,0 +1,46 @@
+#include "few_rows_checks.h"
+
+namespace outrider::testing::few_rows {
+namespace {
+
+const auto kOptions = at::TensorOptions(at::kCPU).dtype(at::kFloat);
+const Kind kPlain{kOptions, kOptions, 1e-5};
+const Kind kHalfWeights{kOptions, kOptions.dtype(at::kBFloat16), 1e-5};
+
+}  // namespace
+
+TEST_CASE("on a cpu products of a few rows, with what surrounds them, are those of float64") {
+  at::manual_seed(31);
+  for (const auto& kind : {kPlain, kHalfWeights}) {
+    for (const int64_t rows : {1, 2, 5, 16}) {
+      for (const bool is_normed : {false, true}) {
+        check_product(kind, {rows, 96, {96, 24, 17}}, is_normed, false, false, rows % 2 == 0);
+        check_product(kind, {rows, 77, {505}}, is_normed, false, rows % 2 == 1, true);
+        check_product(kind, {rows, 256, {39, 39}}, is_normed, true, false, rows % 2 == 1);
+        check_product(kind, {rows, 1030, {128}}, is_normed, false, true, false);
+      }
+    }
+  }
+}
+
+TEST_CASE("on a cpu attention of a few rows to kept keys is that of plain loops") {
+  check_attentions(kPlain);
+  check_attention(kPlain, {1, 3, 4, 2, 20, 12, {33}});
+}
+
+TEST_CASE("on a cpu a base gives few rows behind kept ones what it gives them in one pass") {
+  check_bases(kPlain);
+}
+
+TEST_CASE("what is not float32 on a cpu, or many rows, is left to others") {
+  const c10::InferenceMode inference;
+  const auto weight = at::randn({64, 64}, kOptions);
+  CHECK(ops::takes_few_rows(at::randn({16, 64}, kOptions), {{weight, {}}}));
+  CHECK_FALSE(ops::takes_few_rows(at::randn({17, 64}, kOptions), {{weight, {}}}));
+  CHECK_FALSE(ops::takes_few_rows(at::randn({1, 64}, kOptions.dtype(at::kDouble)), {{weight, {}}}));
+  CHECK_FALSE(ops::takes_few_rows(at::randn({1, 64}, kOptions), {{weight.t(), {}}}));
+  CHECK_FALSE(ops::takes_few_rows(at::randn({1, 64}, kOptions), {{weight.to(at::kDouble), {}}}));
+  CHECK_FALSE(ops::takes_few_rows(at::randn({64, 2}, kOptions).t(), {{weight, {}}}));
+}
+
+}  // namespace outrider::testing::few_rows
