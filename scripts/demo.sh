@@ -78,13 +78,14 @@ run $outrider export $out/run/final --format hf --out $out/exported
 ls -l $out/exported
 
 title "9. Decode with it"
+export OMP_NUM_THREADS=1  # two threads would wait for each other wherever other work wants a core
 answer=$(run $outrider generate $out/run/final --prompt "Why is the sky blue?" \
   --max-new-tokens $new_tokens 2>&1 | tee >(cat >&2))
 took=$(sed -n 's/.* tokens in \([0-9.]*\) s.*/\1/p' <<<"$answer")
 
 title "10. What it is worth here: tokens per pass of the base, and speed"
 prompts=$(awk "BEGIN { print int($decoding_seconds / ($ways * $took)) }")
-prompts=$(at_least 2 "$(at_most 16 "$prompts")")
+prompts=$(at_least 2 "$(at_most 8 "$prompts")")
 run $outrider eval $out/run/final --prompts $questions --num-prompts "$prompts" --max-new-tokens $new_tokens \
   --sweep --batch-sizes 1 --sweep-drafts chain:1,chain:3 --out $out/worth
 

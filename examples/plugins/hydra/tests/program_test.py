@@ -128,6 +128,18 @@ class HydraTest(unittest.TestCase):
         for shape in ("chain", "static-tree", "dynamic-tree"):
             self.assertEqual(tokens("--draft-shape", shape, "--batch-size", "2"), plain)
 
+    def test_it_is_decoded_as_it_is_trained_also_from_its_export(self):
+        said = self.run_program("verify", self.draft, "--export", self.exported("served"))
+        for name in ("hydra decode", "export decode"):
+            self.assertRegex(said, rf"{name} +same ")
+
+    def test_its_drafter_keeps_its_promises(self):
+        names = "train_serve", "drafting", "sampling", "draft_order", "rollback", "keep"
+        only = [word for name in names for word in ("--only", name)]
+        said = self.run_program("plugin", "check", PLUGIN, *only)
+        for name in names:
+            self.assertRegex(said, rf"passed +{name} ")
+
     def test_heads_start_from_the_bases_output_matrix(self):
         tensors = read_safetensors(self.draft / "model.safetensors")
         for i in range(3):
