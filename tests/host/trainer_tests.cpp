@@ -382,8 +382,9 @@ TEST_CASE("the best checkpoint is the one with the lowest held-out loss") {
   run.options.save_steps = 3;
   run.options.save_total_limit = 1;
   const auto model = tiny_model();
-  // Of four evaluations and two epochs with 11 passes each, the last evaluation is spoiled.
-  testing::spoil_tiny_losses_from(*model, 5 * 11 + 1);
+  // Of four evaluations and two epochs with 11 passes each, the last evaluation is spoiled. Three
+  // checkpoints and as many best models were saved before, each with a pass for its record.
+  testing::spoil_tiny_losses_from(*model, 5 * 11 + 6 + 1);
   const auto summary = train(*model, run.options);
   const auto lines = metrics(run.options.output);
   double lowest = 1e9;
