@@ -122,7 +122,7 @@ HOST = {
                 "verify"},
     "diagnosis": {"machine", "checkpoint", "data", "generate", "report", "verify", "trainer"},
     "plan": {"", "machine", "plugins", "convert", "checkpoint", "data", "trainer"},
-    "bench": {"", "machine", "plugins", "convert", "data", "generate", "trainer"},
+    "bench": {"", "machine", "plugins", "convert", "data", "generate", "trainer", "plan"},
     "check": {"", "machine", "plugins", "convert", "checkpoint", "data", "formats", "trainer", "generate", "verify"},
 }
 HOST["cli"] = set(HOST)

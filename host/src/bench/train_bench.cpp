@@ -11,6 +11,7 @@
 #include "bench/timing.h"
 #include "data/batches.h"
 #include "machine/device.h"
+#include "plan/step_cost.h"
 #include "trainer/base_precision.h"
 #include "trainer/recorded_passes.h"
 #include "trainer/run_setup.h"
@@ -117,7 +118,8 @@ Json bench_training(const Workload& workload, const TrainBenchOptions& options) 
   step.learn();
   const double optimizer = seconds_of(device, [&] { step.update(); });
   const double base = median(repeated_seconds_of(device, [&] { step.run_base(); }));
-  const auto operations = operations_of(workload, step.model());
+  const auto operations =
+      operations_of(step.model(), {.rows = workload.rows, .length = workload.length});
   const double limit = (operations.base + operations.draft) / rate;
   Json result = {{"workload", workload.name},
                  {"device", device.str()},

@@ -36,16 +36,6 @@ void draw_weights(const CausalLM& model) {
   }
 }
 
-double elements(const torch::nn::Module& module, const std::vector<std::string>& names,
-                bool among_them) {
-  double count = 0;
-  for (const auto& item : module.named_parameters()) {
-    const bool is_among = std::ranges::find(names, item.key()) != names.end();
-    if (item.value().dim() == 2 && is_among == among_them) count += item.value().numel();
-  }
-  return count;
-}
-
 int64_t draft_vocabulary_of(const std::string& base) {
   return std::min(workloads()["draft_vocabulary"].get<int64_t>(),
                   workloads()["bases"][base]["vocab_size"].get<int64_t>() / 4);
@@ -113,22 +103,6 @@ std::shared_ptr<CausalLM> make_workload_model(const DecodeWorkload& workload,
   return make_workload_model(Workload{workload.name, workload.base, kSteps, workload.length,
                                       workload.rows, draft_vocabulary_of(workload.base)},
                              options);
-}
-
-OperationCount operations_of(const Workload& workload, const CausalLM& model) {
-  const auto& config = model.config();
-  const auto tokens = static_cast<double>(workload.tokens());
-  const double attention =
-      2.0 * static_cast<double>(workload.length * config.num_attention_heads * config.head_dim);
-  double layers = 0;
-  for (const auto& layer : model.decoder_layers())
-    layers += elements(*layer, {}, false) + attention / 2;
-  const double head = static_cast<double>(config.hidden_size * config.vocab_size);
-  const auto once = workloads()["draft"]["used_once"].get<std::vector<std::string>>();
-  const auto& draft = *model.speculative_state().front().draft;
-  const double step = 6 * elements(draft, once, false) + 3 * attention;
-  return {2 * tokens * (layers + head),
-          tokens * (static_cast<double>(workload.steps) * step + 4 * elements(draft, once, true))};
 }
 
 }  // namespace outrider

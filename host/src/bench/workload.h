@@ -42,14 +42,4 @@ OUTRIDER_API std::shared_ptr<CausalLM> make_workload_model(const Workload& workl
 OUTRIDER_API std::shared_ptr<CausalLM> make_workload_model(const DecodeWorkload& workload,
                                                            at::TensorOptions options);
 
-/// Operations of a step: what matrix units must do, and nothing computed again.
-///   base   2 T (body + head) + 2 T S·heads·head_dim a layer (causal)
-///   draft  K T (6 step + 3 · 2 S·heads·head_dim) + 4 T once
-/// with T tokens in rows of S, K steps; `step` the elements of the draft's matrices, `once` of
-/// those that are used once, whose input needs no gradient.
-struct OperationCount {
-  double base, draft;
-};
-OUTRIDER_API OperationCount operations_of(const Workload& workload, const CausalLM& model);
-
 }  // namespace outrider
