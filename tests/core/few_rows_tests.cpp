@@ -1,4 +1,5 @@
 #include "few_rows_checks.h"
+#include "outrider/nn/decoder_layer.h"
 
 namespace outrider::testing::few_rows {
 namespace {
@@ -41,6 +42,31 @@ TEST_CASE("what is not float32 on a cpu, or many rows, is left to others") {
   CHECK_FALSE(ops::takes_few_rows(at::randn({1, 64}, kOptions), {{weight.t(), {}}}));
   CHECK_FALSE(ops::takes_few_rows(at::randn({1, 64}, kOptions), {{weight.to(at::kDouble), {}}}));
   CHECK_FALSE(ops::takes_few_rows(at::randn({64, 2}, kOptions).t(), {{weight, {}}}));
+}
+
+TEST_CASE("a subclass is not taken for the block that it changes") {
+  struct Doubled : nn::SwiGluMlp {
+    using nn::SwiGluMlp::SwiGluMlp;
+    at::Tensor forward(const at::Tensor& x) const override { return 2 * nn::SwiGluMlp::forward(x); }
+  };
+  struct Shifted : nn::Attention {
+    using nn::Attention::Attention;
+    nn::QueryKeyValue heads(const ops::LinearInput& x) const override {
+      auto all = nn::Attention::heads(x);
+      all.key = all.key + 1;
+      return all;
+    }
+  };
+  const nn::DecoderLayerShape shape{{32, 32, 4, 2, 8}, 64};
+  const auto layer_with = [&](std::shared_ptr<nn::AttentionProjections> attention,
+                              std::shared_ptr<nn::Mlp> mlp) {
+    return nn::DecoderLayer(shape, std::move(attention), std::move(mlp), kOptions).few_rows_layer();
+  };
+  const auto attention = std::make_shared<nn::Attention>(shape.attention, kOptions);
+  const auto mlp = std::make_shared<nn::SwiGluMlp>(32, 64, false, kOptions);
+  CHECK(layer_with(attention, mlp).has_value());
+  CHECK_FALSE(layer_with(attention, std::make_shared<Doubled>(32, 64, false, kOptions)));
+  CHECK_FALSE(layer_with(std::make_shared<Shifted>(shape.attention, kOptions), mlp));
 }
 
 }  // namespace outrider::testing::few_rows

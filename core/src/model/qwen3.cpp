@@ -17,7 +17,7 @@ class NormalisedAttention : public nn::Attention {
   }
 
   std::optional<nn::FewRowsProjections> few_rows_projections() const override {
-    auto plain = nn::Attention::few_rows_projections();
+    auto plain = plain_projections();
     if (plain) {
       plain->query_norm = {q_norm_->weight, q_norm_->eps};
       plain->key_norm = {k_norm_->weight, k_norm_->eps};

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <numeric>
+#include <typeinfo>
 
 namespace outrider::nn {
 
@@ -71,6 +72,10 @@ Attention::Attention(const AttentionShape& s, at::TensorOptions options) : Atten
 }
 
 std::optional<FewRowsProjections> Attention::few_rows_projections() const {
+  return typeid(*this) == typeid(Attention) ? plain_projections() : std::nullopt;
+}
+
+std::optional<FewRowsProjections> Attention::plain_projections() const {
   auto qkv = plain_parameters({q_proj.get(), k_proj.get(), v_proj.get()});
   if (!qkv) return std::nullopt;
   return FewRowsProjections{.qkv = *std::move(qkv)};

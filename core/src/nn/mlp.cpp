@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <typeinfo>
+
 #include "outrider/ops/swiglu.h"
 
 namespace outrider::nn {
@@ -27,6 +29,7 @@ SwiGluMlp::SwiGluMlp(int64_t hidden_size, int64_t intermediate_size, bool bias,
 }
 
 std::optional<std::vector<ops::LinearParameters>> SwiGluMlp::swiglu_parameters() const {
+  if (typeid(*this) != typeid(SwiGluMlp)) return std::nullopt;
   return plain_parameters({gate_proj.get(), up_proj.get(), down_proj.get()});
 }
 

@@ -36,18 +36,19 @@ class OUTRIDER_API DecoderStack : public torch::nn::Module {
 };
 
 /// What the base families share: embedding, pre-norm decoder layers, a final norm, and a head that
-/// may be tied. A family is a subclass that says how its layers are built.
+/// may be tied. A family is a subclass that says how its layers are built; what goes around them is
+/// the same for all, since decoding has more than one way through it.
 class OUTRIDER_API DecoderOnlyLM : public CausalLM {
  public:
   DecoderOnlyLM(const ModelConfig& config, at::TensorOptions options,
                 const LayerFactory& make_layer);
   ~DecoderOnlyLM() override;
 
-  BaseOutputs run_base(const BasePass& pass) override;
+  BaseOutputs run_base(const BasePass& pass) final;
   std::optional<at::Tensor> continue_greedily(nn::KvCache& cache, const at::Tensor& ids,
-                                              int64_t steps) override;
-  const LmHead& head() const override;
-  at::Tensor final_norm(const at::Tensor& hidden) const override;
+                                              int64_t steps) final;
+  const LmHead& head() const final;
+  at::Tensor final_norm(const at::Tensor& hidden) const final;
   bool divides_sequences() const override { return true; }
   bool heeds_documents() const override { return true; }
   bool compute_in(at::ScalarType type) override;

@@ -62,11 +62,14 @@ class OUTRIDER_API Attention : public AttentionProjections {
  public:
   Attention(const AttentionShape& shape, at::TensorOptions options);
 
+  /// Of this class alone: a subclass that changes heads() knows what it changes.
   std::optional<FewRowsProjections> few_rows_projections() const override;
 
   std::shared_ptr<Linear> q_proj, k_proj, v_proj;
 
  protected:
+  /// The three projections, for a subclass's few_rows_projections().
+  std::optional<FewRowsProjections> plain_projections() const;
   QueryKeyValue heads(const ops::LinearInput& x) const override;
 };
 

@@ -31,6 +31,7 @@ class OUTRIDER_API SwiGluMlp : public Mlp {
   SwiGluMlp(int64_t hidden_size, int64_t intermediate_size, bool bias, at::TensorOptions options);
   at::Tensor forward(const at::Tensor& x) const override;
   at::Tensor add_to(const at::Tensor& residual, const at::Tensor& x) const override;
+  /// Of this class alone: a subclass may compute something else.
   std::optional<std::vector<ops::LinearParameters>> swiglu_parameters() const override;
   /// forward(), with what the backward pass computes again.
   at::Tensor forward(const ops::LinearInput& x, ops::Recompute recompute) const;
