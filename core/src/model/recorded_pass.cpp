@@ -4,6 +4,8 @@
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "kernels/cuda/few_rows.h"
@@ -28,6 +30,15 @@ std::optional<std::vector<nn::FewRowsLayer>> few_rows_layers(const DecoderStack&
     layers.push_back(*std::move(own));
   }
   return layers;
+}
+
+// One set of buffers serves them all.
+bool are_of_one_shape(const std::vector<nn::FewRowsLayer>& layers) {
+  const auto shape = [](const nn::FewRowsLayer& layer) {
+    return std::tuple(layer.heads, layer.key_heads, layer.head_dim, layer.down.weight.size(1));
+  };
+  return std::ranges::all_of(
+      layers, [&](const nn::FewRowsLayer& layer) { return shape(layer) == shape(layers.front()); });
 }
 
 // Before anything is prepared, which is dropped where slots move.
@@ -59,7 +70,7 @@ std::shared_ptr<RecordedPass> RecordedPass::of(const PassForm& form, int64_t roo
     const auto rows =
         at::empty({form.sequences, form.rows, stack.embedding.size(1)}, stack.embedding.options());
     auto layers = few_rows_layers(stack, rows);
-    if (!layers) return nullptr;
+    if (!layers || layers->empty() || !are_of_one_shape(*layers)) return nullptr;
     kept = std::shared_ptr<RecordedPass>(new RecordedPass(form, cache, stack, *std::move(layers)));
   }
   return std::static_pointer_cast<RecordedPass>(kept);

@@ -66,7 +66,9 @@ std::optional<at::Tensor> CachedPass::few_rows(int64_t layer, const FewRowsLayer
     return std::nullopt;
   }
   const auto place = place_of(layer, parts, residual, tables);
-  auto& prepared = cache_.prepared()[fmt::format("buffers of {} rows", new_rows_)];
+  auto& prepared = cache_.prepared()[fmt::format(
+      "buffers of {} rows, {} and {} heads of {}, {} wide", new_rows_, parts.heads, parts.key_heads,
+      parts.head_dim, parts.down.weight.size(1))];
   if (!prepared) {
     prepared = std::make_shared<FewRowsBuffers>(few_rows_buffers(parts, place, residual));
   }
