@@ -157,12 +157,16 @@ class Generation {
     take(news);
   }
 
+  // [B,1], on the device.
+  at::Tensor last_tokens() const {
+    return at::tensor(last_, at::kLong).unsqueeze(1).to(base_.device(), /*non_blocking=*/true);
+  }
+
   // Several rounds at once, where the base can go on by itself: the host looks after them.
   bool go_on_plainly() {
     if (drafter_ || !sampler_.is_greedy()) return false;
     const Stopwatch watch(result_.base_seconds);
-    const auto ids =
-        at::tensor(last_, at::kLong).unsqueeze(1).to(base_.device(), /*non_blocking=*/true);
+    const auto ids = last_tokens();
     const auto tokens = base_.continue_greedily(cache_, ids, steps_at_once());
     if (!tokens) return false;
     const auto news = rows_of(*tokens);
@@ -202,8 +206,7 @@ class Generation {
   }
 
   void round() {
-    const auto ids =
-        at::tensor(last_, at::kLong).unsqueeze(1).to(base_.device(), /*non_blocking=*/true);
+    const auto ids = last_tokens();
     auto tree = drafter_ ? propose() : DraftTree{};
     if (!tree.tokens.defined()) tree.tokens = tree.parents = ids.slice(1, 0, 0);
     const auto verdict = verified(ids, tree);

@@ -8,6 +8,7 @@
 #include <limits>
 #include <utility>
 
+#include "kernels/cuda/few_rows.h"
 #include "outrider/error.h"
 #include "outrider/ops/attention.h"
 #include "outrider/ops/cached_attention.h"
@@ -40,9 +41,8 @@ CachedPass::CachedPass(KvCache& cache, int64_t new_rows, at::Device device, at::
 
 // A prompt of one row has nothing before it and goes the way of prompts.
 bool CachedPass::may_be_few() const {
-  constexpr int64_t kMost = 32;
-  return c10::InferenceMode::is_enabled() && cache_.batch_size() * new_rows_ <= kMost &&
-         cache_.longest() > 0;
+  return c10::InferenceMode::is_enabled() &&
+         cache_.batch_size() * new_rows_ <= cuda::kMostFewRows && cache_.longest() > 0;
 }
 
 FewRowsPlace CachedPass::place_of(int64_t layer, const FewRowsLayer& parts, const at::Tensor& rows,

@@ -103,22 +103,24 @@ std::string position_chart(const Json& ways) {
   return figure(chart);
 }
 
-std::string speed_up_chart(const Json& ways) {
-  BarChart chart{.title = "Speed-up", .unit = "times plain decoding", .bars = {}, .level = 1.0};
-  for (const auto& way : fastest_of_each_drafter(ways)) {
-    chart.bars.push_back({name_of(ways, way, true), way["speed_up"].get<double>(),
-                          interval_of(way, "speed_up_interval"), chart.bars.size()});
+// One bar for each of `chosen`, its value under `key`.
+std::string bars(BarChart chart, const Json& ways, const Ways& chosen, bool with_batch_size,
+                 const char* key, const char* interval) {
+  for (const auto& way : chosen) {
+    chart.bars.push_back({name_of(ways, way, with_batch_size), way[key].get<double>(),
+                          interval_of(way, interval), chart.bars.size()});
   }
   return figure(chart);
 }
 
+std::string speed_up_chart(const Json& ways) {
+  return bars({.title = "Speed-up", .unit = "times plain decoding", .bars = {}, .level = 1.0}, ways,
+              fastest_of_each_drafter(ways), true, "speed_up", "speed_up_interval");
+}
+
 std::string length_chart(const Json& ways) {
-  BarChart chart{.title = "Acceptance length", .unit = "tokens per pass", .bars = {}, .level = 1.0};
-  for (const auto& way : longest_drafts(ways)) {
-    chart.bars.push_back({name_of(ways, way, false), way["acceptance_length"].get<double>(),
-                          interval_of(way, "interval"), chart.bars.size()});
-  }
-  return figure(chart);
+  return bars({.title = "Acceptance length", .unit = "tokens per pass", .bars = {}, .level = 1.0},
+              ways, longest_drafts(ways), false, "acceptance_length", "interval");
 }
 
 std::string category_chart(const Json& ways) {
