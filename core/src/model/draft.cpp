@@ -16,7 +16,11 @@ std::optional<TrainingCost> Draft::training_cost(const TrainingShape&) const {
   return std::nullopt;
 }
 
+DraftFit::~DraftFit() = default;
+
 void Draft::initialize(const BaseView&) {}
+
+std::unique_ptr<DraftFit> Draft::make_fit(const BaseView&) { return nullptr; }
 
 std::unique_ptr<Drafter> Draft::make_drafter() {
   throw Error(ErrorCode::kUnsupported, "this draft can be trained, but proposes no tokens yet",

@@ -99,6 +99,13 @@ void AdamW::round_masters() const {
   if (!parameters.empty()) at::_foreach_copy_(parameters, masters);
 }
 
+void AdamW::take_up_parameters() {
+  const at::NoGradGuard no_grad;
+  for (auto& slot : slots_) {
+    if (!slot.master.is_alias_of(slot.parameter)) slot.master.copy_(slot.parameter);
+  }
+}
+
 at::Tensor AdamW::step(double learning_rate) {
   const at::NoGradGuard no_grad;
   const auto norm = clip_gradients();

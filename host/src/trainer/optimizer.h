@@ -49,6 +49,10 @@ class OUTRIDER_API AdamW {
   /// stay as they are. Returns the gradients' total norm before clipping, a 0-dim float32 tensor.
   at::Tensor step(double learning_rate);
 
+  /// Takes the parameters as they are now, where someone else has changed them before the first
+  /// step.
+  void take_up_parameters();
+
   /// The state under "master.NAME" (of parameters with less precision, here or when saved),
   /// "exp_avg.NAME", "exp_avg_sq.NAME" and "step.NAME"; shares storage with the optimizer.
   TensorMap state() const;

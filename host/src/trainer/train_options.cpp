@@ -46,6 +46,10 @@ StructSchema<S> make_schema() {
              {.minimum = 0, .maximum = 1})
       .field("warmup_steps", &S::warmup_steps, "Steps that warm up; wins over the ratio",
              {.minimum = 0})
+      .field("fit_tokens", &S::fit_tokens,
+             "Before the first step, fit the drafts by regression on what the base computes for so "
+             "many tokens of the data (0: not). For drafts that were not trained yet",
+             {.minimum = 0})
       .field("weight_decay", &S::weight_decay, "Of matrices; norms and biases have none",
              {.minimum = 0})
       .field("adam_beta1", &S::adam_beta1, "Decay of the first moments", {.minimum = 0})
@@ -150,6 +154,9 @@ void check_together(const TrainOptions& o, Problems& problems) {
                     "base_precision fp8 needs save draft: the base is kept in eight bits alone");
   problems.add_when(o.base_precision == "fp8" && o.shard_base,
                     "base_precision fp8 and shard_base do not go together");
+  problems.add_when(o.fit_tokens > 0 && o.processes, "fit_tokens needs one process");
+  problems.add_when(o.fit_tokens > 0 && o.base_precision == "fp8",
+                    "fit_tokens and base_precision fp8 do not go together");
   problems.add_when(o.cuda_graphs == "on" && o.processes, "cuda_graphs on needs one process");
   problems.add_when(o.packing && o.sequence_parallel > 1,
                     "packing and sequence_parallel do not go together");
@@ -187,6 +194,7 @@ Json reproducible_options(const TrainOptions& options) {
   }
   if (options.base_precision == "full") values.erase("base_precision");
   if (!options.packing) values.erase("packing");
+  if (options.fit_tokens == 0) values.erase("fit_tokens");
   values["seed"] = options.seed;
   return values;
 }

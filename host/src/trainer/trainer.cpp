@@ -16,6 +16,7 @@
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/held_out.h"
 #include "outrider/text.h"
+#include "trainer/draft_fit.h"
 #include "trainer/held_out_pass.h"
 #include "trainer/random_state.h"
 #include "trainer/resume_point.h"
@@ -122,6 +123,11 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
     throw Error(ErrorCode::kUnsupported, "--packing and stored hidden states do not go together",
                 "train without --packing, or on token shards without hidden states");
   }
+  if (options.fit_tokens > 0 && data_.has_hidden_states()) {
+    throw Error(ErrorCode::kUnsupported,
+                "--fit-tokens runs the base, which stored hidden states replace",
+                "train without --fit-tokens, or on token shards without hidden states");
+  }
   if (options.base_precision == "fp8") {
     teacher_cost_ =
         lower_base_precision(model, eval_data_ ? *eval_data_ : data_, options.max_length);
@@ -214,6 +220,7 @@ void Trainer::start() {
   first_alone([&] { begin_writing(); });
   note_what_is_special();
   started_ = Clock::now();
+  if (options_.fit_tokens > 0 && step_ == 0) fit_drafts_first();
   share_before_ = share_done();
   interval_.restart_clock();
 }
@@ -231,6 +238,18 @@ void Trainer::begin_writing() {
   }
   writer_->begin(schedule_.total_steps, optimizer_bytes, data_, selection_);
   take_up_history();
+}
+
+/// It counts as time of the run.
+void Trainer::fit_drafts_first() {
+  const auto begin = Clock::now();
+  const auto on = fit_drafts(model_, data_, selection_, options_.fit_tokens, options_.max_length,
+                             shown_progress("fit", "conversation"));
+  work_.reset();
+  training_.optimizer().take_up_parameters();
+  const std::chrono::duration<double> seconds = Clock::now() - begin;
+  say(fmt::format("fit: drafts start from regressions on {} tokens of {} conversations ({:.1f} s)",
+                  on.tokens, on.conversations, seconds.count()));
 }
 
 void Trainer::note_what_is_special() {
@@ -435,23 +454,24 @@ void Trainer::log_step() {
 }
 
 /// Shows how far an evaluation is, and ends it where the run is interrupted.
-EvaluationProgress Trainer::shown_progress(const std::string& unit) {
-  if (progress_) work_.emplace(*progress_, fmt::format("evaluation at step {}: {}", step_, unit));
-  return [this](int64_t done, int64_t total, int64_t tokens) {
+EvaluationProgress Trainer::shown_progress(const std::string& work, const std::string& unit) {
+  if (progress_) work_.emplace(*progress_, fmt::format("{}: {}", work, unit));
+  return [this, work](int64_t done, int64_t total, int64_t tokens) {
     if (work_) work_->update(done, total, tokens);
     if (done < total && anywhere(is_interrupted())) {
-      throw Error(ErrorCode::kInterrupted, "the evaluation was interrupted");
+      throw Error(ErrorCode::kInterrupted, work + " was interrupted");
     }
   };
 }
 
 void Trainer::evaluate() {
+  const auto work = fmt::format("evaluation at step {}", step_);
   if (eval_data_) {
     evaluation_ = outrider::evaluate(model_, *eval_data_, *eval_batches_,
                                      options_.per_device_train_batch_size * batch_parts(options_),
-                                     options_.max_length, shown_progress("conversation"));
+                                     options_.max_length, shown_progress(work, "conversation"));
   }
-  if (eval_prompts_) decoded_ = eval_prompts_->decode(model_, shown_progress("prompt"));
+  if (eval_prompts_) decoded_ = eval_prompts_->decode(model_, shown_progress(work, "prompt"));
 }
 
 void Trainer::evaluate_and_log() {

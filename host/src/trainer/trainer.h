@@ -58,6 +58,7 @@ class Trainer {
   std::filesystem::path checkpoint_to_continue();
   void load_checkpoint(const std::filesystem::path& checkpoint);
   void take_up_history();
+  void fit_drafts_first();
   void note_what_is_special();
   std::string packing_note() const;
   void note_length_beyond_the_base();
@@ -72,7 +73,7 @@ class Trainer {
   void pause(const std::function<void()>& work);
   void log_step();
   bool evaluates() const { return eval_data_ || eval_prompts_; }
-  EvaluationProgress shown_progress(const std::string& unit);
+  EvaluationProgress shown_progress(const std::string& work, const std::string& unit);
   void evaluate();
   void evaluate_and_log();
   void log_evaluation();

@@ -10,6 +10,7 @@
 #include "outrider/api.h"
 #include "outrider/model/base_outputs.h"
 #include "outrider/model/base_view.h"
+#include "outrider/model/draft_fit.h"
 #include "outrider/model/drafter.h"
 #include "outrider/model/sequence_part.h"
 #include "outrider/model/train_batch.h"
@@ -59,6 +60,11 @@ class OUTRIDER_API Draft : public torch::nn::Module {
   /// Called once after a conversion, before any training and never on restore: a draft may start
   /// from copies of the base's parameters. Default: nothing.
   virtual void initialize(const BaseView& base);
+
+  /// A better start than initialize() gives, for a draft that was not trained since: asked for
+  /// before a first step. Throws kInvalidArgument where the draft was trained. Default: null, there
+  /// is none.
+  virtual std::unique_ptr<DraftFit> make_fit(const BaseView& base);
 
   /// A proposer for one batch of sequences. Default: kUnsupported, saying so.
   virtual std::unique_ptr<Drafter> make_drafter();

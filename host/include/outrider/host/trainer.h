@@ -32,7 +32,7 @@ struct TrainingSettings {
   double learning_rate = 1e-4;
   std::string lr_scheduler_type = "linear";
   double warmup_ratio = 0.0;
-  int64_t warmup_steps = 0;
+  int64_t warmup_steps = 0, fit_tokens = 0;
   double weight_decay = 0.0, adam_beta1 = 0.9, adam_beta2 = 0.999, adam_epsilon = 1e-8,
          max_grad_norm = 1.0;
   bool packing = false;

@@ -81,6 +81,11 @@ at::Tensor DraftDecoder::embeddings(const BaseOutputs& base, const TrainBatch& b
                                    : base.input_embeddings.detach();
 }
 
+nn::CosSin DraftDecoder::rotary(int64_t n, const at::Tensor& like) {
+  const auto positions = at::arange(n, like.options().dtype(at::kLong)).unsqueeze(0);
+  return rotary_.tables(positions, like.scalar_type());
+}
+
 at::Tensor DraftDecoder::shifted_left(const at::Tensor& x) const {
   const auto first = x.slice(1, 0, 1);
   return at::cat({x.slice(1, 1), wraps_ ? first : at::zeros_like(first)}, 1);

@@ -33,6 +33,12 @@ class DraftDecoder {
   at::Tensor advance(const at::Tensor& states, const at::Tensor& tokens, const LmHead& head,
                      nn::CachedPass& pass);
 
+  // For a fit:
+  const EagleLayer& layer(int64_t i) const { return *layers_[static_cast<size_t>(i)]; }
+  at::Tensor embeddings(const BaseOutputs& base, const TrainBatch& batch) const;
+  /// Of positions 0 … n-1.
+  nn::CosSin rotary(int64_t n, const at::Tensor& like);
+
  private:
   struct Pass {
     const BaseOutputs& base;
@@ -41,7 +47,6 @@ class DraftDecoder {
     at::Tensor embeddings;  // [B,S,h] of the tokens
     int64_t length, steps;
   };
-  at::Tensor embeddings(const BaseOutputs& base, const TrainBatch& batch) const;
   ops::Recompute recompute_in(const Pass& pass) const;
   StepContext lagged_context(const Pass& pass, int64_t step) const;
   StepContext whole_context(const Pass& pass) const;

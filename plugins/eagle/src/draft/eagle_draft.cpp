@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "eagle_drafter.h"
+#include "layer_fit.h"
 #include "outrider/error.h"
 #include "outrider/loss/step_logits.h"
 #include "outrider/loss/teacher.h"
@@ -81,6 +82,13 @@ void EagleDraft::initialize(const BaseView& base) {
     if (parallel_heads_) parallel_heads_->lm_head->weight.copy_(rows);
   }
   warm_start(*this, base);
+}
+
+std::unique_ptr<DraftFit> EagleDraft::make_fit(const BaseView& base) {
+  const auto& a = settings_.architecture;
+  const bool fits = a.use_aux_hidden_state && a.num_hidden_layers == 1 && shares_width() &&
+                    !settings_.numerics.starts_at_random;
+  return fits ? std::make_unique<LayerFit>(*this, base) : nullptr;
 }
 
 int64_t EagleDraft::head_count() const {

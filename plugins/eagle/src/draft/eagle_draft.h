@@ -27,6 +27,7 @@ class EagleDraft : public Draft {
   std::optional<TrainingCost> training_cost(const TrainingShape& shape) const override;
   DraftLoss loss(const BaseOutputs& base, const TrainBatch& batch) override;
   void initialize(const BaseView& base) override;
+  std::unique_ptr<DraftFit> make_fit(const BaseView& base) override;
   std::unique_ptr<Drafter> make_drafter() override;
 
   /// Writes the draft vocabulary: base token ids [Vd], increasing.

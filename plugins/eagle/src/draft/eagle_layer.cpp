@@ -4,6 +4,7 @@
 
 #include "kernels/double_norm_concat.h"
 #include "outrider/ops/rms_norm.h"
+#include "outrider/ops/swiglu.h"
 
 namespace outrider::eagle {
 namespace {
@@ -122,6 +123,32 @@ at::Tensor EagleLayer::after_attention(const at::Tensor& hidden, const ops::Line
                                        const at::Tensor& attended, ops::Recompute recompute) const {
   const auto residual = carried_by(hidden, input) + self_attn_->output(attended);
   return residual + mlp_->forward(mlp_input(residual, recompute), recompute);
+}
+
+at::Tensor EagleLayer::projections_read(const at::Tensor& hidden,
+                                        const at::Tensor& embeddings) const {
+  return attention_input(hidden, embeddings, ops::Recompute::kNothing).tensor();
+}
+
+at::Tensor EagleLayer::output_reads(const at::Tensor& hidden, const at::Tensor& embeddings,
+                                    const nn::CosSin& rotary) const {
+  const auto qkv = self_attn_->project(projections_read(hidden, embeddings), rotary);
+  return ops::causal_attention(qkv.query, qkv.key, qkv.value).transpose(1, 2).flatten(2);
+}
+
+at::Tensor EagleLayer::carried(const at::Tensor& hidden, const at::Tensor& embeddings) const {
+  return carried_by(hidden, attention_input(hidden, embeddings, ops::Recompute::kNothing));
+}
+
+at::Tensor EagleLayer::residual(const at::Tensor& hidden, const at::Tensor& embeddings,
+                                const nn::CosSin& rotary) const {
+  return carried(hidden, embeddings) +
+         self_attn_->o_proj->forward(output_reads(hidden, embeddings, rotary));
+}
+
+at::Tensor EagleLayer::down_reads(const at::Tensor& residual) const {
+  const auto x = mlp_input(residual, ops::Recompute::kNothing).tensor();
+  return ops::swiglu(mlp_->gate_proj->forward(x), mlp_->up_proj->forward(x));
 }
 
 }  // namespace outrider::eagle
