@@ -6,6 +6,7 @@
 #include <cctype>
 
 #include "checkpoint/model_tensors.h"
+#include "first_line.h"
 #include "outrider/error.h"
 #include "outrider/files/json_file.h"
 #include "outrider/host/checkpoint.h"
@@ -57,7 +58,7 @@ void add_outputs(CausalLM& model, const ProbeOptions& options, Json& probe) {
       reason = error.what();
     }
   }
-  probe["without_outputs"] = reason.substr(0, reason.find('\n'));
+  probe["without_outputs"] = first_line(reason);
 }
 
 }  // namespace
