@@ -1,7 +1,10 @@
 """`outrider eval`: what it says against a count of what was emitted, and against `generate`."""
 
+import fcntl
 import json
+import os
 import re
+import shutil
 import subprocess
 import time
 import xml.etree.ElementTree as ElementTree
@@ -194,6 +197,42 @@ def test_a_model_that_changed_is_refused(kept, folders, edited, tmp_path):
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 78}))
     assert f"the files of '{other}' changed" in kept(models=[other], status=2).stderr
+
+
+def test_nothing_is_read_where_all_is_measured(kept, folders, tmp_path):
+    """The weights are none any more, which only the record of their file does not say."""
+    model = tmp_path / "model"
+    shutil.copytree(folders[0], model)
+    first = kept("--json", models=[model]).json()
+    weights = model / "model.safetensors"
+    weights.write_bytes(b"no weights")
+    stat, settings = weights.stat(), json.loads((tmp_path / "out/evaluation.json").read_text())
+    settings["files"][str(model)][weights.name] = [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    (tmp_path / "out/evaluation.json").write_text(json.dumps(settings))
+    assert kept("--json", models=[model]).json() == first
+    weights.touch()
+    assert f"the files of '{model}' changed" in kept(models=[model], status=2).stderr
+
+
+def test_folders_of_evaluations_before_files_were_recorded_serve(kept, folders, tmp_path):
+    first = kept("--json", models=folders[:1]).json()
+    settings = json.loads((tmp_path / "out/evaluation.json").read_text())
+    del settings["files"]
+    (tmp_path / "out/evaluation.json").write_text(json.dumps(settings))
+    assert kept("--json", models=folders[:1]).json() == first
+    assert json.loads((tmp_path / "out/evaluation.json").read_text())["models"] == settings["models"]
+
+
+def test_one_process_at_a_time_evaluates_in_a_folder(kept, folders, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    holder = os.open(out, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    said = kept(models=folders[:1], status=3).stderr
+    assert f"'{out}': another process is evaluating in this folder" in said and "another --out" in said
+    assert not list(out.iterdir())
+    os.close(holder)
+    kept(models=folders[:1])
 
 
 def test_folders_and_files_of_others_are_refused(kept, folders, tmp_path):

@@ -109,7 +109,7 @@ def test_core_is_a_ladder():
 HOST = {
     "": set(),
     "machine": set(),
-    "distributed": {"machine"},
+    "distributed": {"", "machine"},
     "report": set(),
     "plugins": {"", "machine"},
     "convert": {"plugins", "machine"},

@@ -1,5 +1,6 @@
 """`outrider verify`: folders as they are written pass, and each deliberate fault is caught by its name."""
 
+import hashlib
 import itertools
 import json
 import shutil
@@ -314,6 +315,30 @@ def test_a_record_that_is_none_is_refused(outrider, trained, damaged, content):
     folder = damaged(trained(), lambda folder: (folder / "outrider_probe.json").write_text(content))
     assert "outrider_probe.json" in outrider("verify", folder, status=3).stderr
     outrider("inspect", folder)  # nothing else reads it
+
+
+def bytes_in(file):
+    """Name → the bytes of each tensor, as they are stored."""
+    content = file.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    return {name: content[start + part["data_offsets"][0]:start + part["data_offsets"][1]]
+            for name, part in header.items() if name != "__metadata__"}
+
+
+@pytest.mark.parametrize("is_frozen", [True, False], ids=["frozen", "trained"])
+def test_each_record_of_a_run_is_of_its_folder(outrider, convert, base, tmp_path, is_frozen):
+    model = convert(base, "--mode", *MODES["eagle3"], "--set", f"eagle_freeze_base_model={str(is_frozen).lower()}")
+    outrider("train", model, "--data", write_shards(tmp_path / "shards"), "--out", tmp_path / "run", "--max-steps", 2,
+             "--save-steps", 1, "--learning-rate", 1e-2)
+    folders = [tmp_path / "run" / name for name in ("checkpoint-1", "checkpoint-2", "final")]
+    records = [json.loads((folder / "outrider_probe.json").read_text()) for folder in folders]
+    for folder, record in zip(folders, records, strict=True):
+        hashes = {name: hashlib.sha256(content).hexdigest()
+                  for name, content in bytes_in(folder / "model.safetensors").items() if ".layers." not in name}
+        assert hashes.items() <= {**record["base"], **record["drafts"]["eagle"]}.items() and record["base"]
+    assert records[1]["base"] == records[2]["base"]
+    assert (records[0]["base"] == records[1]["base"]) == is_frozen
 
 
 def test_recorded_outputs_are_compared(outrider, trained, damaged):

@@ -46,7 +46,7 @@ double bytes_per_step(const DecodeWorkload& workload, const CausalLM& model, int
       elements += static_cast<double>(parameter.numel());
     }
   }
-  const auto kept = static_cast<double>(workload.length + new_tokens / 2);
+  const auto kept = static_cast<double>(workload.length) + static_cast<double>(new_tokens) / 2;
   elements += 2.0 * kept *
               static_cast<double>(workload.rows * config.num_hidden_layers *
                                   config.num_key_value_heads * config.head_dim);

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "first_line.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
 #include "outrider/version.h"
@@ -140,8 +141,7 @@ int run_guarded(CLI::App& app, int argc, char** argv) {
   } catch (const c10::Error& e) {
     if (is_out_of_memory(e)) return report_out_of_memory(app, e.what_without_backtrace());
     // The rest of LibTorch's message lists every backend.
-    const std::string text = e.what_without_backtrace();
-    report("LibTorch: " + text.substr(0, text.find('\n')),
+    report("LibTorch: " + first_line(e.what_without_backtrace()),
            "this is a defect of Outrider: please report it with the command");
   } catch (const std::bad_alloc&) {
     return report_out_of_memory(app, "");

@@ -13,6 +13,7 @@
 #include "cli/reference_acceptance_report.h"
 #include "generate/decoding_evaluation.h"
 #include "generate/prompt_file.h"
+#include "outrider/host/checkpoint.h"
 #include "outrider/host/sha256.h"
 #include "trainer/progress.h"
 
@@ -44,28 +45,23 @@ EvaluationPlan plan_of(const EvalArguments& a) {
   return plan;
 }
 
-/// What decides the results of all ways.
-Json settings_of(const EvalArguments& a, const std::vector<Json>& prompts) {
+/// What decides the results of all ways, but the models.
+Json results_options(const EvalArguments& a, const std::vector<Json>& prompts) {
   const auto& decode = a.decode.decode;
-  Json models = Json::object();
-  for (const auto& folder : a.models) models[folder.string()] = model_sha256(folder);
-  return {
-      {"options",
-       {{"prompts_sha256", sha256_of(Json(prompts).dump())},
-        {"prompts", prompts.size()},
-        {"max_new_tokens", decode.max_new_tokens},
-        {"temperature", decode.sampling.temperature},
-        {"top_k", decode.sampling.top_k},
-        {"top_p", decode.sampling.top_p},
-        {"seed", decode.seed},
-        {"acceptance", decode.rule == decode::AcceptanceRule::kLossless ? "lossless" : "typical"},
-        {"sweep", a.sweep},
-        {"device", a.decode.model.device},
-        {"dtype", a.decode.model.dtype},
-        {"base", a.decode.load.base.string()},
-        {"reference_numerics", a.decode.load.reference_numerics.value_or("")},
-        {"threads", at::get_num_threads()}}},
-      {"models", std::move(models)}};
+  return {{"prompts_sha256", sha256_of(Json(prompts).dump())},
+          {"prompts", prompts.size()},
+          {"max_new_tokens", decode.max_new_tokens},
+          {"temperature", decode.sampling.temperature},
+          {"top_k", decode.sampling.top_k},
+          {"top_p", decode.sampling.top_p},
+          {"seed", decode.seed},
+          {"acceptance", decode.rule == decode::AcceptanceRule::kLossless ? "lossless" : "typical"},
+          {"sweep", a.sweep},
+          {"device", a.decode.model.device},
+          {"dtype", a.decode.model.dtype},
+          {"base", a.decode.load.base.string()},
+          {"reference_numerics", a.decode.load.reference_numerics.value_or("")},
+          {"threads", at::get_num_threads()}};
 }
 
 /// One line for all models, with the time that is left.
@@ -112,17 +108,27 @@ std::vector<Json> prompts_of(const EvalArguments& a) {
   return spread(read_prompt_file(a.prompts), a.most_prompts.value_or(a.sweep ? kSweptPrompts : 0));
 }
 
+/// Throws where the folder is none of a model.
+EvaluatedModel evaluated_model(const fs::path& folder, const DecodeArguments& decode) {
+  read_config(folder);
+  const auto modes = read_metadata(folder, decode.load.reference_numerics).modes;
+  return {folder, modes.empty() ? "" : modes.front().mode,
+          [&decode, folder] { return load_to_decode(folder, decode); }};
+}
+
 Json evaluated(const EvalArguments& a) {
   const auto plan = plan_of(a);
   for (const auto& draft : plan.drafts) DraftPlan check(draft);
   const auto prompts = prompts_of(a);
-  auto kept =
-      a.out.empty() ? nullptr : std::make_unique<EvaluationFolder>(a.out, settings_of(a, prompts));
+  std::vector<EvaluatedModel> models;
+  for (const auto& folder : a.models) models.push_back(evaluated_model(folder, a.decode));
+  auto kept = a.out.empty() ? nullptr
+                            : std::make_unique<EvaluationFolder>(a.out, results_options(a, prompts),
+                                                                 a.models);
   DecodingEvaluation evaluation(prompts, a.decode.decode, plan, std::move(kept));
   EvalProgress progress(a.models.size());
   for (size_t i = 0; i < a.models.size(); ++i) {
-    const auto model = load_to_decode(a.models[i], a.decode);
-    evaluation.add(a.models[i], *model, progress.of_model(a.models[i], i));
+    evaluation.add(models[i], progress.of_model(a.models[i], i));
   }
   return evaluation.finish();
 }
@@ -132,7 +138,7 @@ Json evaluated(const EvalArguments& a) {
 bool drafts(const Json& way) { return way["drafter"] != "none"; }
 
 std::string drafter_of(const Json& way) {
-  const auto drafter = way["drafter"].get<std::string>();
+  auto drafter = way["drafter"].get<std::string>();
   if (!drafts(way)) return drafter;
   return fmt::format("{} {}:{}", drafter, way["draft_shape"].get<std::string>(),
                      way["num_draft_tokens"].get<int64_t>());
@@ -173,7 +179,7 @@ void print_details(const Json& way) {
 
 /// "1.23 times plain decoding", and whether that may be chance.
 std::string speed_up_text(const Json& way) {
-  const auto text = fmt::format("{:.2f} times plain decoding", way["speed_up"].get<double>());
+  auto text = fmt::format("{:.2f} times plain decoding", way["speed_up"].get<double>());
   const auto& interval = way["speed_up_interval"];
   if (interval.is_array() && interval[0].get<double>() > 1.0) return text;
   return text + (interval.is_array() ? "; 95 %: " + span(interval, 2) : "") +

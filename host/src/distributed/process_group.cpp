@@ -8,6 +8,7 @@
 #include <thread>
 #include <utility>
 
+#include "first_line.h"
 #include "outrider/error.h"
 #include "outrider/json.h"
 #include "outrider/text.h"
@@ -25,11 +26,10 @@ ProcessGroup::ProcessGroup(const ProcessPlace& place) {
     control_ = std::make_unique<Communicator>(*rendezvous_, "control",
                                               ProcessRange{0, place.world_size}, at::kCPU);
   } catch (const std::exception& e) {
-    const std::string what = e.what();
     throw Error(ErrorCode::kProcessLost,
                 fmt::format("process {} of {} does not find the others at {}:{}: {}", place.rank,
                             place.world_size, printable(place.address), place.port,
-                            printable(what.substr(0, what.find('\n')), 300)),
+                            printable(first_line(e.what()), 300)),
                 "start as many processes as WORLD_SIZE says, within half a minute: torchrun does");
   }
 }

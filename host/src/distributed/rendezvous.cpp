@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "first_line.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
 
@@ -215,8 +216,7 @@ void Rendezvous::guarded(const std::function<void()>& work) {
     if (const auto reason = failure_within(*store_, 2s)) {
       throw lost("another process ended: " + *reason);
     }
-    throw lost("the connection to another process was lost: " +
-               printable(std::string(e.what()).substr(0, std::string(e.what()).find('\n'))));
+    throw lost("the connection to another process was lost: " + printable(first_line(e.what())));
   }
 }
 

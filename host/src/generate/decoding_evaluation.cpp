@@ -21,10 +21,9 @@ std::vector<std::string> categories_of(const std::vector<Json>& prompts) {
   return categories;
 }
 
-std::string drafter_name(const CausalLM& model, DrafterKind kind) {
+std::string drafter_name(const EvaluatedModel& model, DrafterKind kind) {
   if (kind == DrafterKind::kNone) return "none";
-  if (kind == DrafterKind::kPromptLookup) return "prompt-lookup";
-  return model.speculative_state().front().state.mode;
+  return kind == DrafterKind::kPromptLookup ? "prompt-lookup" : model.mode;
 }
 
 Json key_of(const fs::path& folder, const DecodingWay& way) {
@@ -52,13 +51,11 @@ DecodingEvaluation::DecodingEvaluation(std::vector<Json> prompts, decode::Decode
       kept_(std::move(kept)),
       results_(categories_of(prompts_)) {}
 
-std::vector<DecodingWay> DecodingEvaluation::ways_of(const CausalLM& model,
+std::vector<DecodingWay> DecodingEvaluation::ways_of(const EvaluatedModel& model,
                                                      int64_t batch_size) const {
   std::vector<DecodingWay> ways = {{DrafterKind::kNone, {}, batch_size}};
   for (const auto& draft : plan_.drafts) {
-    if (!model.speculative_state().empty()) {
-      ways.push_back({DrafterKind::kModel, draft, batch_size});
-    }
+    if (!model.mode.empty()) ways.push_back({DrafterKind::kModel, draft, batch_size});
   }
   for (const auto& draft : plan_.drafts) {
     const bool is_new = plan_.drafts.size() == 1 || draft.shape == DraftShape::kChain;
@@ -82,42 +79,45 @@ Measurement DecodingEvaluation::kept(const Json& key,
   return kept_ ? kept_->measured(key, batches) : Measurement();
 }
 
-void DecodingEvaluation::add(const fs::path& folder, CausalLM& model, const OnStep& on_step) {
-  const auto tokens = prompt_tokens(prompts_, folder);
-  options_.stop_tokens = stop_tokens(folder);
+void DecodingEvaluation::add(const EvaluatedModel& model, const OnStep& on_step) {
+  const auto tokens = prompt_tokens(prompts_, model.folder);
+  options_.stop_tokens = stop_tokens(model.folder);
+  std::shared_ptr<CausalLM> loaded;
+  const auto load = [&]() -> CausalLM& {
+    if (!loaded) loaded = model.load();
+    return *loaded;
+  };
   for (size_t i = 0; i < plan_.batch_sizes.size(); ++i) {
-    const auto size = plan_.batch_sizes[i];
-    const auto on_batch = [&](EvaluationStep step) {
+    const auto batches = batches_of(tokens, plan_.batch_sizes[i]);
+    std::vector<MeasuredWay> ways;
+    for (const auto& way : ways_of(model, plan_.batch_sizes[i])) {
+      ways.push_back({model.folder.string(), drafter_name(model, way.drafter), way,
+                      kept(key_of(model.folder, way), batches)});
+    }
+    add_side_by_side(std::move(ways), batches, load, [&](EvaluationStep step) {
       step.share =
           (static_cast<double>(i) + step.share) / static_cast<double>(plan_.batch_sizes.size());
       if (on_step) on_step(step);
-    };
-    add_side_by_side(folder, model, ways_of(model, size), batches_of(tokens, size), on_batch);
+    });
   }
   has_lookup_ = true;
 }
 
 /// Each batch in all ways before the next one, so that whatever else slows the machine down for a
 /// while slows all of them down.
-void DecodingEvaluation::add_side_by_side(const fs::path& folder, CausalLM& model,
-                                          const std::vector<DecodingWay>& ways,
+void DecodingEvaluation::add_side_by_side(std::vector<MeasuredWay> ways,
                                           const std::vector<MeasuredTokens>& batches,
-                                          const OnStep& on_batch) {
-  std::vector<MeasuredWay> measured;
-  for (const auto& way : ways) {
-    measured.push_back({folder.string(), drafter_name(model, way.drafter), way,
-                        kept(key_of(folder, way), batches)});
-  }
+                                          const Load& load, const OnStep& on_batch) {
   for (size_t batch = 0; batch < batches.size(); ++batch) {
     for (size_t i = 0; i < ways.size(); ++i) {
-      const bool was_kept = batch < measured[i].measured.batches.size();
-      if (!was_kept) decode(model, batches[batch], measured[i]);
+      const bool was_kept = batch < ways[i].measured.batches.size();
+      if (!was_kept) decode(load(), batches[batch], ways[i]);
       const auto done = static_cast<double>(batch * ways.size() + i + 1);
-      on_batch({label(measured[i].drafter, ways[i]), batch + 1, batches.size(),
+      on_batch({label(ways[i].drafter, ways[i].way), batch + 1, batches.size(),
                 done / static_cast<double>(batches.size() * ways.size()), was_kept});
     }
   }
-  for (auto& way : measured) results_.add(std::move(way));
+  for (auto& way : ways) results_.add(std::move(way));
   if (kept_) kept_->write_report(results_.to_json(), /*is_finished=*/false);
 }
 

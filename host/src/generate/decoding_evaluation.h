@@ -24,6 +24,13 @@ struct EvaluationPlan {
   bool fills_batches = false;         // with prompts that are decoded more than once
 };
 
+/// A model that is evaluated.
+struct EvaluatedModel {
+  std::filesystem::path folder;
+  std::string mode;                                 // of its first draft; empty where it has none
+  std::function<std::shared_ptr<CausalLM>()> load;  // called where something is left to measure
+};
+
 /// How far the evaluation of one model is.
 struct EvaluationStep {
   std::string way;  // "eagle chain:3, batch size 4"
@@ -43,18 +50,19 @@ class OUTRIDER_API DecodingEvaluation {
   using OnStep = std::function<void(const EvaluationStep&)>;
   /// Measures plain decoding, the model's first draft where it has one, and, of the first model
   /// that is added, prompt lookup. Throws as prompt_tokens() and decoders do.
-  void add(const std::filesystem::path& folder, CausalLM& model, const OnStep& on_step);
+  void add(const EvaluatedModel& model, const OnStep& on_step);
 
   /// Of all that was added: EvaluationResults::to_json().
   Json finish() const;
 
  private:
-  std::vector<DecodingWay> ways_of(const CausalLM& model, int64_t batch_size) const;
+  using Load = std::function<CausalLM&()>;
+
+  std::vector<DecodingWay> ways_of(const EvaluatedModel& model, int64_t batch_size) const;
   std::vector<MeasuredTokens> batches_of(const MeasuredTokens& prompts, int64_t batch_size) const;
   Measurement kept(const Json& key, const std::vector<MeasuredTokens>& batches) const;
-  void add_side_by_side(const std::filesystem::path& folder, CausalLM& model,
-                        const std::vector<DecodingWay>& ways,
-                        const std::vector<MeasuredTokens>& batches, const OnStep& on_batch);
+  void add_side_by_side(std::vector<MeasuredWay> ways, const std::vector<MeasuredTokens>& batches,
+                        const Load& load, const OnStep& on_batch);
   void decode(CausalLM& model, const MeasuredTokens& batch, MeasuredWay& way);
 
   std::vector<Json> prompts_;

@@ -1,7 +1,9 @@
 #include "generate/evaluation_folder.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
+#include <cstdint>
 #include <ostream>
 #include <set>
 #include <string>
@@ -29,7 +31,7 @@ constexpr JsonLimits kLimits{.bytes = 1u << 30};  // answers of many prompts
 
 void make_folder(const fs::path& path) {
   std::error_code error;
-  fs::create_directories(path / kWaysFolder, error);
+  fs::create_directories(path, error);
   if (!error) return;
   throw Error(ErrorCode::kWriteFailed,
               fmt::format("{}: cannot be made: {}", in_quotes(path.string()), error.message()));
@@ -37,7 +39,6 @@ void make_folder(const fs::path& path) {
 
 void require_ours(const fs::path& path) {
   std::error_code error;
-  if (!fs::exists(path, error)) return;
   if (fs::is_directory(path, error) &&
       (fs::exists(path / kSettingsFile, error) || fs::is_empty(path, error))) {
     return;
@@ -61,31 +62,69 @@ bool is_of_first(const Measurement& measurement, const std::vector<MeasuredToken
   return true;
 }
 
-}  // namespace
-
-std::string model_sha256(const fs::path& folder) {
+/// The files that make a folder's model: config, state, weights.
+std::set<fs::path> files_of_model(const fs::path& folder) {
   std::set<fs::path> files;
   for (const auto& entry : fs::directory_iterator(folder)) {
     const auto extension = entry.path().extension();
     const bool is_ours = extension == ".safetensors" || extension == ".json";
     if (is_ours && entry.is_regular_file()) files.insert(entry.path());
   }
+  return files;
+}
+
+int64_t nanoseconds(const timespec& time) {
+  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+}
+
+/// What is another once a file was written to or replaced: inode, bytes, and the times of the last
+/// change, of which the second is nobody's to set.
+Json stamp_of(const fs::path& file) {
+  struct stat status;
+  if (::stat(file.c_str(), &status) != 0) return nullptr;
+  return {status.st_ino, status.st_size, nanoseconds(status.st_mtim), nanoseconds(status.st_ctim)};
+}
+
+Json stamps_of_model(const fs::path& folder) {
+  Json stamps = Json::object();
+  for (const auto& file : files_of_model(folder)) {
+    stamps[printable(file.filename().string())] = stamp_of(file);
+  }
+  return stamps;
+}
+
+std::string sha256_of_model(const fs::path& folder) {
   std::string hashes;
-  for (const auto& file : files) hashes += file.filename().string() + sha256_of_file(file);
+  for (const auto& file : files_of_model(folder)) {
+    hashes += file.filename().string() + sha256_of_file(file);
+  }
   return sha256_of(hashes);
 }
 
-EvaluationFolder::EvaluationFolder(fs::path path, Json settings)
-    : path_(std::move(path)), settings_(std::move(settings)) {
+}  // namespace
+
+EvaluationFolder::EvaluationFolder(fs::path path, Json options, const std::vector<fs::path>& models)
+    : path_(std::move(path)) {
+  if (!fs::exists(path_)) make_folder(path_);
+  claim_.emplace(path_, "evaluating", "wait for it, or give another --out");
   require_ours(path_);
-  if (fs::exists(path_ / kSettingsFile)) take_up(read_json_file(path_ / kSettingsFile));
-  make_folder(path_);
-  settings_["written_by"] = fmt::format("outrider {}", version());
+  const auto before = settings_before();
+  settings_ = {{"written_by", fmt::format("outrider {}", version())},
+               {"options", std::move(options)},
+               {"models", before["models"]},
+               {"files", before["files"]}};
+  note_models(models, before);
+  require_same(before);
+  make_folder(path_ / kWaysFolder);
   write_json_file(path_ / kSettingsFile, settings_);
 }
 
-void EvaluationFolder::take_up(const Json& before) {
+/// Of a new folder no options, models and files.
+Json EvaluationFolder::settings_before() const {
   const auto file = path_ / kSettingsFile;
+  const Json none = Json::object();
+  if (!fs::exists(file)) return {{"options", nullptr}, {"models", none}, {"files", none}};
+  auto before = read_json_file(file);
   const auto is_object = [&](const char* key) {
     return before.is_object() && before.contains(key) && before[key].is_object();
   };
@@ -94,11 +133,27 @@ void EvaluationFolder::take_up(const Json& before) {
                 in_quotes(file.string()) + ": 'options' or 'models' is missing or no object",
                 "give another folder");
   }
+  if (!is_object("files")) before["files"] = none;
+  return before;
+}
+
+void EvaluationFolder::note_models(const std::vector<fs::path>& models, const Json& before) {
+  for (const auto& folder : models) {
+    const auto name = folder.string();
+    auto stamps = stamps_of_model(folder);
+    const auto was = before["models"].value(name, Json());
+    const bool is_known = !was.is_null() && before["files"].value(name, Json()) == stamps;
+    settings_["models"][name] = is_known ? was : Json(sha256_of_model(folder));
+    settings_["files"][name] = std::move(stamps);
+  }
+}
+
+void EvaluationFolder::require_same(const Json& before) const {
+  if (before["options"].is_null()) return;
   auto problems = differences(settings_["options"], before["options"]);
   for (const auto& [model, hash] : before["models"].items()) {
-    auto& now = settings_["models"][model];
-    if (now.is_null()) now = hash;
-    if (now != hash) problems.push_back(fmt::format("the files of {} changed", in_quotes(model)));
+    if (settings_["models"][model] == hash) continue;
+    problems.push_back(fmt::format("the files of {} changed", in_quotes(model)));
   }
   if (problems.empty()) return;
   throw Error(ErrorCode::kInvalidArgument,

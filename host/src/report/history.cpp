@@ -38,30 +38,31 @@ double sum_of_losses(const Json& drafts) {
   return sum;
 }
 
+// As many series as there are steps of a draft.
+std::vector<Series>& accuracies(DraftHistory& history, size_t count) {
+  for (size_t i = history.accuracies.size(); i < count; ++i) {
+    history.accuracies.emplace_back().name = step_label(i);
+  }
+  return history.accuracies;
+}
+
 void add_draft(DraftHistory& history, int64_t step, const Json& draft) {
   history.mode = text_at(draft, "mode");
   const auto steps = list_at(draft, "steps");
-  history.accuracies.resize(std::max(history.accuracies.size(), steps.size()));
+  auto& series = accuracies(history, steps.size());
   for (size_t i = 0; i < steps.size(); ++i) {
-    history.accuracies[i].name = step_label(i);
-    history.accuracies[i].detail = text_at(steps[i], "name");
-    history.accuracies[i].points.push_back({step, number_at(steps[i], "accuracy")});
+    series[i].detail = text_at(steps[i], "name");
+    series[i].points.push_back({step, number_at(steps[i], "accuracy")});
   }
   history.acceptance.points.push_back({step, number_at(draft, "expected_acceptance_length")});
-}
-
-void add_drafts(std::vector<DraftHistory>& histories, int64_t step, const Json& drafts) {
-  histories.resize(std::max(histories.size(), drafts.size()));
-  for (size_t i = 0; i < drafts.size(); ++i) add_draft(histories[i], step, drafts[i]);
 }
 
 void add_decoded(DraftHistory& history, int64_t step, const Json& draft) {
   history.mode = text_at(draft, "mode");
   const auto positions = list_at(draft, "acceptance_by_position");
-  history.accuracies.resize(std::max(history.accuracies.size(), positions.size()));
+  auto& series = accuracies(history, positions.size());
   for (size_t i = 0; i < positions.size(); ++i) {
-    history.accuracies[i].name = step_label(i);
-    history.accuracies[i].points.push_back({step, as_number(positions[i])});
+    series[i].points.push_back({step, as_number(positions[i])});
   }
   const auto interval = list_at(draft, "interval");
   Point length{step, number_at(draft, "acceptance_length")};
@@ -69,9 +70,11 @@ void add_decoded(DraftHistory& history, int64_t step, const Json& draft) {
   history.acceptance.points.push_back(length);
 }
 
-void add_decoding(std::vector<DraftHistory>& histories, int64_t step, const Json& drafts) {
+using AddOne = void (*)(DraftHistory& history, int64_t step, const Json& draft);
+
+void add_all(std::vector<DraftHistory>& histories, int64_t step, const Json& drafts, AddOne add) {
   histories.resize(std::max(histories.size(), drafts.size()));
-  for (size_t i = 0; i < drafts.size(); ++i) add_decoded(histories[i], step, drafts[i]);
+  for (size_t i = 0; i < drafts.size(); ++i) add(histories[i], step, drafts[i]);
 }
 
 }  // namespace
@@ -105,18 +108,18 @@ void RunHistory::add(const Json& line) {
   if (const auto evaluation = line.find("eval"); evaluation != line.end()) {
     const auto drafts = list_at(*evaluation, "drafts");
     held_out_loss.points.push_back({step, sum_of_losses(drafts)});
-    add_drafts(held_out, step, drafts);
+    add_all(held_out, step, drafts, add_draft);
     last_evaluation = line;
     return;
   }
   if (const auto decoding = line.find("decoding"); decoding != line.end()) {
-    add_decoding(decoded, step, list_at(*decoding, "drafts"));
+    add_all(decoded, step, list_at(*decoding, "drafts"), add_decoded);
     last_decoding = line;
     return;
   }
   const auto drafts = list_at(line, "drafts");
   loss.points.push_back({step, sum_of_losses(drafts)});
-  add_drafts(training, step, drafts);
+  add_all(training, step, drafts, add_draft);
   add_value(lm_loss, step, line, "lm_loss");
   add_value(learning_rate, step, line, "learning_rate");
   add_value(gradient_norm, step, line, "grad_norm");

@@ -1,12 +1,8 @@
 #include "trainer/run_folder.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -70,7 +66,8 @@ void check_new(const fs::path& path) {
 RunFolder::RunFolder(fs::path path, bool resume) : path_(std::move(path)), is_kept_(resume) {
   check(path_, resume);
   if (!resume) make();
-  lock();
+  claim_.emplace(path_, "training",
+                 "wait for it, or end it with Ctrl-C and continue with --resume");
 }
 
 void RunFolder::check(const fs::path& path, bool resume) {
@@ -91,18 +88,6 @@ void RunFolder::make() {
               fmt::format("cannot create {}: {}", in_quotes(path_.string()), error.message()));
 }
 
-void RunFolder::lock() {
-  descriptor_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  // Any other reason than that one: a file system without locks.
-  if (descriptor_ < 0 || ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) {
-    return;
-  }
-  ::close(descriptor_);
-  throw Error(ErrorCode::kWriteFailed,
-              in_quotes(path_.string()) + ": another process is training in this folder",
-              "wait for it, or end it with Ctrl-C and continue with --resume");
-}
-
 RunFolder::~RunFolder() {
   if (!is_kept_) {
     std::error_code ignored;
@@ -110,7 +95,6 @@ RunFolder::~RunFolder() {
     fs::remove(path_ / kRecordFile, ignored);
     if (is_made_) fs::remove(path_, ignored);  // where it is empty
   }
-  if (descriptor_ >= 0) ::close(descriptor_);
 }
 
 std::optional<Json> RunFolder::record() const {

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "machine/claimed_folder.h"
 #include "outrider/api.h"
 #include "outrider/json.h"
 
@@ -41,11 +42,10 @@ class OUTRIDER_API RunFolder {
 
  private:
   void make();
-  void lock();
 
   std::filesystem::path path_;
   bool is_made_ = false, is_kept_;
-  int descriptor_ = -1;
+  std::optional<ClaimedFolder> claim_;
 };
 
 }  // namespace outrider

@@ -1,5 +1,6 @@
 #include "trainer/step_setup.h"
 
+#include "first_line.h"
 #include "machine/device.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
@@ -13,8 +14,6 @@ constexpr int64_t kMostElementsForGraphs = int64_t{1} << 25;
 
 // Products are computed again where they would take more than this part of a device's memory.
 constexpr int64_t kShareOfKept = 20;
-
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 }  // namespace
 

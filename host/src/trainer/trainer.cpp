@@ -195,7 +195,9 @@ void Trainer::complete(const fs::path& folder) {
   verify::ProbeOptions probe;
   if (options_.shard_base) probe.without_outputs = "the processes hold the base together";
   if (teacher_cost_) probe.without_outputs = "the base computes in " + options_.base_precision;
-  verify::write_probe(model_, folder, probe);
+  probe.base_hashes = base_hashes_;
+  auto hashes = verify::write_probe(model_, folder, probe);
+  if (!training_.trains_base()) base_hashes_.update(hashes);
 }
 
 void Trainer::train_to_the_end() {

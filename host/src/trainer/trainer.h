@@ -114,6 +114,7 @@ class Trainer {
   std::optional<Json> finished_before_;  // the summary of a run that came to its end
 
   std::optional<TeacherCost> teacher_cost_;  // of a base of lower precision
+  Json base_hashes_ = Json::object();        // of a frozen base's tensors, once they were saved
   int64_t step_ = 0;
   bool evaluation_pending_ = false;
   double learning_rate_ = 0, elapsed_before_ = 0, share_before_ = 0;

@@ -47,13 +47,13 @@ void compare_members(const std::string& path, const Json& value, const Json& oth
   for (const auto* object : {&value, &other}) {
     for (const auto& [key, member] : object->items()) keys.insert(key);
   }
+  const auto prefix = path.empty() ? path : path + ".";
   for (const auto& key : keys) {
     const auto member = [&](const Json& object) -> const Json& {
       const auto it = object.find(key);
       return it == object.end() ? absent : *it;
     };
-    compare(path.empty() ? key : path + "." + key, member(value), member(other), then, check,
-            found);
+    compare(prefix + key, member(value), member(other), then, check, found);
   }
 }
 

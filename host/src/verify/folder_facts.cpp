@@ -64,12 +64,13 @@ Json facts_of(const fs::path& folder) {
           {"tokenizer", tokenizer_facts(folder)}};
 }
 
-Json tensor_hashes(const fs::path& folder,
-                   const std::function<bool(const std::string&)>& is_wanted) {
+Json tensor_hashes(const fs::path& folder, const std::function<bool(const std::string&)>& is_wanted,
+                   const Json& known) {
   Json hashes = Json::object();
   const auto stored = SafetensorsFolder::open(folder);
   for (const auto& [name, entry] : stored.tensors()) {
-    if (is_wanted(name)) hashes[name] = hash_of(*entry.view);
+    if (!is_wanted(name)) continue;
+    hashes[name] = known.contains(name) ? known[name] : Json(hash_of(*entry.view));
   }
   return hashes;
 }

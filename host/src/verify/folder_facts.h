@@ -14,8 +14,10 @@ namespace outrider::verify {
 /// of the tokenizer's files. Throws as reading these files does.
 Json facts_of(const std::filesystem::path& folder);
 
-/// Name → SHA-256 of the bytes of each tensor in a folder's weights that is wanted.
+/// Name → SHA-256 of the bytes of each tensor in a folder's weights that is wanted. Those in
+/// `known` are not computed again.
 Json tensor_hashes(const std::filesystem::path& folder,
-                   const std::function<bool(const std::string&)>& is_wanted);
+                   const std::function<bool(const std::string&)>& is_wanted,
+                   const Json& known = Json::object());
 
 }  // namespace outrider::verify

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "data/batches.h"
+#include "first_line.h"
 #include "outrider/error.h"
 #include "verify/export_checks.h"
 #include "verify/path_checks.h"
@@ -20,11 +21,6 @@ namespace outrider::verify {
 namespace {
 
 constexpr int64_t kFewestTokens = 8, kMostTokens = 128;
-
-std::string first_line(const std::exception& error) {
-  const std::string text = error.what();
-  return text.substr(0, text.find('\n'));
-}
 
 // Fixed tokens, no two alike in small vocabularies before all were there.
 at::Tensor tokens_of(const VerifyOptions& options, const CausalLM& model) {
@@ -92,7 +88,7 @@ class Verification {
       return true;
     } catch (const Error& error) {
       if (!differs()) throw;
-      add({{"load", Outcome::kDiffers, causes_in(checks_).front(), first_line(error), {}}});
+      add({{"load", Outcome::kDiffers, causes_in(checks_).front(), first_line(error.what()), {}}});
       return false;
     }
   }
@@ -103,13 +99,13 @@ class Verification {
     } catch (const Error& error) {
       if (is_about_request(error.code())) throw;
       if (error.code() == ErrorCode::kUnsupported) {
-        return add({{name, Outcome::kSkipped, "", first_line(error), {}}});
+        return add({{name, Outcome::kSkipped, "", first_line(error.what()), {}}});
       }
-      add({{name, Outcome::kDiffers, cause_so_far(), first_line(error), {}}});
+      add({{name, Outcome::kDiffers, cause_so_far(), first_line(error.what()), {}}});
     } catch (const c10::Error& error) {
       add({{name, Outcome::kDiffers, cause_so_far(), error.what_without_backtrace(), {}}});
     } catch (const std::exception& error) {
-      add({{name, Outcome::kDiffers, cause_so_far(), first_line(error), {}}});
+      add({{name, Outcome::kDiffers, cause_so_far(), first_line(error.what()), {}}});
     }
   }
 

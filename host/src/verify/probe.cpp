@@ -6,6 +6,7 @@
 #include <cctype>
 
 #include "checkpoint/model_tensors.h"
+#include "first_line.h"
 #include "outrider/error.h"
 #include "outrider/files/json_file.h"
 #include "outrider/host/checkpoint.h"
@@ -57,29 +58,30 @@ void add_outputs(CausalLM& model, const ProbeOptions& options, Json& probe) {
       reason = error.what();
     }
   }
-  probe["without_outputs"] = reason.substr(0, reason.find('\n'));
+  probe["without_outputs"] = first_line(reason);
 }
 
 }  // namespace
 
-void write_probe(CausalLM& model, const fs::path& folder, const ProbeOptions& options) {
+Json write_probe(CausalLM& model, const fs::path& folder, const ProbeOptions& options) {
   Json drafts = Json::object();
   for (const auto& attached : model.speculative_state()) {
     const auto prefix = attached.attribute + ".";
     drafts[attached.state.mode] =
         tensor_hashes(folder, [&](const std::string& name) { return name.starts_with(prefix); });
   }
+  const auto is_of_base = [&](const std::string& name) {
+    return !belongs_to_a_draft(model, name) && !is_of_a_layer(name);
+  };
+  auto base = tensor_hashes(folder, is_of_base, options.base_hashes);
   Json probe = {{"format_version", kFormatVersion},
                 {"written_by", fmt::format("outrider {}", version())},
                 {"facts", facts_of(folder)},
-                {"base", tensor_hashes(folder,
-                                       [&](const std::string& name) {
-                                         return !belongs_to_a_draft(model, name) &&
-                                                !is_of_a_layer(name);
-                                       })},
+                {"base", base},
                 {"drafts", drafts}};
   add_outputs(model, options, probe);
   write_json_file(folder / kProbeFile, probe);
+  return base;
 }
 
 std::optional<Probe> Probe::read(const fs::path& folder) {

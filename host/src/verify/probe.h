@@ -21,13 +21,14 @@ struct Probe {
   OUTRIDER_API static std::optional<Probe> read(const std::filesystem::path& folder);
 };
 
-/// Whether the base can be run for a probe where it is, or why not.
 struct ProbeOptions {
-  std::string without_outputs;  // not empty: why they are not to be computed
+  std::string without_outputs;        // not empty: why the base is not to be run
+  Json base_hashes = Json::object();  // of tensors of the base that are known to be as they were
 };
 
-/// Writes the probe of a folder whose other files are all there. Throws kWriteFailed.
-OUTRIDER_API void write_probe(CausalLM& model, const std::filesystem::path& folder,
+/// Writes the probe of a folder whose other files are all there, and returns the hashes of the
+/// base's tensors in it. Throws kWriteFailed.
+OUTRIDER_API Json write_probe(CausalLM& model, const std::filesystem::path& folder,
                               const ProbeOptions& options = {});
 
 }  // namespace outrider::verify

@@ -40,7 +40,7 @@ std::optional<Json> recorded_dtype(const ModelConfig& config, const Json& record
   for (const auto& spelling : spellings_of_dtype()) {
     auto tried = rest;
     tried.update(spelling);
-    if (sha256_of(tried.dump()) == recorded) return spelling;
+    if (recorded == sha256_of(tried.dump())) return spelling;
   }
   return std::nullopt;
 }
@@ -106,7 +106,7 @@ Checks check_base_weights(const fs::path& folder, const ModelConfig& config, con
       metadata.base_model.contains(kReferenceKey) || !holds_its_layers(folder, config)) {
     return {};
   }
-  if (stored_base_sha256(folder, config) == recorded) {
+  if (recorded == stored_base_sha256(folder, config)) {
     return {{kName, Outcome::kSame, "", "the base's weights are those that were converted", {}}};
   }
   return {{kName,
