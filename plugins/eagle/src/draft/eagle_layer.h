@@ -46,6 +46,9 @@ class EagleLayer : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& hidden, const at::Tensor& embeddings,
                      const nn::CosSin& rotary, nn::CachedPass& pass, int64_t layer) const;
 
+  /// Whether rows like these [B,n,h] go through it in few kernels.
+  bool takes_few_rows(const at::Tensor& rows) const;
+
  private:
   std::optional<nn::FewRowsLayer> few_rows_layer() const;
   at::Tensor carried_by(const at::Tensor& hidden, const ops::LinearInput& input) const;

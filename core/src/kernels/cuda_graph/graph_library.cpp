@@ -1,4 +1,4 @@
-#include "trainer/cuda_graph/graph_library.h"
+#include "kernels/cuda_graph/graph_library.h"
 
 #include <ATen/cuda/CUDAGraph.h>
 
