@@ -150,7 +150,8 @@ TEST_CASE("recorded work gives what it gives as it is, for the inputs of each ru
   const auto work = [](const Tensors& inputs) {
     const auto [best, ids] = (inputs[0] * 2).topk(3, 1);
     const auto places = kernels::integers_on(ids.device(), {2, 0}).unsqueeze(0);
-    return Tensors{std::get<0>(best.sort(1)), ids.gather(1, places.expand({ids.size(0), -1})), inputs[1]};
+    return Tensors{std::get<0>(best.sort(1)), ids.gather(1, places.expand({ids.size(0), -1})),
+                   inputs[1]};
   };
   kernels::RecordedWork recorded;
   for (int run = 0; run < 4; ++run) {

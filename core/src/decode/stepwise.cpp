@@ -9,6 +9,7 @@
 #include "outrider/decode/draft_tree.h"
 #include "outrider/kernels/accumulation.h"
 #include "outrider/kernels/recorded_work.h"
+#include "outrider/ops/likeliest.h"
 
 namespace outrider::decode {
 namespace {
@@ -41,7 +42,7 @@ DraftTree draft_chain(const DraftSteps& steps, const DraftRequest& request) {
       tokens.push_back(base_tokens(steps, drawn(request, i, q)));
       distributions.push_back(over_base_vocabulary(steps, q));
     } else {
-      tokens.push_back(base_tokens(steps, logits.argmax(1)));
+      tokens.push_back(ops::likeliest(logits, steps.vocabulary));
     }
   }
   const auto all = at::stack(tokens, 1);

@@ -178,7 +178,7 @@ at::Tensor RecordedPass::continue_greedily(const at::Tensor& ids, const at::Tens
   }
   const auto places = at::tensor(cache_.lengths(), at::kLong).unsqueeze(1) + at::arange(steps);
   cache_.commit(std::vector<int64_t>(cache_.lengths().size(), steps));
-  return written_.gather(1, places.to(written_.device()));
+  return written_.gather(1, places.to(written_.device(), /*non_blocking=*/true));
 }
 
 }  // namespace outrider
