@@ -40,7 +40,7 @@ std::shared_ptr<CausalLM> converted(const Json& mode_config, const std::string& 
   at::manual_seed(71);
   auto model = BaseModelRegistry::instance().create(config, kOptions);
   ConvertOptions options;
-  options.draft_vocabulary = at::arange(0, kVocabulary, 2, at::kLong);
+  if (mode == "eagle") options.draft_vocabulary = at::arange(0, kVocabulary, 2, at::kLong);
   const std::vector<ModeRequest::Item> modes = {{mode, mode_config}};
   speculative::convert(*model, ModeRequest(modes), options);
   const at::NoGradGuard no_grad;

@@ -14,6 +14,9 @@
 namespace outrider {
 namespace {
 
+// Between two recordings the device waits for some microseconds.
+constexpr int64_t kStepsOfRecording = 8;
+
 bool is_form_known(const PassForm& form, const nn::KvCache& cache, const DecoderStack& stack) {
   return cuda::few_rows_start && c10::InferenceMode::is_enabled() && cache.longest() > 0 &&
          stack.embedding.is_cuda() && form.sequences * form.rows <= cuda::kMostFewRows &&
@@ -173,7 +176,13 @@ at::Tensor RecordedPass::continue_greedily(const at::Tensor& ids, const at::Tens
     written_ = at::empty({ids_.size(0), slots_.front().key.size(2)}, ids_.options());
   }
   take(ids);
-  for (int64_t i = 0; i < steps; ++i) {
+  int64_t left = steps;
+  for (; left >= kStepsOfRecording; left -= kStepsOfRecording) {
+    steps_.run_on(embeddings_, [&] {
+      for (int64_t i = 0; i < kStepsOfRecording; ++i) launch_step(head);
+    });
+  }
+  for (; left > 0; --left) {
     step_.run_on(embeddings_, [&] { launch_step(head); });
   }
   const auto places = at::tensor(cache_.lengths(), at::kLong).unsqueeze(1) + at::arange(steps);

@@ -55,7 +55,7 @@ class RecordedPass {
   at::Tensor embeddings_;
   std::vector<at::Tensor> outputs_;  // of each layer
   at::Tensor logits_, written_;      // of steps that go on by themselves
-  kernels::RecordedWork pass_, step_;
+  kernels::RecordedWork pass_, step_, steps_;
 };
 
 }  // namespace outrider

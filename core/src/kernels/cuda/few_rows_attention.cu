@@ -35,7 +35,7 @@ struct Head {
   static constexpr int kScorePacks = kPacks / 4;
   static constexpr int kRounds = (kPacks + 7) / 8;
   // Chunks of keys that a warp has in registers or on their way to them.
-  static constexpr int kAhead = size <= 64 ? 4 : 1;
+  static constexpr int kAhead = size <= 64 ? 2 : 1;
 };
 
 struct Vector {
