@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "outrider/error.h"
+#include "outrider/ops/likeliest.h"
 
 namespace outrider::decode {
 namespace {
@@ -104,7 +105,7 @@ at::Tensor of_nodes(const at::Tensor& all, const DraftTree& tree) {
 }
 
 Verdict verify_greedily(const at::Tensor& logits, const DraftTree& tree) {
-  const TreeOnHost host(tree, logits.argmax(2));
+  const TreeOnHost host(tree, ops::likeliest(logits));
   auto verdict = walk(host, [&](int64_t b, int64_t node, const std::vector<int64_t>& children) {
     const auto found = std::find_if(children.begin(), children.end(), [&](int64_t child) {
       return host.tokens(b, child) == host.further(b, node + 1);

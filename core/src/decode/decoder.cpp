@@ -5,10 +5,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
+#include <mutex>
 #include <utility>
 
 #include "outrider/decode/draft_tree.h"
 #include "outrider/error.h"
+#include "outrider/kernels/recorded_work.h"
 #include "outrider/nn/kv_cache.h"
 
 namespace outrider::decode {
@@ -102,17 +105,34 @@ Sampler sampler_of(const DecodeOptions& options) {
                                : Sampler(options.sampling, options.seeds);
 }
 
+// Rows 0, 1, … of all sequences, which may have fewer.
+bool follow_each_other(const Rows& rows) {
+  return std::ranges::all_of(rows, [](const std::vector<int64_t>& row) {
+    return row.back() == static_cast<int64_t>(row.size()) - 1;
+  });
+}
+
+BaseOutputs first_rows(const BaseOutputs& outputs, int64_t count) {
+  BaseOutputs result = outputs;
+  for (auto* tensor :
+       {&result.input_embeddings, &result.last_hidden, &result.last_hidden_prenorm}) {
+    if (tensor->defined()) *tensor = tensor->slice(1, 0, count);
+  }
+  for (auto& [layer, hidden] : result.layer_outputs) hidden = hidden.slice(1, 0, count);
+  return result;
+}
+
 /// The sequences of one batch that are not finished, and what base and drafter know of them.
 class Generation {
  public:
-  Generation(CausalLM& base, std::unique_ptr<Drafter> drafter, HiddenStateRequest request,
+  Generation(CausalLM& base, nn::KvCache& cache, Drafter* drafter, HiddenStateRequest request,
              const Rows& prompts, const DecodeOptions& options)
       : base_(base),
-        drafter_(std::move(drafter)),
+        drafter_(drafter),
         request_(std::move(request)),
         options_(options),
         sampler_(sampler_of(options)),
-        cache_(base.config().num_hidden_layers, static_cast<int64_t>(prompts.size())),
+        cache_(cache),
         last_(prompts.size(), kNone) {
     result_.sequences.resize(prompts.size());
     for (size_t i = 0; i < prompts.size(); ++i) active_.push_back(i);
@@ -225,20 +245,53 @@ class Generation {
 
   Verdict verified(const at::Tensor& ids, const DraftTree& tree) {
     const Stopwatch watch(result_.base_seconds);
-    const bool has_nodes = tree.tokens.size(1) > 0;
-    outputs_ = run_base(has_nodes ? at::cat({ids, tree.tokens.clamp_min(0)}, 1) : ids,
-                        has_nodes ? ancestors_from_root(tree.parents) : at::Tensor());
+    const auto [tokens, seen] = verified_rows(ids, tree);
+    outputs_ = run_base(tokens, seen);
     const auto& hidden = outputs_.last_hidden;
     const auto logits =
         base_.head().logits(hidden.flatten(0, 1)).view({hidden.size(0), hidden.size(1), -1});
-    return verify(logits, tree, sampler_, options_.rule);
+    auto verdict = verify(logits, tree, sampler_, options_.rule);
+    if (tree.is_chain && !are_chains(verdict.parents)) {
+      throw Error(ErrorCode::kInternal, "a drafter proposed a tree that it calls a chain");
+    }
+    return verdict;
+  }
+
+  // The rows of a pass over the tree's root and nodes, and which of them each one sees: a chain's
+  // those before it.
+  std::pair<at::Tensor, at::Tensor> verified_rows(const at::Tensor& ids, const DraftTree& tree) {
+    const int64_t nodes = tree.tokens.size(1);
+    if (nodes == 0) return {ids, {}};
+    if (tree.is_chain) return {at::cat({ids, tree.tokens.clamp_min(0)}, 1), {}};
+    auto& prepared = cache_.prepared()[fmt::format("rows of trees of {} nodes", nodes)];
+    if (!prepared) prepared = std::make_shared<kernels::RecordedWork>();
+    const auto rows =
+        static_cast<kernels::RecordedWork*>(prepared.get())
+            ->run({ids, tree.tokens, tree.parents}, [](const auto& inputs) {
+              return std::vector<at::Tensor>{at::cat({inputs[0], inputs[1].clamp_min(0)}, 1),
+                                             ancestors_from_root(inputs[2])};
+            });
+    return {rows[0], rows[1]};
+  }
+
+  static bool are_chains(const Rows& parents) {
+    return std::ranges::all_of(parents, [](const std::vector<int64_t>& row) {
+      return row.empty() ||
+             (row.front() == -1 && std::ranges::adjacent_find(row, [](auto a, auto b) {
+                                     return b != a + 1;
+                                   }) == row.end());
+    });
   }
 
   void commit(const Verdict& verdict, const Rows& news) {
     const Stopwatch watch(result_.draft_seconds);
     const auto rows = accepted_rows(verdict);
-    drafter_->commit(gathered(outputs_, padded(rows, 0, base_.device())),
-                     padded(news, kNone, base_.device()));
+    const auto tokens = padded(news, kNone, base_.device());
+    auto accepted = follow_each_other(rows) ? first_rows(outputs_, tokens.size(1))
+                                            : gathered(outputs_, padded(rows, 0, base_.device()));
+    accepted.row_counts.clear();
+    for (const auto& row : rows) accepted.row_counts.push_back(static_cast<int64_t>(row.size()));
+    drafter_->commit(accepted, tokens);
   }
 
   // Of a pass: the token before the tree, and the accepted nodes.
@@ -319,11 +372,11 @@ class Generation {
   bool is_full(const DecodedSequence& sequence) const { return missing(sequence) <= 0; }
 
   CausalLM& base_;
-  std::unique_ptr<Drafter> drafter_;
+  Drafter* drafter_;
   HiddenStateRequest request_;
   const DecodeOptions& options_;
   Sampler sampler_;
-  nn::KvCache cache_;
+  nn::KvCache& cache_;
   std::vector<int64_t> last_;   // of each active sequence; not in the cache yet
   std::vector<size_t> active_;  // numbers of the prompts
   BaseOutputs outputs_;         // of the last pass
@@ -331,6 +384,27 @@ class Generation {
 };
 
 }  // namespace
+
+// Of batches that ended well; a batch takes them for as long as it runs.
+struct Decoder::Kept {
+  struct Caches {
+    std::unique_ptr<nn::KvCache> base;
+    std::unique_ptr<Drafter> drafter;
+  };
+
+  std::mutex mutex;
+  Caches caches;
+
+  Caches taken() {
+    const std::lock_guard lock(mutex);
+    return std::exchange(caches, {});
+  }
+  void keep(Caches used) {
+    if (used.drafter && !used.drafter->begins_anew()) used.drafter.reset();
+    const std::lock_guard lock(mutex);
+    caches = std::move(used);
+  }
+};
 
 double DecodedSequence::acceptance_length() const {
   if (rounds == 0) return 1.0;
@@ -340,6 +414,7 @@ double DecodedSequence::acceptance_length() const {
 Decoder::Decoder(CausalLM& base, DrafterFactory drafters, HiddenStateRequest hidden_states)
     : base_(base), drafters_(std::move(drafters)), hidden_states_(std::move(hidden_states)) {
   hidden_states_.last_hidden = true;
+  kept_ = std::make_shared<Kept>();
 }
 
 DecodedBatch Decoder::run(const std::vector<std::vector<int64_t>>& prompts,
@@ -353,8 +428,19 @@ DecodedBatch Decoder::run(const std::vector<std::vector<int64_t>>& prompts,
                 fmt::format("{} seeds for {} prompts", options.seeds.size(), prompts.size()));
   }
   const c10::InferenceMode inference;
-  return Generation(base_, drafters_ ? drafters_() : nullptr, hidden_states_, prompts, options)
-      .finish();
+  const auto sequences = static_cast<int64_t>(prompts.size());
+  auto caches = kept_->taken();
+  if (caches.base && caches.base->batch_size() == sequences) {
+    caches.base->clear();
+  } else {
+    caches.base = std::make_unique<nn::KvCache>(base_.config().num_hidden_layers, sequences);
+  }
+  if (drafters_ && !caches.drafter) caches.drafter = drafters_();
+  auto result =
+      Generation(base_, *caches.base, caches.drafter.get(), hidden_states_, prompts, options)
+          .finish();
+  kept_->keep(std::move(caches));
+  return result;
 }
 
 }  // namespace outrider::decode

@@ -54,7 +54,7 @@ class PromptLookup : public Drafter {
       }
     }
     const auto parents = at::arange(-1, count - 1, at::kLong).expand({batch, count});
-    return {tokens.to(device_), parents.to(device_), {}};
+    return {tokens.to(device_), parents.to(device_), {}, /*is_chain=*/true};
   }
 
   void commit(const BaseOutputs&, const at::Tensor& tokens) override {

@@ -8,6 +8,8 @@
 
 #include "outrider/decode/draft_tree.h"
 #include "outrider/kernels/accumulation.h"
+#include "outrider/kernels/recorded_work.h"
+#include "outrider/ops/likeliest.h"
 
 namespace outrider::decode {
 namespace {
@@ -23,6 +25,11 @@ at::Tensor over_base_vocabulary(const DraftSteps& steps, const at::Tensor& proba
   return all.index_copy_(1, steps.vocabulary, probabilities);
 }
 
+at::Tensor drawn(const DraftRequest& request, int64_t step, const at::Tensor& q) {
+  return request.numbers.defined() ? Sampler::draw(q, request.numbers.select(0, step))
+                                   : request.sampler->draw(q);
+}
+
 DraftTree draft_chain(const DraftSteps& steps, const DraftRequest& request) {
   std::vector<at::Tensor> tokens, distributions;
   auto state = steps.state;
@@ -32,15 +39,16 @@ DraftTree draft_chain(const DraftSteps& steps, const DraftRequest& request) {
     if (request.on_logits) request.on_logits(logits);
     if (request.sampler) {
       const auto q = request.sampler->probabilities(logits);
-      tokens.push_back(base_tokens(steps, request.sampler->draw(q)));
+      tokens.push_back(base_tokens(steps, drawn(request, i, q)));
       distributions.push_back(over_base_vocabulary(steps, q));
     } else {
-      tokens.push_back(base_tokens(steps, logits.argmax(1)));
+      tokens.push_back(ops::likeliest(logits, steps.vocabulary));
     }
   }
   const auto all = at::stack(tokens, 1);
   const auto parents = at::arange(-1, request.max_tokens - 1, all.options()).expand_as(all);
-  return {all, parents, request.sampler ? at::stack(distributions, 1) : at::Tensor()};
+  return {all, parents, request.sampler ? at::stack(distributions, 1) : at::Tensor(),
+          /*is_chain=*/true};
 }
 
 // Rows [B,k,…] at index [B,n] → [B,n,…].
@@ -95,7 +103,7 @@ struct InnerNodes {
 
 DraftTree draft_form(const DraftSteps& steps, const TreeForm& form) {
   const auto on_device = [&](const std::vector<int64_t>& values) {
-    return at::tensor(values, at::kLong).to(steps.state.device()).unsqueeze(0);
+    return kernels::integers_on(steps.state.device(), values).unsqueeze(0);
   };
   const int64_t batch = steps.state.size(0);
   const auto in_batch = [&](const at::Tensor& index) { return index.expand({batch, -1}); };

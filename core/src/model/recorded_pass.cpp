@@ -14,6 +14,9 @@
 namespace outrider {
 namespace {
 
+// Between two recordings the device waits for some microseconds.
+constexpr int64_t kStepsOfRecording = 8;
+
 bool is_form_known(const PassForm& form, const nn::KvCache& cache, const DecoderStack& stack) {
   return cuda::few_rows_start && c10::InferenceMode::is_enabled() && cache.longest() > 0 &&
          stack.embedding.is_cuda() && form.sequences * form.rows <= cuda::kMostFewRows &&
@@ -64,16 +67,19 @@ std::shared_ptr<RecordedPass> RecordedPass::of(const PassForm& form, int64_t roo
                                                nn::KvCache& cache, DecoderStack& stack) {
   if (!is_form_known(form, cache, stack)) return nullptr;
   make_room(cache, stack, form, room);
-  auto& kept =
-      cache.prepared()[fmt::format("pass of {} rows{}", form.rows, form.is_tree ? ", a tree" : "")];
-  if (!kept) {
-    const auto rows =
-        at::empty({form.sequences, form.rows, stack.embedding.size(1)}, stack.embedding.options());
-    auto layers = few_rows_layers(stack, rows);
-    if (!layers || layers->empty() || !are_of_one_shape(*layers)) return nullptr;
-    kept = std::shared_ptr<RecordedPass>(new RecordedPass(form, cache, stack, *std::move(layers)));
-  }
-  return std::static_pointer_cast<RecordedPass>(kept);
+  const auto name = fmt::format("pass of {} rows{}", form.rows, form.is_tree ? ", a tree" : "");
+  const auto [kept, is_new] = cache.prepared().try_emplace(name);
+  if (is_new) kept->second = made(form, cache, stack);
+  return std::static_pointer_cast<RecordedPass>(kept->second);
+}
+
+std::shared_ptr<RecordedPass> RecordedPass::made(const PassForm& form, nn::KvCache& cache,
+                                                 DecoderStack& stack) {
+  const auto rows =
+      at::empty({form.sequences, form.rows, stack.embedding.size(1)}, stack.embedding.options());
+  auto layers = few_rows_layers(stack, rows);
+  if (!layers || layers->empty() || !are_of_one_shape(*layers)) return nullptr;
+  return std::shared_ptr<RecordedPass>(new RecordedPass(form, cache, stack, *std::move(layers)));
 }
 
 RecordedPass::RecordedPass(const PassForm& form, nn::KvCache& cache, DecoderStack& stack,
@@ -152,7 +158,7 @@ void RecordedPass::take(const at::Tensor& ids) {
 BaseOutputs RecordedPass::run(const BasePass& pass) {
   take(pass.input_ids);
   if (seen_.defined()) seen_.copy_(pass.tree_mask.expand_as(seen_));
-  pass_.run(embeddings_, [&] { launch_pass(); });
+  pass_.run_on(embeddings_, [&] { launch_pass(); });
   BaseOutputs outputs;
   if (pass.request.input_embeddings) outputs.input_embeddings = embeddings_;
   for (const int64_t layer : pass.request.layer_outputs) {
@@ -170,12 +176,18 @@ at::Tensor RecordedPass::continue_greedily(const at::Tensor& ids, const at::Tens
     written_ = at::empty({ids_.size(0), slots_.front().key.size(2)}, ids_.options());
   }
   take(ids);
-  for (int64_t i = 0; i < steps; ++i) {
-    step_.run(embeddings_, [&] { launch_step(head); });
+  int64_t left = steps;
+  for (; left >= kStepsOfRecording; left -= kStepsOfRecording) {
+    steps_.run_on(embeddings_, [&] {
+      for (int64_t i = 0; i < kStepsOfRecording; ++i) launch_step(head);
+    });
+  }
+  for (; left > 0; --left) {
+    step_.run_on(embeddings_, [&] { launch_step(head); });
   }
   const auto places = at::tensor(cache_.lengths(), at::kLong).unsqueeze(1) + at::arange(steps);
   cache_.commit(std::vector<int64_t>(cache_.lengths().size(), steps));
-  return written_.gather(1, places.to(written_.device()));
+  return written_.gather(1, places.to(written_.device(), /*non_blocking=*/true));
 }
 
 }  // namespace outrider

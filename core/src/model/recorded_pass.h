@@ -3,7 +3,7 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/recording.h"
+#include "outrider/kernels/recorded_work.h"
 #include "outrider/model/base_outputs.h"
 #include "outrider/model/base_pass.h"
 #include "outrider/model/decoder_only_lm.h"
@@ -36,6 +36,8 @@ class RecordedPass {
   at::Tensor continue_greedily(const at::Tensor& ids, const at::Tensor& head, int64_t steps);
 
  private:
+  static std::shared_ptr<RecordedPass> made(const PassForm& form, nn::KvCache& cache,
+                                            DecoderStack& stack);
   RecordedPass(const PassForm& form, nn::KvCache& cache, DecoderStack& stack,
                std::vector<nn::FewRowsLayer> layers);
   void take(const at::Tensor& ids);
@@ -53,7 +55,7 @@ class RecordedPass {
   at::Tensor embeddings_;
   std::vector<at::Tensor> outputs_;  // of each layer
   at::Tensor logits_, written_;      // of steps that go on by themselves
-  kernels::Recording pass_, step_;
+  kernels::RecordedWork pass_, step_, steps_;
 };
 
 }  // namespace outrider

@@ -31,12 +31,33 @@ CachedPass::CachedPass(KvCache& cache, int64_t new_rows, at::Device device, at::
     : cache_(cache),
       new_rows_(new_rows),
       tree_mask_(std::move(tree_mask)),
-      lengths_(lengths_of(cache, device)) {
+      lengths_(lengths_of(cache, device)),
+      positions_(new_positions()) {}
+
+CachedPass::CachedPass(KvCache& cache, int64_t new_rows, at::Tensor lengths, at::Tensor tree_mask)
+    : cache_(cache),
+      new_rows_(new_rows),
+      is_of_device_(true),
+      tree_mask_(std::move(tree_mask)),
+      lengths_(std::move(lengths)),
+      positions_(new_positions()) {}
+
+at::Tensor CachedPass::new_positions() const {
   if (tree_mask_.defined()) {
-    positions_ = lengths_ + (new_rows_ - tree_mask_.size(2)) + tree_mask_.sum(2) - 1;
-  } else {
-    positions_ = lengths_ + at::arange(new_rows_, lengths_.options());
+    return lengths_ + (new_rows_ - tree_mask_.size(2) - 1) + tree_mask_.sum(2);
   }
+  return new_rows_ == 1 ? lengths_ : lengths_ + at::arange(new_rows_, lengths_.options());
+}
+
+CosSin CachedPass::tables(RotaryEmbedding& rotary, at::ScalarType type) const {
+  if (!is_of_device_) return rotary.tables(positions_, type);
+  auto& kept = cache_.prepared()[fmt::format("tables of rotary embedding {} in {}",
+                                             fmt::ptr(&rotary), c10::toString(type))];
+  if (!kept) {
+    const auto all = at::arange(cache_.capacity(), positions_.options()).unsqueeze(0);
+    kept = std::make_shared<CosSin>(rotary.tables(all, type));
+  }
+  return *std::static_pointer_cast<CosSin>(kept);
 }
 
 // A prompt of one row has nothing before it and goes the way of prompts.
@@ -54,7 +75,8 @@ FewRowsPlace CachedPass::place_of(int64_t layer, const FewRowsLayer& parts, cons
           .lengths = lengths_,
           .positions = positions_.contiguous(),
           .seen = tree_mask_.defined() ? tree_mask_.contiguous() : at::Tensor(),
-          .tables = {tables.cos.contiguous(), tables.sin.contiguous()}};
+          .tables = {tables.cos.contiguous(), tables.sin.contiguous()},
+          .tables_by_position = is_of_device_};
 }
 
 std::optional<at::Tensor> CachedPass::few_rows(int64_t layer, const FewRowsLayer& parts,
@@ -131,6 +153,9 @@ at::Tensor CachedPass::bias_for(std::optional<int64_t> window, at::ScalarType ty
 
 at::Tensor CachedPass::attend(int64_t layer, const QueryKeyValue& rows,
                               std::optional<int64_t> window) {
+  if (is_of_device_) {
+    throw Error(ErrorCode::kInternal, "CachedPass: lengths of the device, of more than few rows");
+  }
   const auto all = cache_.append(layer, rows.key, rows.value);
   if (cache_.longest() == 0 && !tree_mask_.defined()) {
     return ops::causal_attention(rows.query, rows.key, rows.value, {}, window);

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "outrider/error.h"
 
@@ -35,11 +36,15 @@ int64_t KvCache::longest() const {
   return lengths_.empty() ? 0 : *std::max_element(lengths_.begin(), lengths_.end());
 }
 
-bool KvCache::has_room(int64_t new_rows) const {
-  return std::all_of(layers_.begin(), layers_.end(), [&](const Rows& layer) {
-    return layer.key.defined() && layer.key.size(2) >= longest() + new_rows;
-  });
+int64_t KvCache::capacity() const {
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (const auto& layer : layers_) {
+    least = std::min(least, layer.key.defined() ? layer.key.size(2) : 0);
+  }
+  return layers_.empty() ? 0 : least;
 }
+
+bool KvCache::has_room(int64_t new_rows) const { return capacity() >= longest() + new_rows; }
 
 bool KvCache::are_alike() const {
   return std::all_of(lengths_.begin(), lengths_.end(),
@@ -80,6 +85,12 @@ const KvCache::Rows& KvCache::slots(int64_t layer, const at::Tensor& like, int64
   auto& all = layers_.at(static_cast<size_t>(layer));
   reserve(all, like, longest() + new_rows);
   return all;
+}
+
+void KvCache::make_room(int64_t new_rows) {
+  for (auto& layer : layers_) {
+    if (layer.key.defined()) reserve(layer, layer.key, longest() + new_rows);
+  }
 }
 
 KvCache::Rows KvCache::append(int64_t layer, const at::Tensor& key, const at::Tensor& value) {

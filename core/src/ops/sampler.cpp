@@ -80,10 +80,20 @@ std::vector<double> Sampler::uniforms(int64_t count) {
   return {first, first + count};
 }
 
-// The first token whose cumulative probability exceeds the random number: never one of zero.
+at::Tensor Sampler::numbers(int64_t draws, int64_t rows) {
+  std::vector<at::Tensor> all;
+  for (int64_t i = 0; i < draws; ++i) all.push_back(uniform_tensor(rows));
+  return at::stack(all);
+}
+
 at::Tensor Sampler::draw(const at::Tensor& probabilities) {
+  return draw(probabilities, uniform_tensor(probabilities.size(0)).to(probabilities.device()));
+}
+
+// The first token whose cumulative probability exceeds the random number: never one of zero.
+at::Tensor Sampler::draw(const at::Tensor& probabilities, const at::Tensor& numbers) {
   const auto cumulative = probabilities.cumsum(1, at::kDouble);
-  const auto random = uniform_tensor(probabilities.size(0)).unsqueeze(1).to(cumulative.device());
+  const auto random = numbers.unsqueeze(1);
   const auto found =
       at::searchsorted(cumulative, random * cumulative.slice(1, -1), false, /*right=*/true);
   return found.squeeze(1).clamp_max(probabilities.size(1) - 1);

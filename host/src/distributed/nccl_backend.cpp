@@ -3,7 +3,7 @@
 
 #include "distributed/backends.h"
 #include "distributed/nccl/nccl_library.h"
-#include "machine/opened_library.h"
+#include "outrider/files/opened_library.h"
 
 namespace outrider {
 c10::intrusive_ptr<c10d::Backend> nccl_backend(const BackendPlace& place) {

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "trainer/device_graph.h"
+#include "outrider/kernels/device_graph.h"
 #include "trainer/training_step.h"
 
 namespace outrider {

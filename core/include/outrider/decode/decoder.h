@@ -43,7 +43,9 @@ struct DecodedBatch {
 };
 
 /// Continues prompts with a base, and a drafter where there is one: it proposes, one pass of the
-/// base verifies, and what was accepted is committed to both.
+/// base verifies, and what was accepted is committed to both. It keeps the last batch's caches,
+/// with what was recorded on a GPU for them, for the next batch of as many sequences: the
+/// parameters of base and draft must stay where they are.
 class OUTRIDER_API Decoder {
  public:
   using DrafterFactory = std::function<std::unique_ptr<Drafter>()>;
@@ -58,9 +60,12 @@ class OUTRIDER_API Decoder {
                    const DecodeOptions& options) const;
 
  private:
+  struct Kept;
+
   CausalLM& base_;
   DrafterFactory drafters_;
   HiddenStateRequest hidden_states_;
+  std::shared_ptr<Kept> kept_;
 };
 
 }  // namespace outrider::decode

@@ -27,6 +27,9 @@ struct BaseOutputs {
   at::Tensor last_hidden;                       // [B,S,h], after the final norm
   at::Tensor last_hidden_prenorm;               // [B,S,h], before it
   at::Tensor logits;  // [B,S,V], where a stored pass holds them; else undefined
+  /// How many of the rows belong to each sequence, the others are behind its end; empty: all do, or
+  /// this is not known on the host.
+  std::vector<int64_t> row_counts = {};
   std::shared_ptr<const LmHead> head;
   bool carries_gradient = false;
 };

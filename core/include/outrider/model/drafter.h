@@ -20,6 +20,7 @@ struct DraftTree {
   /// [B,N,V] over the base's vocabulary: what each token was drawn from. Only of chains whose
   /// request named a sampler; undefined: the tokens were not drawn but chosen.
   at::Tensor q;
+  bool is_chain = false;  // each node is the parent of the next one
 };
 
 /// A tree whose form is known before its tokens are, level by level.
@@ -37,6 +38,8 @@ struct DraftRequest {
   const TreeForm* form = nullptr;
   /// Of chains: has tokens drawn from the draft's distribution with it. Null: the likeliest ones.
   Sampler* sampler = nullptr;
+  /// [N,B] of Sampler::numbers(), where its random numbers for the N tokens were drawn ahead.
+  at::Tensor numbers = {};
   /// Of chains: called with each token's logits [B,V'], over the draft's vocabulary.
   std::function<void(const at::Tensor& logits)> on_logits = {};
 };
@@ -57,6 +60,9 @@ class OUTRIDER_API Drafter {
   virtual void commit(const BaseOutputs& accepted, const at::Tensor& tokens) = 0;
   /// The sequences that go on, in their new order; none twice.
   virtual void keep(const std::vector<int64_t>& sequences) = 0;
+  /// Whether prefill() may be called again, for a batch of other sequences, as if nothing had been:
+  /// a drafter then serves one batch after the other and may keep what it has prepared.
+  virtual bool begins_anew() const { return false; }
 };
 
 }  // namespace outrider

@@ -24,6 +24,8 @@ class OUTRIDER_API KvCache {
   /// Committed rows of each sequence.
   const std::vector<int64_t>& lengths() const { return lengths_; }
   int64_t longest() const;
+  /// Rows that fit into every layer without that slots move; 0 where a layer has none yet.
+  int64_t capacity() const;
   /// Whether n new rows fit without that the slots of any layer move.
   bool has_room(int64_t new_rows) const;
 
@@ -37,6 +39,8 @@ class OUTRIDER_API KvCache {
   /// All slots of a layer, [B,Hkv,capacity,D], with room for n new rows; `like` [B,Hkv,…,D] has
   /// their heads and type. What is written behind the ends counts as new rows.
   const Rows& slots(int64_t layer, const at::Tensor& like, int64_t new_rows);
+  /// Makes room for n new rows in every layer that has had some.
+  void make_room(int64_t new_rows);
   /// Has room made for so many rows at once, when there is none for the next.
   void expect(int64_t rows) { expected_ = rows; }
   /// What passes have prepared for these very slots, by name; dropped when they move.
@@ -49,6 +53,8 @@ class OUTRIDER_API KvCache {
   void commit_paths(const std::vector<std::vector<int64_t>>& paths);
   /// Forgets what is behind these lengths, none longer than it is.
   void truncate(const std::vector<int64_t>& lengths);
+  /// Forgets all rows; the slots stay where they are.
+  void clear() { set_lengths(std::vector<int64_t>(lengths_.size(), 0)); }
   /// The sequences that go on, in their new order; none twice.
   void keep(const std::vector<int64_t>& sequences);
 

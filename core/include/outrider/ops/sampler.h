@@ -30,12 +30,18 @@ class OUTRIDER_API Sampler {
   /// The sequences that go on, in their new order. Nothing to do where all share a stream.
   void keep(const std::vector<int64_t>& sequences);
 
+  const SamplingOptions& options() const { return options_; }
   bool is_greedy() const { return options_.temperature == 0.0; }
   /// logits [n,V] → the probabilities that tokens are drawn with, [n,V] float32 (float64 of
   /// float64). Not where is_greedy().
   at::Tensor probabilities(const at::Tensor& logits) const;
   /// One token for each row of probabilities [n,V], which need not sum to one: [n] int64.
   at::Tensor draw(const at::Tensor& probabilities);
+  /// The random numbers that draws of n rows each would take, so many draws one after the other:
+  /// [draws,n], for draw() below.
+  at::Tensor numbers(int64_t draws, int64_t rows);
+  /// draw() with numbers [n] that were drawn ahead, on the device of the probabilities.
+  static at::Tensor draw(const at::Tensor& probabilities, const at::Tensor& numbers);
   /// The likeliest token of each row of logits, or one drawn from probabilities().
   at::Tensor choose(const at::Tensor& logits);
   /// Uniform in [0,1).

@@ -61,15 +61,16 @@ struct FewRowsAttention {
 OUTRIDER_LAUNCHER int64_t few_rows_attention_workspace(const FewRowsAttention& attention);
 OUTRIDER_LAUNCHER int few_rows_attention(const FewRowsAttention& attention, CUstream_st* stream);
 
-/// The last kernel of a step that goes on by itself: the likeliest token of each sequence, the
-/// first of equal ones, becomes the next step's id.
+/// The likeliest token of each row, the first of equal ones. As the last kernel of a step that goes
+/// on by itself it becomes the next step's id.
 struct FewRowsChoice {
   int64_t batch, vocabulary;
-  const void* logits;  // [batch, vocabulary]
-  int64_t* ids;        // [batch]
-  int64_t* lengths;    // [batch]: one more
-  int64_t* written;    // [batch, capacity]: at `lengths` as it was, the token that follows it
-  int64_t capacity;
+  const void* logits;            // [batch, vocabulary]
+  const int64_t* map = nullptr;  // [vocabulary]: what tokens are called elsewhere; null: as here
+  int64_t* ids;                  // [batch]
+  int64_t* lengths = nullptr;    // [batch]: one more; null: there is no such step
+  int64_t* written = nullptr;    // [batch, capacity]: at `lengths` as it was, the token after it
+  int64_t capacity = 0;
 };
 OUTRIDER_LAUNCHER int few_rows_choice(const FewRowsChoice& choice, CUstream_st* stream);
 

@@ -34,6 +34,8 @@ struct Head {
   static constexpr int kSize = size, kPacks = size / kPack;
   static constexpr int kScorePacks = kPacks / 4;
   static constexpr int kRounds = (kPacks + 7) / 8;
+  // Chunks of keys that a warp has in registers or on their way to them.
+  static constexpr int kAhead = size <= 64 ? 2 : 1;
 };
 
 struct Vector {
@@ -517,12 +519,14 @@ __global__ void __launch_bounds__(kThreads)
   const bool has_kept = w.warp < kKeptWarps;
   const int end = has_kept ? min(w.kept, (w.share + 1) * w.keys_of_share) : 0;
   int first = w.share * w.keys_of_share + w.warp * kKeys;
-  Chunk<H> chunk;
-  const auto load = [&](int begin) {
+  Chunk<H> chunks[H::kAhead];
+  const auto load = [&](int begin, Chunk<H>& chunk) {
+    if (begin >= end) return;
     const int64_t offset = static_cast<int64_t>(begin) * H::kSize;
     load_kept_keys<H>(w, keys + offset, values + offset, end - begin, chunk);
   };
-  if (first < end) load(first);
+#pragma unroll
+  for (int i = 0; i < H::kAhead; ++i) load(first + i * kKeysOfBlock, chunks[i]);
   // Whole halves of the tile are absent where there are few queries.
   const auto has_half = [&](int half) { return w.first_query + 8 * half < w.queries; };
   const auto query_at = [&](int row) { return min(w.first_query + row, w.queries - 1); };
@@ -547,19 +551,23 @@ __global__ void __launch_bounds__(kThreads)
   }
   Running<H> running;
   const bool all_see_kept = a.window == 0 && (!a.seen || a.seen_rows <= a.rows);
-  for (; first < end; first += kKeysOfBlock) {
-    attend<H>(
-        w, queries, chunk,
-        [&](int row, int key) {
-          return first + key < end && (all_see_kept || sees(a, w, query_at(row), first + key));
-        },
-        running);
-    if (first + kKeysOfBlock < end) load(first + kKeysOfBlock);
+  while (first < end) {
+#pragma unroll
+    for (int i = 0; i < H::kAhead; ++i, first += kKeysOfBlock) {
+      if (first >= end) break;
+      attend<H>(
+          w, queries, chunks[i],
+          [&](int row, int key) {
+            return first + key < end && (all_see_kept || sees(a, w, query_at(row), first + key));
+          },
+          running);
+      load(first + H::kAhead * kKeysOfBlock, chunks[i]);
+    }
   }
   if (w.share == 0 && new_count > 0) {
-    load_new_keys<H>(a, w, keys, values, new_begin, min(new_count, kKeys), new_tables, chunk);
+    load_new_keys<H>(a, w, keys, values, new_begin, min(new_count, kKeys), new_tables, chunks[0]);
     attend<H>(
-        w, queries, chunk,
+        w, queries, chunks[0],
         [&](int row, int key) {
           return key < new_count && sees(a, w, query_at(row), w.kept + new_begin + key);
         },

@@ -64,8 +64,11 @@ __global__ void __launch_bounds__(kThreads) choice_kernel(FewRowsChoice c) {
   best = best_of_warp(bests[threadIdx.x]);
   if (threadIdx.x != 0) return;
   // Not a number is nowhere the likeliest.
-  const int64_t token = min(best.token, size - 1), length = c.lengths[sequence];
+  const int number = min(best.token, size - 1);
+  const int64_t token = c.map ? c.map[number] : number;
   c.ids[sequence] = token;
+  if (!c.lengths) return;
+  const int64_t length = c.lengths[sequence];
   c.written[sequence * c.capacity + length] = token;
   c.lengths[sequence] = length + 1;
 }

@@ -202,12 +202,18 @@ std::vector<at::Tensor> DraftDecoder::run(const BaseOutputs& base, const TrainBa
   return mixes_ ? run_mixed(hidden, pass) : run_lagged(hidden, pass);
 }
 
+bool DraftDecoder::takes_few_rows(const at::Tensor& rows) const {
+  return !rotary_.depends_on_length() && std::ranges::all_of(layers_, [&](const auto& layer) {
+    return layer->takes_few_rows(rows);
+  });
+}
+
 at::Tensor DraftDecoder::advance(const at::Tensor& states, const at::Tensor& tokens,
                                  const LmHead& head, nn::CachedPass& pass) {
   const auto embeddings =
       (own_embeddings_.defined() ? at::embedding(own_embeddings_, tokens) : head.embedding(tokens))
           .to(states.scalar_type());
-  const auto rotary = rotary_.tables(pass.positions(), states.scalar_type());
+  const auto rotary = pass.tables(rotary_, states.scalar_type());
   auto x = input_->combine(states, embeddings);
   for (int64_t i = 0; i < num_layers(); ++i) {
     x = layers_[static_cast<size_t>(i)]->forward(x, embeddings, rotary, pass, i);

@@ -32,6 +32,8 @@ class DraftDecoder {
   /// first step, or of later ones whose states are outputs. The rows are added to the pass's cache.
   at::Tensor advance(const at::Tensor& states, const at::Tensor& tokens, const LmHead& head,
                      nn::CachedPass& pass);
+  /// Whether such rows [B,n,h] go through all of it in few kernels, at any position.
+  bool takes_few_rows(const at::Tensor& rows) const;
 
   // For a fit:
   const EagleLayer& layer(int64_t i) const { return *layers_[static_cast<size_t>(i)]; }

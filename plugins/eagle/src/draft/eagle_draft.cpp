@@ -10,6 +10,7 @@
 #include "outrider/error.h"
 #include "outrider/loss/step_logits.h"
 #include "outrider/loss/teacher.h"
+#include "outrider/ops/few_rows.h"
 #include "pull_on_targets.h"
 #include "warm_start.h"
 
@@ -107,6 +108,17 @@ at::Tensor EagleDraft::head_rows(const at::Tensor& hidden, int64_t head) const {
 }
 
 at::Tensor EagleDraft::logits(const at::Tensor& hidden, const LmHead& base) const {
+  if (lm_head_ && norm_) {
+    const auto head = lm_head_->plain_parameters();
+    if (head && ops::takes_few_rows(hidden, {*head})) {
+      auto sizes = hidden.sizes().vec();
+      sizes.back() = head->weight.size(0);
+      auto logits = at::empty(sizes, hidden.options());
+      ops::few_rows_product(hidden, {norm_->weight, norm_->eps}, {*head}, ops::Joined::kSideBySide,
+                            {}, logits);
+      return logits;
+    }
+  }
   const auto rows = head_rows(hidden, 0);
   return lm_head_ ? lm_head_->forward(rows) : base.logits(rows);
 }

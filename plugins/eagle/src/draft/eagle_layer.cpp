@@ -114,6 +114,13 @@ std::optional<nn::FewRowsLayer> EagleLayer::few_rows_layer() const {
   return nn::few_rows_layer(/*input_norm=*/nullptr, *self_attn_, *post_attention_layernorm_, *mlp_);
 }
 
+bool EagleLayer::takes_few_rows(const at::Tensor& rows) const {
+  const auto few = few_rows_layer();
+  if (!few) return false;
+  const auto input = hidden_norm_ ? at::cat({rows, rows}, -1) : rows;
+  return nn::takes_few_rows(*few, input, rows);
+}
+
 // What the attention is added to.
 at::Tensor EagleLayer::carried_by(const at::Tensor& hidden, const ops::LinearInput& input) const {
   return adds_to_normed_ ? input.sources().front().slice(-1, hidden.size(-1)) : hidden;

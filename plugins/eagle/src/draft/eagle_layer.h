@@ -59,6 +59,8 @@ class EagleLayer : public torch::nn::Module {
                       const nn::CosSin& rotary) const;
   /// Of the MLP's last product: [B,n,intermediate size].
   at::Tensor down_reads(const at::Tensor& residual) const;
+  /// Whether rows like these [B,n,h] go through it in few kernels.
+  bool takes_few_rows(const at::Tensor& rows) const;
 
  private:
   std::optional<nn::FewRowsLayer> few_rows_layer() const;

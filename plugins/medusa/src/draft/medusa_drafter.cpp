@@ -23,14 +23,21 @@ void MedusaDrafter::commit(const BaseOutputs& accepted, const at::Tensor& tokens
   state_ = hidden.gather(1, last.expand({-1, 1, hidden.size(2)}));
 }
 
-// A head's answer is the same at all places of its level.
 DraftTree MedusaDrafter::propose(const DraftRequest& request) {
+  return proposals_.run(request, {state_},
+                        [this](const std::vector<at::Tensor>& inputs, const DraftRequest& own) {
+                          return drafted(inputs[0], own);
+                        });
+}
+
+// A head's answer is the same at all places of its level.
+DraftTree MedusaDrafter::drafted(const at::Tensor& state, const DraftRequest& request) const {
   size_t level = 0;
   const auto logits = [&](const at::Tensor& states) {
     const auto& head = *heads_[level++];
-    return ops::linear(head.forward(state_), head.projection()).expand({-1, states.size(1), -1});
+    return ops::linear(head.forward(state), head.projection()).expand({-1, states.size(1), -1});
   };
-  return decode::draft_stepwise({.state = state_,
+  return decode::draft_stepwise({.state = state,
                                  .logits = logits,
                                  .advance = [](const at::Tensor& states, const at::Tensor&,
                                                const at::Tensor&) { return states; },

@@ -1,6 +1,7 @@
-#include "trainer/cuda_graph/graph_library.h"
+#include "kernels/cuda_graph/graph_library.h"
 
 #include <ATen/cuda/CUDAGraph.h>
+#include <ATen/ops/zeros.h>
 
 namespace outrider {
 namespace {
@@ -25,10 +26,23 @@ class CudaGraph : public DeviceGraph {
   void launch() override { graph_.replay(); }
 
  private:
-  // The error that ended the recording is the one to tell.
+  // The error that ended the recording is the one to tell. It leaves LibTorch's random numbers as
+  // if they were being recorded still, which one that ends well puts right.
   void stop() noexcept {
     try {
       graph_.capture_end();
+    } catch (...) {
+      cudaGetLastError();
+      end_well();
+    }
+  }
+
+  void end_well() noexcept {
+    try {
+      at::cuda::CUDAGraph other;
+      other.capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
+      at::zeros({1}, at::kCUDA);
+      other.capture_end();
     } catch (...) {
       cudaGetLastError();
     }

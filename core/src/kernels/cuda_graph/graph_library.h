@@ -1,6 +1,6 @@
 #pragma once
 
-#include "trainer/device_graph.h"
+#include "outrider/kernels/device_graph.h"
 
 namespace outrider {
 

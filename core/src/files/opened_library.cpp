@@ -1,4 +1,4 @@
-#include "machine/opened_library.h"
+#include "outrider/files/opened_library.h"
 
 #include <dlfcn.h>
 #include <fmt/format.h>

@@ -1,7 +1,7 @@
-#include "trainer/device_graph.h"
+#include "outrider/kernels/device_graph.h"
 
-#include "machine/opened_library.h"
-#include "trainer/cuda_graph/graph_library.h"
+#include "kernels/cuda_graph/graph_library.h"
+#include "outrider/files/opened_library.h"
 
 namespace outrider {
 
