@@ -309,19 +309,40 @@ TEST_CASE("diagonals join attention within documents") {
   CHECK_CLOSE(with_ids(inputs.tensors, {}), with_ids(inputs.tensors, all), 1e-12);
 }
 
-TEST_CASE("attention refuses heads that do not divide and keys of another length") {
+TEST_CASE("of keys that are more than the queries the first are read, and have a gradient") {
+  for (const size_t diagonals : {size_t{0}, size_t{3}}) {
+    const auto whole = inputs_of({4, 2, 7, 8, diagonals});
+    const int64_t count = 5;
+    auto some = whole.with({whole.tensors[0].slice(2, 0, count)});
+    auto cut = some;
+    for (size_t i = 1; i < whole.tensors.size(); ++i) {
+      some.tensors.push_back(whole.tensors[i]);
+      cut.tensors.push_back(whole.tensors[i].slice(2, 0, count));
+    }
+    const auto actual = outputs_and_gradients(some, at::kDouble);
+    const auto expected = outputs_and_gradients(cut, at::kDouble);
+    for (size_t i = 0; i < actual.size(); ++i) {
+      CHECK(at::equal(actual[i].slice(2, 0, count), expected[i]));
+      CHECK(actual[i].slice(2, count).eq(0).all().item<bool>());
+    }
+    CHECK(actual[1].size(2) == 7);
+  }
+}
+
+TEST_CASE("attention refuses heads that do not divide and fewer keys than queries") {
   const auto query = random({1, 3, 4, 8}, 1), two_heads = random({1, 2, 4, 8}, 2);
-  const auto longer = random({1, 3, 5, 8}, 3);
-  for (const auto& key : {two_heads, longer}) {
+  const auto shorter = random({1, 3, 3, 8}, 3);
+  for (const auto& key : {two_heads, shorter}) {
     CHECK_CONTAINS(
         failure(ErrorCode::kInternal, [&] { ops::prefix_diagonal_attention(query, key, key); }),
         "query [B,H,S,D]");
   }
-  CHECK_CONTAINS(failure(ErrorCode::kInternal,
-                         [&] {
-                           ops::prefix_diagonal_attention(query, query, query, {{longer, longer}});
-                         }),
-                 "keys and values [B,Hkv,S,D]");
+  CHECK_CONTAINS(
+      failure(ErrorCode::kInternal,
+              [&] {
+                ops::prefix_diagonal_attention(query, query, query, {{shorter, shorter}});
+              }),
+      "keys and values [B,Hkv,S or more,D]");
 }
 
 }  // namespace

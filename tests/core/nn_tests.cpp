@@ -78,6 +78,20 @@ TEST_CASE("the rotation's gradients equal finite differences") {
       {random({2, 3, 4, 8}, 6, at::kDouble)});
 }
 
+TEST_CASE("query and key turn in their own place, side by side in memory or not") {
+  const auto angles = random({2, 1, 4, 6}, 5, at::kDouble);
+  const auto cos = angles.cos(), sin = angles.sin();
+  const auto side_by_side = random({2, 4, 5, 8}, 6, at::kDouble);  // three heads, then two
+  const auto heads = side_by_side.transpose(1, 2);
+  const auto query = heads.narrow(1, 0, 3), key = heads.narrow(1, 3, 2);
+  const auto expected = ops::rotary(heads, cos, sin);
+  ops::rotate_in_place(query, key, cos, sin);
+  CHECK(at::equal(side_by_side.transpose(1, 2), expected));
+  CHECK_CONTAINS(
+      failure(ErrorCode::kInternal, [&] { ops::rotate_in_place(query, key, cos[0], sin[0]); }),
+      "rotary");
+}
+
 struct TableRow {
   int64_t position;
   std::array<double, 4> cos, sin;

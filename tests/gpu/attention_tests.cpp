@@ -139,6 +139,28 @@ TEST_CASE("attention within documents on the device agrees with float64 on the c
   }
 }
 
+TEST_CASE("of keys that are more than the queries the first are read on the device, too") {
+  at::manual_seed(18);
+  for (const int64_t length : {70, 300}) {  // of the kernels for short rows, and for long ones
+    for (const auto type : {at::kFloat, at::kBFloat16}) {
+      const auto inputs = random_inputs({4, 2, length, 64, 2, false}, type);
+      const auto later = [](const AttentionInputs& in) {
+        auto cut = in;
+        cut.tensors[0] = in.tensors[0].slice(2, 3);
+        cut.grad = in.grad.slice(2, 3);
+        return run(cut);
+      };
+      const auto actual = later(inputs.to(at::kCUDA, type));
+      const auto expected = later(inputs.to(at::kCPU, at::kDouble));
+      for (size_t i = 0; i < actual.size(); ++i) {
+        CAPTURE(fmt::format("{} S {}: result {}", c10::toString(type), length, i));
+        CHECK(actual[i].sizes() == expected[i].sizes());
+        CHECK(difference(actual[i], expected[i], 1) < (type == at::kFloat ? 2e-4 : 3e-2));
+      }
+    }
+  }
+}
+
 TEST_CASE("attention works on slices, as the lag of training-time test makes them") {
   at::manual_seed(7);
   for (const auto type : {at::kFloat, at::kBFloat16}) {

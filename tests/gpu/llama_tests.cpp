@@ -1,9 +1,12 @@
 #include <ATen/ATen.h>
 #include <doctest/doctest.h>
 
+#include <utility>
+
 #include "device.h"
 #include "outrider/model/llama.h"
 #include "outrider/model/model_config.h"
+#include "outrider/nn/decoder_layer.h"
 
 namespace outrider::testing {
 namespace {
@@ -51,6 +54,30 @@ at::Tensor logits_of(CausalLM& model, const at::Tensor& ids, const at::Tensor& a
 }
 
 }  // namespace
+
+TEST_CASE("a layer writes over an input that it is given for good, and over no other") {
+  at::manual_seed(21);
+  const nn::DecoderLayerShape shape{{256, 256, 4, 2, 64}, 384};
+  const nn::DecoderLayer layer(shape, at::TensorOptions(at::kCUDA).dtype(at::kFloat));
+  const at::NoGradGuard no_grad;
+  for (auto& parameter : layer.parameters()) {
+    if (parameter.dim() == 2) at::Tensor(parameter).normal_(0, 0.08);
+  }
+  nn::RotaryEmbedding rotary(RopeConfig{}, 64);
+  const auto tables = rotary.tables(
+      at::arange(40, at::TensorOptions(at::kCUDA).dtype(at::kLong)).unsqueeze(0), at::kFloat);
+  const auto x = at::randn({2, 40, 256}, at::kCUDA), before = x.clone();
+  const auto kept = layer.forward(x, tables, {});
+  CHECK(at::equal(x, before));
+  const auto view = x.slice(0, 0, 2);
+  CHECK(at::equal(layer.forward(x.slice(0, 0, 2), tables, {}), kept));
+  CHECK(at::equal(view, before));
+  auto given = x.clone();
+  const auto* place = given.const_data_ptr();
+  const auto made = layer.forward(std::move(given), tables, {});
+  CHECK(made.const_data_ptr() == place);
+  CHECK(difference(made, kept, 1) < 1e-5);
+}
 
 TEST_CASE("a llama on the device gives the cpu's logits") {
   at::manual_seed(14);

@@ -9,6 +9,7 @@
 #include "outrider/nn/fp8_product.h"
 #include "outrider/ops/operator_library.h"
 #include "outrider/ops/quantize_rows.h"
+#include "outrider/ops/rotary.h"
 
 namespace outrider::testing::operator_tests {
 namespace {
@@ -75,6 +76,26 @@ TEST_CASE("double norm and concatenation agrees at sizes of real drafts and at o
   }
 }
 
+TEST_CASE("double norm and concatenation reads sequences without their ends where they lie") {
+  load_plugins();
+  at::manual_seed(19);
+  for (const auto type : kTypes) {
+    const auto options = at::TensorOptions(at::kCUDA).dtype(type);
+    const auto embeddings = at::randn({3, 8, 72}, options).slice(1, 1);
+    const auto hidden = at::randn({3, 8, 72}, options).slice(1, 0, -1);
+    const auto weight = at::rand({72}, options);
+    const auto results = [&](const at::Tensor& e, const at::Tensor& g) {
+      return outputs_and_gradients(
+          "outrider_eagle::double_norm_concat",
+          {e.detach().requires_grad_(), g.detach().requires_grad_(),
+           weight.detach().requires_grad_(), weight.detach().requires_grad_(), 1e-5, false});
+    };
+    const auto actual = results(embeddings, hidden);
+    const auto expected = results(embeddings.contiguous(), hidden.contiguous());
+    for (size_t i = 0; i < actual.size(); ++i) CHECK(at::equal(actual[i], expected[i]));
+  }
+}
+
 TEST_CASE("the residual block's epilogue agrees at sizes of real drafts and at odd ones") {
   load_plugins();
   at::manual_seed(12);
@@ -115,6 +136,27 @@ TEST_CASE("rotation agrees at real head sizes, strides and parts of a head") {
         check_operator("outrider::rotary",
                        {x.transpose(1, 2).contiguous(), cos[0].unsqueeze(0), sin[0].unsqueeze(0)},
                        tolerance(type));
+      }
+    }
+  }
+}
+
+TEST_CASE("query and key turn in their own place as they do by themselves") {
+  at::manual_seed(20);
+  for (const auto type : kTypes) {
+    for (const int64_t head_dim : {64, 128, 10}) {
+      for (const int64_t rotated : {head_dim, int64_t{6}}) {
+        CAPTURE(fmt::format("{} head {} rotated {}", c10::toString(type), head_dim, rotated));
+        const auto options = at::TensorOptions(at::kCUDA).dtype(type);
+        const auto angles = at::randn({2, 1, 33, rotated}, options);
+        const auto cos = angles.cos(), sin = angles.sin();
+        const auto rows =
+            at::randn({2, 33, 9, head_dim}, options);  // 6 heads, 2 and one that stays
+        const auto heads = rows.transpose(1, 2).clone();
+        const auto in_place = rows.transpose(1, 2);
+        ops::rotate_in_place(in_place.narrow(1, 0, 6), in_place.narrow(1, 6, 2), cos, sin);
+        CHECK(at::equal(in_place.narrow(1, 0, 8), ops::rotary(heads.narrow(1, 0, 8), cos, sin)));
+        CHECK(at::equal(in_place.narrow(1, 8, 1), heads.narrow(1, 8, 1)));
       }
     }
   }

@@ -160,8 +160,9 @@ BaseOutputs DecoderOnlyLM::run_base(const BasePass& pass) {
   for (int64_t i = 0; i < config().num_hidden_layers; ++i) {
     if (layer_supply_) layer_supply_->bring(i);
     const auto& layer = *model_->layers[static_cast<size_t>(i)];
-    hidden = cached ? layer.forward(hidden, tables, *cached, i)
-                    : layer.forward(hidden, tables, pass.key_mask, share, pass.documents);
+    hidden = cached
+                 ? layer.forward(std::move(hidden), tables, *cached, i)
+                 : layer.forward(std::move(hidden), tables, pass.key_mask, share, pass.documents);
     if (contains(request.layer_outputs, i)) outputs.layer_outputs[i] = hidden;
   }
   if (request.last_hidden_prenorm) outputs.last_hidden_prenorm = hidden;

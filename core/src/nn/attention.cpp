@@ -13,6 +13,9 @@ at::Tensor split_heads(const at::Tensor& x, int64_t heads, int64_t head_dim) {
 
 namespace {
 
+// The way back from split_heads().
+at::Tensor rows_of_heads(const at::Tensor& x) { return x.transpose(1, 2).flatten(2); }
+
 // Heads [B,H,L,D], in the order in which processes take them: [B,N,H/N,L,D].
 at::Tensor by_process(const at::Tensor& heads, int64_t count) {
   return heads.unflatten(1, {count, -1});
@@ -49,7 +52,8 @@ void AttentionProjections::add_output_projection(at::TensorOptions options) {
 
 QueryKeyValue AttentionProjections::project(const ops::LinearInput& x, const CosSin& rotary) const {
   const auto plain = heads(x);
-  return {apply_rotary(plain.query, rotary), apply_rotary(plain.key, rotary), plain.value};
+  const auto [query, key] = rotated(plain.query, plain.key, rotary);
+  return {query, key, plain.value};
 }
 
 std::optional<FewRowsProjections> AttentionProjections::few_rows_projections() const {
@@ -57,7 +61,12 @@ std::optional<FewRowsProjections> AttentionProjections::few_rows_projections() c
 }
 
 at::Tensor AttentionProjections::output(const at::Tensor& attended) const {
-  return o_proj->forward(attended.transpose(1, 2).flatten(2));
+  return o_proj->forward(rows_of_heads(attended));
+}
+
+at::Tensor AttentionProjections::add_to(const at::Tensor& residual,
+                                        const at::Tensor& attended) const {
+  return o_proj->add_to(residual, rows_of_heads(attended));
 }
 
 Attention::Attention(const AttentionShape& s, at::TensorOptions options) : AttentionProjections(s) {

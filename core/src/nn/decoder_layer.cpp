@@ -2,9 +2,18 @@
 
 #include <ATen/ATen.h>
 
+#include <utility>
+
 #include "outrider/ops/attention.h"
 
 namespace outrider::nn {
+namespace {
+
+bool is_held_here_alone(const at::Tensor& x) {
+  return x.use_count() == 1 && x.storage().use_count() == 1;
+}
+
+}  // namespace
 
 std::optional<FewRowsLayer> few_rows_layer(const RmsNorm* input_norm,
                                            const AttentionProjections& attention,
@@ -49,16 +58,18 @@ DecoderLayer::DecoderLayer(const DecoderLayerShape& s,
   mlp = register_module("mlp", std::move(position_mlp));
 }
 
-at::Tensor DecoderLayer::forward(const at::Tensor& x, const CosSin& rotary,
-                                 const at::Tensor& key_mask,
+at::Tensor DecoderLayer::forward(at::Tensor x, const CosSin& rotary, const at::Tensor& key_mask,
                                  const std::shared_ptr<SequenceShare>& share,
                                  const std::optional<ops::Documents>& documents) const {
-  auto qkv = self_attn->project(input_layernorm->forward(x), rotary);
-  if (share) qkv = rows_to_heads(qkv, share);
-  auto attended =
-      ops::causal_attention(qkv.query, qkv.key, qkv.value, key_mask, sliding_window, documents);
-  if (share) attended = ops::heads_to_rows(attended, share);
-  return after_attention(x, attended);
+  const auto attend = [&] {
+    auto qkv = self_attn->project(input_layernorm->forward(x), rotary);
+    if (share) qkv = rows_to_heads(qkv, share);
+    const auto attended =
+        ops::causal_attention(qkv.query, qkv.key, qkv.value, key_mask, sliding_window, documents);
+    return share ? ops::heads_to_rows(attended, share) : attended;
+  };
+  auto attended = attend();
+  return after_attention(std::move(x), std::move(attended));
 }
 
 std::optional<FewRowsLayer> DecoderLayer::few_rows_layer() const {
@@ -66,17 +77,22 @@ std::optional<FewRowsLayer> DecoderLayer::few_rows_layer() const {
                             sliding_window);
 }
 
-at::Tensor DecoderLayer::forward(const at::Tensor& x, const CosSin& rotary, CachedPass& pass,
+at::Tensor DecoderLayer::forward(at::Tensor x, const CosSin& rotary, CachedPass& pass,
                                  int64_t layer) const {
   if (const auto few = pass.may_be_few() ? few_rows_layer() : std::nullopt) {
     if (auto y = pass.few_rows(layer, *few, x, x, rotary)) return *std::move(y);
   }
-  const auto qkv = self_attn->project(input_layernorm->forward(x), rotary);
-  return after_attention(x, pass.attend(layer, qkv, sliding_window));
+  auto attended =
+      pass.attend(layer, self_attn->project(input_layernorm->forward(x), rotary), sliding_window);
+  return after_attention(std::move(x), std::move(attended));
 }
 
-at::Tensor DecoderLayer::after_attention(const at::Tensor& x, const at::Tensor& attended) const {
-  const auto residual = x + self_attn->output(attended);
+// What is no longer needed is given up before the block's widest tensors exist.
+at::Tensor DecoderLayer::after_attention(at::Tensor x, at::Tensor attended) const {
+  const auto residual =
+      is_held_here_alone(x) ? self_attn->add_to(x, attended) : x + self_attn->output(attended);
+  x.reset();
+  attended.reset();
   return mlp->add_to(residual, post_attention_layernorm->forward(residual));
 }
 

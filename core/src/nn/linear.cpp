@@ -28,6 +28,17 @@ at::Tensor Linear::forward(const at::Tensor& x) const {
   return ops::linear(x, weight, bias);
 }
 
+bool Linear::adds_in_place(const at::Tensor& residual, const at::Tensor& x) const {
+  return residual.is_cuda() && !at::GradMode::is_enabled() && residual.is_contiguous() &&
+         is_plain_for(residual) && is_plain_for(x) && !bias.defined();
+}
+
+at::Tensor Linear::add_to(const at::Tensor& residual, const at::Tensor& x) const {
+  if (!adds_in_place(residual, x)) return residual + forward(x);
+  residual.flatten(0, -2).addmm_(x.flatten(0, -2), weight.t());
+  return residual;
+}
+
 bool Linear::is_plain_for(const ops::LinearInput& x) const {
   return !product_ && std::ranges::all_of(x.sources(), [&](const at::Tensor& source) {
     return source.scalar_type() == weight.scalar_type();

@@ -37,15 +37,9 @@ at::Tensor SwiGluMlp::forward(const at::Tensor& x) const {
   return forward(x, ops::Recompute::kNothing);
 }
 
-// On a GPU the product adds to what is there, which saves a pass over memory.
 at::Tensor SwiGluMlp::add_to(const at::Tensor& residual, const at::Tensor& x) const {
-  const bool in_place = residual.is_cuda() && !at::GradMode::is_enabled() &&
-                        residual.is_contiguous() && down_proj->is_plain_for(residual) &&
-                        down_proj->is_plain_for(x) && !down_proj->bias.defined();
-  if (!in_place) return Mlp::add_to(residual, x);
-  const auto activation = ops::swiglu(gate_proj->forward(x), up_proj->forward(x));
-  residual.flatten(0, -2).addmm_(activation.flatten(0, -2), down_proj->weight.t());
-  return residual;
+  if (typeid(*this) != typeid(SwiGluMlp)) return Mlp::add_to(residual, x);
+  return down_proj->add_to(residual, ops::swiglu(gate_proj->forward(x), up_proj->forward(x)));
 }
 
 at::Tensor SwiGluMlp::forward(const ops::LinearInput& x, ops::Recompute recompute) const {

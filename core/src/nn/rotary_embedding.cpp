@@ -208,4 +208,13 @@ at::Tensor apply_rotary(const at::Tensor& x, const CosSin& tables) {
   return ops::rotary(x, tables.cos, tables.sin);
 }
 
+std::pair<at::Tensor, at::Tensor> rotated(const at::Tensor& query, const at::Tensor& key,
+                                          const CosSin& tables) {
+  const bool in_place = query.is_cuda() && !at::GradMode::is_enabled() &&
+                        query.scalar_type() == tables.cos.scalar_type();
+  if (!in_place) return {apply_rotary(query, tables), apply_rotary(key, tables)};
+  ops::rotate_in_place(query, key, tables.cos, tables.sin);
+  return {query, key};
+}
+
 }  // namespace outrider::nn

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
+#include <utility>
 
 #include "ops/diagonal_attention.h"
 #include "ops/prefix_attention.h"
@@ -27,14 +27,50 @@ double scale_of(const at::Tensor& query) {
   return 1.0 / std::sqrt(static_cast<double>(query.size(3)));
 }
 
+/// The first positions of keys or values, as many as there are queries.
+class FirstPositions {
+ public:
+  explicit FirstPositions(const at::Tensor& query) : count_(query.size(2)) {}
+
+  at::Tensor of(const at::Tensor& x) const {
+    return x.size(2) == count_ ? x : x.slice(2, 0, count_);
+  }
+
+  std::vector<at::Tensor> of(at::TensorList all) const {
+    std::vector<at::Tensor> first;
+    for (const auto& x : all) first.push_back(of(x));
+    return first;
+  }
+
+  /// A gradient like x of which nothing but zeros beyond the first positions is written.
+  at::Tensor gradient_like(const at::Tensor& x) const {
+    auto gradient = at::empty_like(x);
+    if (x.size(2) > count_) gradient.slice(2, count_).zero_();
+    return gradient;
+  }
+
+  /// The gradient of x, given that of the first positions.
+  at::Tensor extended(at::Tensor first, const at::Tensor& x) const {
+    if (x.size(2) == count_) return first;
+    auto gradient = gradient_like(x);
+    gradient.slice(2, 0, count_).copy_(first);
+    return gradient;
+  }
+
+ private:
+  int64_t count_;
+};
+
 struct PrefixDiagonalAttention : torch::autograd::Function<PrefixDiagonalAttention> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& query, const at::Tensor& key,
                             const at::Tensor& value, at::TensorList diagonal_keys,
                             at::TensorList diagonal_values, const Masks& masks) {
-    auto result = prefix_attention(query, key, value, masks.prefix, scale_of(query));
+    const FirstPositions first(query);
+    auto result =
+        prefix_attention(query, first.of(key), first.of(value), masks.prefix, scale_of(query));
     if (!diagonal_keys.empty()) {
-      merge_diagonals(result, query, {diagonal_keys, diagonal_values, masks.diagonals},
-                      scale_of(query));
+      const auto keys = first.of(diagonal_keys), values = first.of(diagonal_values);
+      merge_diagonals(result, query, {keys, values, masks.diagonals}, scale_of(query));
     }
     const auto documents = masks.prefix.documents.value_or(Documents{});
     variable_list saved = {query,
@@ -76,19 +112,23 @@ struct PrefixDiagonalAttention : torch::autograd::Function<PrefixDiagonalAttenti
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     constexpr size_t kBeforeDiagonals = 11;
     const auto saved = ctx->get_saved_variables();
-    const auto& query = saved[0];
+    const auto &query = saved[0], &key = saved[1], &value = saved[2];
+    const FirstPositions first(query);
     const PrefixResult merged{saved[3], saved[4], saved[5], saved[6]};
     const auto mask = kept_mask(ctx, saved[7], saved[9], saved[10]);
-    auto [d_query, d_key, d_value] = prefix_attention_backward(grads[0], query, saved[1], saved[2],
-                                                               merged, mask, scale_of(query));
-    variable_list results = {d_query, d_key, d_value};
+    auto [d_query, d_key, d_value] = prefix_attention_backward(
+        grads[0], query, first.of(key), first.of(value), merged, mask, scale_of(query));
+    variable_list results = {d_query, first.extended(std::move(d_key), key),
+                             first.extended(std::move(d_value), value)};
     const auto vectors = at::TensorList(saved).slice(kBeforeDiagonals);
     if (const size_t count = vectors.size() / 2) {
-      const Diagonals diagonals{vectors.slice(0, count), vectors.slice(count), saved[8]};
-      auto gradients =
-          merge_diagonals_backward(grads[0], query, diagonals, merged, scale_of(query), d_query);
-      std::ranges::move(gradients.keys, std::back_inserter(results));
-      std::ranges::move(gradients.values, std::back_inserter(results));
+      const auto read = first.of(vectors);
+      for (const auto& vector : vectors) results.push_back(first.gradient_like(vector));
+      const auto written = first.of(at::TensorList(results).slice(results.size() - vectors.size()));
+      const auto inputs = at::TensorList(read), gradients = at::TensorList(written);
+      merge_diagonals_backward(
+          grads[0], query, {inputs.slice(0, count), inputs.slice(count), saved[8]}, merged,
+          scale_of(query), {d_query, gradients.slice(0, count), gradients.slice(count)});
     }
     results.emplace_back();
     return results;
@@ -97,10 +137,11 @@ struct PrefixDiagonalAttention : torch::autograd::Function<PrefixDiagonalAttenti
 
 void check_shapes(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value) {
   const bool fits = query.dim() == 4 && key.dim() == 4 && key.sizes() == value.sizes() &&
-                    key.size(2) == query.size(2) && key.size(3) == query.size(3) &&
+                    key.size(2) >= query.size(2) && key.size(3) == query.size(3) &&
                     key.size(1) > 0 && query.size(1) % key.size(1) == 0;
   if (!fits) {
-    throw Error(ErrorCode::kInternal, "attention: query [B,H,S,D], keys and values [B,Hkv,S,D]");
+    throw Error(ErrorCode::kInternal,
+                "attention: query [B,H,S,D], keys and values [B,Hkv,S or more,D]");
   }
 }
 

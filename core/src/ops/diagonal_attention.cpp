@@ -53,16 +53,21 @@ class ComposedDiagonals {
   }
 
   // w = e^(s - lse), D = Σ dO·out: ds = w (dO·v - D), dv = w dO; the queries of a group add up.
-  DiagonalGradients backward(const at::Tensor& grad, const PrefixResult& merged,
-                             const at::Tensor& d_query) const {
+  void backward(const at::Tensor& grad, const PrefixResult& merged,
+                const DiagonalGradients& gradients) const {
+    const auto& d_query = gradients.query;
     const auto type = d_query.scalar_type();
     const auto d_out = widened_groups(grad);
     const auto weights = weight_of(scores_, grouped(merged.log_sum_exp, heads_));
     const auto delta = (d_out * widened_groups(merged.output)).sum(-1);
     const auto d_scores = (weights * ((d_out * values_).sum(-1) - delta) * scale_).unsqueeze(-1);
     d_query.add_((d_scores * keys_).sum(0).reshape(d_query.sizes()).to(type));
-    return {(d_scores * query_).sum(3).to(type).unbind(0),
-            (weights.unsqueeze(-1) * d_out).sum(3).to(type).unbind(0)};
+    const auto d_keys = (d_scores * query_).sum(3);
+    const auto d_values = (weights.unsqueeze(-1) * d_out).sum(3);
+    for (size_t j = 0; j < gradients.keys.size(); ++j) {
+      gradients.keys[j].copy_(d_keys[static_cast<int64_t>(j)]);
+      gradients.values[j].copy_(d_values[static_cast<int64_t>(j)]);
+    }
   }
 
  private:
@@ -84,6 +89,20 @@ at::Tensor by_vectors(const at::Tensor& x) { return x.stride(3) == 1 ? x : x.con
 cuda::HeadVectors vectors_of(const at::Tensor& x) {
   return {x.data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
 }
+
+/// A tensor that kernels write, or where its vectors do not lie together another in its place.
+class Written {
+ public:
+  explicit Written(const at::Tensor& target) : target_(target), tensor_(by_vectors(target)) {}
+
+  const at::Tensor& tensor() const { return tensor_; }
+  void finish() const {
+    if (!tensor_.is_same(target_)) target_.copy_(tensor_);
+  }
+
+ private:
+  at::Tensor target_, tensor_;
+};
 
 /// By kernels, at most kMaxDiagonals in a launch. Merging is associative: each launch takes what
 /// the one before made for its prefix.
@@ -116,27 +135,30 @@ class CudaDiagonals {
     });
   }
 
-  DiagonalGradients backward(const at::Tensor& grad, const PrefixResult& merged,
-                             const at::Tensor& d_query) const {
+  void backward(const at::Tensor& grad, const PrefixResult& merged,
+                const DiagonalGradients& gradients) const {
     const auto d_out = by_vectors(grad), output = by_vectors(merged.output);
     const auto lse = merged.log_sum_exp.contiguous();
-    const auto sum = by_vectors(d_query);
-    DiagonalGradients gradients;
+    const Written sum(gradients.query);
+    std::vector<Written> keys, values;
     for (size_t j = 0; j < keys_.size(); ++j) {
-      gradients.keys.push_back(at::empty_like(keys_[j]));
-      gradients.values.push_back(at::empty_like(values_[j]));
+      keys.emplace_back(gradients.keys[j]);
+      values.emplace_back(gradients.values[j]);
     }
     for_each_launch([&](size_t first, size_t end) {
       cuda::DiagonalGradients targets{};
       for (size_t j = first; j < end; ++j) {
-        targets.at[j - first] = {vectors_of(gradients.keys[j]), vectors_of(gradients.values[j])};
+        targets.at[j - first] = {vectors_of(keys[j].tensor()), vectors_of(values[j].tensor())};
       }
       return cuda::merge_diagonals_backward(
           shape_, vectors_of(d_out), vectors_of(query_), diagonals(first, end), vectors_of(output),
-          lse.const_data_ptr(), vectors_of(sum), targets, launch_.stream());
+          lse.const_data_ptr(), vectors_of(sum.tensor()), targets, launch_.stream());
     });
-    if (!sum.is_same(d_query)) d_query.copy_(sum);
-    return gradients;
+    sum.finish();
+    for (size_t j = 0; j < keys.size(); ++j) {
+      keys[j].finish();
+      values[j].finish();
+    }
   }
 
  private:
@@ -177,13 +199,13 @@ void merge_diagonals(PrefixResult& prefix, const at::Tensor& query, const Diagon
   ComposedDiagonals(query, diagonals, scale).merge(prefix);
 }
 
-DiagonalGradients merge_diagonals_backward(const at::Tensor& grad, const at::Tensor& query,
-                                           const Diagonals& diagonals, const PrefixResult& merged,
-                                           double scale, const at::Tensor& d_query) {
+void merge_diagonals_backward(const at::Tensor& grad, const at::Tensor& query,
+                              const Diagonals& diagonals, const PrefixResult& merged, double scale,
+                              const DiagonalGradients& gradients) {
   if (CudaDiagonals::can(query, diagonals)) {
-    return CudaDiagonals(query, diagonals, scale).backward(grad, merged, d_query);
+    return CudaDiagonals(query, diagonals, scale).backward(grad, merged, gradients);
   }
-  return ComposedDiagonals(query, diagonals, scale).backward(grad, merged, d_query);
+  ComposedDiagonals(query, diagonals, scale).backward(grad, merged, gradients);
 }
 
 }  // namespace outrider::ops

@@ -2,8 +2,6 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <vector>
-
 #include "ops/prefix_attention.h"
 
 namespace outrider::ops {
@@ -14,9 +12,11 @@ struct Diagonals {
   at::Tensor masks;
 };
 
-/// Gradients of J diagonals, like their keys and values.
+/// Where gradients go: those of J diagonals, of the shapes of their keys and values, are written,
+/// that of the query is added to.
 struct DiagonalGradients {
-  std::vector<at::Tensor> keys, values;
+  at::Tensor query;
+  at::TensorList keys, values;
 };
 
 /// Merges the diagonals of query [B,H,S,D] into attention to a prefix: its output and log-sum-exp
@@ -24,9 +24,9 @@ struct DiagonalGradients {
 void merge_diagonals(PrefixResult& prefix, const at::Tensor& query, const Diagonals& diagonals,
                      double scale);
 
-/// The diagonals' part of the backward pass of merged attention; adds to d_query in place.
-DiagonalGradients merge_diagonals_backward(const at::Tensor& grad, const at::Tensor& query,
-                                           const Diagonals& diagonals, const PrefixResult& merged,
-                                           double scale, const at::Tensor& d_query);
+/// The diagonals' part of the backward pass of merged attention.
+void merge_diagonals_backward(const at::Tensor& grad, const at::Tensor& query,
+                              const Diagonals& diagonals, const PrefixResult& merged, double scale,
+                              const DiagonalGradients& gradients);
 
 }  // namespace outrider::ops

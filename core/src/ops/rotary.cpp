@@ -68,15 +68,35 @@ struct RotaryOperator {
 
     static Tensor turn(const char* name, const Tensor& x, const Tensor& cos, const Tensor& sin,
                        bool inverse) {
-      const kernels::Launch launch(name, x);
-      const auto in = by_vectors(x), c = cos.contiguous(), s = sin.contiguous();
-      const cuda::RotaryShape shape{launch.type(), in.size(0),  in.size(1), in.size(2),
-                                    in.size(3),    c.size(3),   c.size(0),  in.stride(0),
-                                    in.stride(1),  in.stride(2)};
-      auto y = at::empty({in.size(0), in.size(2), in.size(1), in.size(3)}, in.options());
-      launch.check(cuda::rotary(shape, in.const_data_ptr(), c.const_data_ptr(), s.const_data_ptr(),
-                                inverse, y.data_ptr(), launch.stream()));
-      return y.transpose(1, 2);
+      const auto in = by_vectors(x);
+      const auto y =
+          at::empty({in.size(0), in.size(2), in.size(1), in.size(3)}, in.options()).transpose(1, 2);
+      run(name, {heads_of(in, y), {}}, x, cos, sin, inverse);
+      return y;
+    }
+
+    static cuda::RotaryStrides strides_of(const Tensor& x) {
+      return {x.stride(0), x.stride(1), x.stride(2)};
+    }
+
+    static cuda::RotaryHeads heads_of(const Tensor& x, const Tensor& y) {
+      return {x.size(1), x.const_data_ptr(), strides_of(x), y.data_ptr(), strides_of(y)};
+    }
+
+    static void run(const char* name, const cuda::RotaryPair& heads, const Tensor& like,
+                    const Tensor& cos, const Tensor& sin, bool inverse) {
+      const kernels::Launch launch(name, like);
+      const auto c = cos.contiguous(), s = sin.contiguous();
+      const cuda::RotaryShape shape{launch.type(), like.size(0), like.size(2),
+                                    like.size(3),  c.size(3),    c.size(0)};
+      launch.check(cuda::rotary(shape, heads, c.const_data_ptr(), s.const_data_ptr(), inverse,
+                                launch.stream()));
+    }
+
+    static void turn_in_place(const Tensor& query, const Tensor& key, const Tensor& cos,
+                              const Tensor& sin) {
+      run("rotate_in_place", {heads_of(query, query), heads_of(key, key)}, query, cos, sin,
+          /*inverse=*/false);
     }
 
     static Tensor forward(const Tensor& x, const Tensor& cos, const Tensor& sin) {
@@ -119,6 +139,18 @@ at::Tensor ops::rotary(const at::Tensor& x, const at::Tensor& cos, const at::Ten
   if (cos.scalar_type() != x.scalar_type()) return RotaryOperator::Composed::forward(x, cos, sin);
   require_core_operators();
   return FusedOperator<RotaryOperator>::call(x, cos, sin);
+}
+
+void ops::rotate_in_place(const at::Tensor& query, const at::Tensor& key, const at::Tensor& cos,
+                          const at::Tensor& sin) {
+  using Cuda = RotaryOperator::Cuda;
+  RotaryOperator::check(query, cos, sin);
+  RotaryOperator::check(key, cos, sin);
+  const bool lie_together = query.stride(3) == 1 && key.stride(3) == 1;
+  if (query.is_cuda() && Cuda::is_built() && lie_together) {
+    return Cuda::turn_in_place(query, key, cos, sin);
+  }
+  for (const auto& x : {query, key}) x.copy_(ops::rotary(x, cos, sin));
 }
 
 }  // namespace outrider

@@ -44,6 +44,8 @@ class OUTRIDER_API AttentionProjections : public torch::nn::Module {
   QueryKeyValue project(const ops::LinearInput& x, const CosSin& rotary) const;
   /// Attention output [B,heads,S,D] → [B,S,h].
   at::Tensor output(const at::Tensor& attended) const;
+  /// residual + output(attended); without a graph it may be computed in place of `residual`.
+  at::Tensor add_to(const at::Tensor& residual, const at::Tensor& attended) const;
   /// Query, key and value for few rows; none where only heads() knows the way.
   virtual std::optional<FewRowsProjections> few_rows_projections() const;
 
@@ -51,7 +53,7 @@ class OUTRIDER_API AttentionProjections : public torch::nn::Module {
   std::shared_ptr<Linear> o_proj;
 
  protected:
-  /// Query, key and value as they are before the rotation.
+  /// Query, key and value as they are before the rotation, which may overwrite them.
   virtual QueryKeyValue heads(const ops::LinearInput& x) const = 0;
   /// For the subclass's constructor, after its own projections: checkpoints list o_proj last.
   void add_output_projection(at::TensorOptions options);

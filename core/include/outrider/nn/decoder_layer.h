@@ -41,13 +41,13 @@ class OUTRIDER_API DecoderLayer : public torch::nn::Module {
 
   /// x [B,S,h]; causal, and keys where key_mask [B,S] is false are never attended to. With a
   /// `share`, S are this process's own rows, and attention is over those of all; without a mask.
-  /// With `documents` it is within each.
-  at::Tensor forward(const at::Tensor& x, const CosSin& rotary, const at::Tensor& key_mask,
+  /// With `documents` it is within each. An x that the caller moves here and that nobody else holds
+  /// may become the result.
+  at::Tensor forward(at::Tensor x, const CosSin& rotary, const at::Tensor& key_mask,
                      const std::shared_ptr<SequenceShare>& share = {},
                      const std::optional<ops::Documents>& documents = {}) const;
   /// x [B,n,h], the new rows of the pass; `layer`: this one's number in the cache.
-  at::Tensor forward(const at::Tensor& x, const CosSin& rotary, CachedPass& pass,
-                     int64_t layer) const;
+  at::Tensor forward(at::Tensor x, const CosSin& rotary, CachedPass& pass, int64_t layer) const;
 
   /// As few rows go through it, where its parts can say.
   std::optional<FewRowsLayer> few_rows_layer() const;
@@ -58,7 +58,7 @@ class OUTRIDER_API DecoderLayer : public torch::nn::Module {
   std::optional<int64_t> sliding_window;
 
  private:
-  at::Tensor after_attention(const at::Tensor& x, const at::Tensor& attended) const;
+  at::Tensor after_attention(at::Tensor x, at::Tensor attended) const;
 };
 
 }  // namespace outrider::nn

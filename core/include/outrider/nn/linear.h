@@ -34,6 +34,9 @@ class OUTRIDER_API Linear : public torch::nn::Module {
 
   /// x [...,in] → [...,out], in the type of x: parameters of another are converted for the product.
   at::Tensor forward(const at::Tensor& x) const;
+  /// residual + forward(x). On a GPU without a graph it is computed in place of `residual` where
+  /// the product can add to it, which saves a pass over memory.
+  at::Tensor add_to(const at::Tensor& residual, const at::Tensor& x) const;
   /// Has the product computed by another from here on, or by the layer itself again for null. The
   /// layer's parameters stay as they are.
   void replace_product(std::shared_ptr<const LinearProduct> product);
@@ -49,6 +52,8 @@ class OUTRIDER_API Linear : public torch::nn::Module {
   at::Tensor weight, bias;
 
  private:
+  bool adds_in_place(const at::Tensor& residual, const at::Tensor& x) const;
+
   std::shared_ptr<const LinearProduct> product_;  // null: the layer's own
 };
 

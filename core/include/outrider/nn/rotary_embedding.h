@@ -44,4 +44,8 @@ class OUTRIDER_API RotaryEmbedding {
 /// kept.
 OUTRIDER_API at::Tensor apply_rotary(const at::Tensor& x, const CosSin& tables);
 
+/// Query and key, rotated as apply_rotary() does: on a GPU without a graph in their own place.
+OUTRIDER_API std::pair<at::Tensor, at::Tensor> rotated(const at::Tensor& query,
+                                                       const at::Tensor& key, const CosSin& tables);
+
 }  // namespace outrider::nn

@@ -11,7 +11,7 @@
 
 namespace outrider::ops {
 
-/// One key and value per query, of an earlier draft step: [B,kv heads,S,D] each.
+/// One key and value per query, of an earlier draft step: [B,kv heads,S,D] each, or more.
 struct DiagonalKeys {
   at::Tensor key, value;
 };
@@ -25,7 +25,9 @@ struct DiagonalKeys {
 /// key_mask [B,S] bool or undefined: prefix keys that may be attended to. diagonal_masks: one [B,S]
 /// bool tensor per diagonal, or empty. A query without any key gives zeros. With `documents` a
 /// query sees the prefix keys of its own alone.
-/// A lag is made by slicing: with queries q[j:] and prefix keys k[:S-j], query i sees keys ≤ i-j.
+/// A lag is made by slicing: with queries q[j:], query i sees the prefix keys ≤ i-j. Of keys and
+/// values that are more than the queries the first S are read, so that those of earlier steps need
+/// not be sliced, which would cost their gradients two passes over memory each.
 OUTRIDER_API at::Tensor prefix_diagonal_attention(
     const at::Tensor& query, const at::Tensor& prefix_key, const at::Tensor& prefix_value,
     const std::vector<DiagonalKeys>& diagonals = {}, const at::Tensor& key_mask = {},

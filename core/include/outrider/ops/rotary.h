@@ -11,4 +11,8 @@ namespace outrider::ops {
 /// may differ: the result has that of the product.
 OUTRIDER_API at::Tensor rotary(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin);
 
+/// The same in place of query [B,H,S,D] and key [B,Hkv,S,D], at once on a GPU; without a graph.
+OUTRIDER_API void rotate_in_place(const at::Tensor& query, const at::Tensor& key,
+                                  const at::Tensor& cos, const at::Tensor& sin);
+
 }  // namespace outrider::ops

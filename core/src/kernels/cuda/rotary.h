@@ -15,15 +15,33 @@ namespace outrider::cuda {
 
 struct RotaryShape {
   kernels::DataType type;
-  int64_t batch, heads, length, head_dim, rotated;
+  int64_t batch, length, head_dim, rotated;
   int64_t table_batch;  // 1, or batch: each sequence has tables of its own
-  int64_t batch_stride, head_stride, length_stride;  // of the input, in elements
 };
 
-/// x [batch, heads, length, head_dim] by strides, the last 1; cos, sin [table_batch, length,
-/// rotated] contiguous; y [batch, length, heads, head_dim] contiguous. `inverse` turns back: the
-/// gradient of x from that of y.
-OUTRIDER_LAUNCHER int rotary(const RotaryShape& shape, const void* x, const void* cos,
-                             const void* sin, bool inverse, void* y, CUstream_st* stream);
+/// [batch, heads, length, head_dim] of which the vectors' elements lie beside each other; strides
+/// in elements.
+struct RotaryStrides {
+  int64_t batch, head, length;
+};
+
+/// Vectors x and where they go, which may be their own place.
+struct RotaryHeads {
+  int64_t heads;
+  const void* x;
+  RotaryStrides from;
+  void* y;
+  RotaryStrides to;
+};
+
+/// Heads that turn by the same tables: a query's and a key's, or one tensor's and none.
+struct RotaryPair {
+  RotaryHeads first, second;
+};
+
+/// cos, sin [table_batch, length, rotated] contiguous. `inverse` turns back: the gradient of x from
+/// that of y.
+OUTRIDER_LAUNCHER int rotary(const RotaryShape& shape, const RotaryPair& heads, const void* cos,
+                             const void* sin, bool inverse, CUstream_st* stream);
 
 }  // namespace outrider::cuda

@@ -65,17 +65,12 @@ ops::LinearInput EagleLayer::mlp_input(const at::Tensor& residual, ops::Recomput
 
 at::Tensor EagleLayer::attend(const nn::QueryKeyValue& qkv, const StepContext& context,
                               StepCache& cache) const {
-  const int64_t size = qkv.query.size(2);
   cache.steps.push_back({qkv.key, qkv.value});
-  std::vector<ops::DiagonalKeys> diagonals;
-  for (size_t i = 1; i < cache.steps.size(); ++i) {
-    diagonals.push_back(
-        {cache.steps[i].key.slice(2, 0, size), cache.steps[i].value.slice(2, 0, size)});
-  }
   const auto& prefix = cache.steps.front();
-  return ops::prefix_diagonal_attention(qkv.query, prefix.key.slice(2, 0, size),
-                                        prefix.value.slice(2, 0, size), diagonals, context.key_mask,
-                                        context.diagonal_masks, context.documents);
+  const std::vector<ops::DiagonalKeys> diagonals(cache.steps.begin() + 1, cache.steps.end());
+  return ops::prefix_diagonal_attention(qkv.query, prefix.key, prefix.value, diagonals,
+                                        context.key_mask, context.diagonal_masks,
+                                        context.documents);
 }
 
 // Rows beyond one's own are another process's: zeros here, and nothing that counts reads them.

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "double_norm_concat_cuda.h"
 #include "outrider/kernels/accumulation.h"
 #include "outrider/kernels/launch.h"
@@ -78,14 +80,35 @@ struct DoubleNormConcat {
   struct Cuda {
     static bool is_built() { return cuda::forward != nullptr; }
 
-    // Contiguous inputs and their addresses.
+    // Sequences without their first or last positions are read where they lie.
+    static bool has_whole_parts(const Tensor& x) {
+      return x.dim() == 3 && x.numel() > 0 && x.stride(2) == 1 && x.stride(1) == x.size(2);
+    }
+
+    static cuda::RowParts parts_of(const Tensor& x) {
+      if (has_whole_parts(x)) return {x.const_data_ptr(), x.size(1), x.stride(0)};
+      return {x.const_data_ptr(), std::max<int64_t>(1, kernels::rows_of(x).count), 0};
+    }
+
+    // Inputs that kernels can read, and their addresses.
     struct Inputs {
       Tensor e, g, w_e, w_h;
 
+      Inputs(const Tensor& embeddings, const Tensor& hidden, const Tensor& embedding_weight,
+             const Tensor& hidden_weight)
+          : e(readable(embeddings)),
+            g(readable(hidden)),
+            w_e(embedding_weight.contiguous()),
+            w_h(hidden_weight.contiguous()) {}
+
+      static Tensor readable(const Tensor& x) { return has_whole_parts(x) ? x : x.contiguous(); }
+
       cuda::DoubleNormInputs pointers() const {
-        return {e.const_data_ptr(), g.const_data_ptr(), w_e.const_data_ptr(), w_h.const_data_ptr()};
+        return {parts_of(e), parts_of(g), w_e.const_data_ptr(), w_h.const_data_ptr()};
       }
     };
+
+    static Tensor contiguous_like(const Tensor& x) { return at::empty(x.sizes(), x.options()); }
 
     static cuda::DoubleNormShape shape_of(const kernels::Launch& launch, const Tensor& hidden,
                                           double eps, bool twice) {
@@ -97,8 +120,7 @@ struct DoubleNormConcat {
                           const Tensor& embedding_weight, const Tensor& hidden_weight, double eps,
                           bool twice) {
       const kernels::Launch launch("double_norm_concat", hidden);
-      const Inputs in{embeddings.contiguous(), hidden.contiguous(), embedding_weight.contiguous(),
-                      hidden_weight.contiguous()};
+      const Inputs in(embeddings, hidden, embedding_weight, hidden_weight);
       auto sizes = hidden.sizes().vec();
       sizes.back() *= 2;
       auto out = at::empty(sizes, hidden.options());
@@ -111,12 +133,11 @@ struct DoubleNormConcat {
                                  const Tensor& embedding_weight, const Tensor& hidden_weight,
                                  double eps, bool twice, Wanted<4> wanted) {
       const kernels::Launch launch("double_norm_concat_backward", hidden);
-      const Inputs in{embeddings.contiguous(), hidden.contiguous(), embedding_weight.contiguous(),
-                      hidden_weight.contiguous()};
+      const Inputs in(embeddings, hidden, embedding_weight, hidden_weight);
       const auto d_out = grad.contiguous();
       const auto shape = shape_of(launch, in.g, eps, twice);
-      auto d_e = wanted[0] ? at::empty_like(in.e) : Tensor();
-      auto d_g = at::empty_like(in.g), d_w_e = at::empty_like(in.w_e);
+      auto d_e = wanted[0] ? contiguous_like(in.e) : Tensor();
+      auto d_g = contiguous_like(in.g), d_w_e = at::empty_like(in.w_e);
       auto d_w_h = at::empty_like(in.w_h);
       auto workspace = launch.workspace(cuda::backward_workspace_bytes(shape));
       launch.check(cuda::backward(shape, in.pointers(), d_out.const_data_ptr(),

@@ -35,11 +35,21 @@ constexpr int64_t kBackwardBlocks = 264;    // two for each multiprocessor of an
 constexpr size_t kSharedLimit = 96 * 1024;  // two blocks still fit
 
 template <class T>
+__device__ const T* row_of(const RowParts& parts, int64_t row, int64_t hidden) {
+  return static_cast<const T*>(parts.data) + row / parts.length * parts.stride +
+         row % parts.length * hidden;
+}
+
+template <class T>
 struct Problem {
   RmsShape<T> norm;
   int64_t rows;
   bool twice;
-  const T *e, *g, *w_e, *w_h;
+  RowParts e_rows, g_rows;
+  const T *w_e, *w_h;
+
+  __device__ const T* e(int64_t row) const { return row_of<T>(e_rows, row, norm.hidden); }
+  __device__ const T* g(int64_t row) const { return row_of<T>(g_rows, row, norm.hidden); }
 };
 
 // A pack of rms(g, w_e), given the row's first scale.
@@ -75,11 +85,11 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Problem<T> p, T* out)
   for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
     T* left = out + 2 * row * p.norm.hidden;
     if (blockIdx.y == 0) {
-      norm_row(p.norm, p.e + row * p.norm.hidden, p.w_e, left, scratch);
+      norm_row(p.norm, p.e(row), p.w_e, left, scratch);
     } else if (p.twice) {
-      norm_row_twice(p, p.g + row * p.norm.hidden, left + p.norm.hidden, scratch);
+      norm_row_twice(p, p.g(row), left + p.norm.hidden, scratch);
     } else {
-      norm_row(p.norm, p.g + row * p.norm.hidden, p.w_h, left + p.norm.hidden, scratch);
+      norm_row(p.norm, p.g(row), p.w_h, left + p.norm.hidden, scratch);
     }
   }
 }
@@ -134,13 +144,12 @@ __device__ void row_backward(const Problem<T>& p, const BackwardPointers<T>& b, 
                              const BlockLines<T, 2>& lines, RowSums<Accumulate<T>>* scratch) {
   const int64_t offset = row * p.norm.hidden;
   const T* left = b.grad_out + 2 * offset;
-  norm_row_backward(p.norm, p.e + offset, p.w_e, left, b.grad_e ? b.grad_e + offset : nullptr,
+  norm_row_backward(p.norm, p.e(row), p.w_e, left, b.grad_e ? b.grad_e + offset : nullptr,
                     lines.order(), lines.line(0), scratch);
   if constexpr (kTwice) {
-    norm_row_twice_backward(p, p.g + offset, left + p.norm.hidden, b.grad_g + offset, lines,
-                            scratch);
+    norm_row_twice_backward(p, p.g(row), left + p.norm.hidden, b.grad_g + offset, lines, scratch);
   } else {
-    norm_row_backward(p.norm, p.g + offset, p.w_h, left + p.norm.hidden, b.grad_g + offset,
+    norm_row_backward(p.norm, p.g(row), p.w_h, left + p.norm.hidden, b.grad_g + offset,
                       lines.order(), lines.line(1), scratch);
   }
 }
@@ -165,8 +174,8 @@ Problem<T> problem_of(const DoubleNormShape& shape, const DoubleNormInputs& in) 
   return {{shape.hidden, static_cast<Accumulate<T>>(shape.eps)},
           shape.rows,
           shape.twice,
-          static_cast<const T*>(in.e),
-          static_cast<const T*>(in.g),
+          in.e,
+          in.g,
           static_cast<const T*>(in.w_e),
           static_cast<const T*>(in.w_h)};
 }

@@ -13,7 +13,7 @@ struct CUstream_st;
 ///     out = [ rms(e, w_e) ; rms(g, w_h) ]                with twice: rms(rms(g, w_e), w_h)
 ///     rms(x, w) = w · cast(x / √(mean(x²) + eps))
 ///
-/// e, g [rows, hidden] and out [rows, 2·hidden] are contiguous, all tensors of one type. Functions
+/// out [rows, 2·hidden] is contiguous, all tensors of one type. Functions
 /// return a cudaError_t, 0 for success, and do not wait for the stream.
 namespace outrider::eagle::cuda {
 
@@ -26,8 +26,16 @@ struct DoubleNormShape {
   bool twice;
 };
 
+/// Rows of `hidden` elements beside each other; `stride` elements lie between the beginnings of
+/// parts of `length` rows, which are contiguous.
+struct RowParts {
+  const void* data;
+  int64_t length, stride;
+};
+
 struct DoubleNormInputs {
-  const void *e, *g, *w_e, *w_h;
+  RowParts e, g;
+  const void *w_e, *w_h;
 };
 
 struct DoubleNormGradients {
