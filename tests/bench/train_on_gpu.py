@@ -71,7 +71,7 @@ def measured(command, kind):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return {"error": (done.stderr.strip() or "failed").splitlines()[-1][:200]}
-    return kind(json.loads(done.stdout.splitlines()[-1])) | {"gib": round(peak.mib / 1024, 1)}
+    return kind(json.loads(done.stdout[done.stdout.rindex("\n@"):][2:] if "\n@" in done.stdout else done.stdout)) | {"gib": round(peak.mib / 1024, 1)}
 
 
 def of_outrider(arguments, name):
@@ -146,7 +146,7 @@ def main():
     arguments = parser.parse_args()
     names = arguments.workload or ["1b-k3-2048x8"]
     if arguments.measure:
-        print(json.dumps(rates_of_toolkit(arguments.measure, names[0], arguments.steps)))
+        print("\n@" + json.dumps(rates_of_toolkit(arguments.measure, names[0], arguments.steps)))
         return
     toolkits = arguments.toolkit or [name for name in PACKAGES if version_of(name)]
     for name in names:
