@@ -18,6 +18,14 @@ struct RowSums {
   A first = 0, second = 0;
 };
 
+/// The sums over a block, in every thread. Also a barrier.
+template <class A>
+__device__ RowSums<A> sum_of_block(const RowSums<A>& sums, RowSums<A>* scratch) {
+  return block_reduce(sums, scratch, [](const RowSums<A>& a, const RowSums<A>& b) {
+    return RowSums<A>{a.first + b.first, a.second + b.second};
+  });
+}
+
 /// Sums body(begin, sums) over the packs of a row; the result is in every thread. Also a barrier.
 template <class T, class Body>
 __device__ RowSums<Accumulate<T>> row_sums(const T* row, int64_t hidden,
@@ -25,9 +33,7 @@ __device__ RowSums<Accumulate<T>> row_sums(const T* row, int64_t hidden,
   using S = RowSums<Accumulate<T>>;
   S sums;
   for_each_pack(row, hidden, [&](int64_t begin) { body(begin, sums); });
-  return block_reduce(sums, scratch, [](const S& a, const S& b) {
-    return S{a.first + b.first, a.second + b.second};
-  });
+  return sum_of_block(sums, scratch);
 }
 
 /// What all rows of a norm share.

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/cuda/held_rows.cuh"
 #include "kernels/cuda/rms_norm.h"
 #include "outrider/kernels/device_launch.cuh"
 #include "outrider/kernels/device_rms_norm.cuh"
@@ -29,6 +30,22 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Norm<T> n, T* y) {
   for (int64_t row = blockIdx.x; row < n.rows; row += gridDim.x) {
     const int64_t offset = row * n.shape.hidden;
     kernels::norm_row(n.shape, n.x + offset, n.w, y + offset, scratch.as());
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) held_rows_kernel(Norm<T> n, T* y) {
+  __shared__ kernels::ReduceScratch<RowSums<Accumulate<T>>> scratch;
+  for (int64_t row = blockIdx.x; row < n.rows; row += gridDim.x) {
+    const int64_t hidden = n.shape.hidden, offset = row * hidden;
+    kernels::HeldRow<T> held(n.x + offset, hidden);
+    RowSums<Accumulate<T>> sums;
+    held.for_each([&](const auto& x, int64_t) { sums.first += kernels::sum_of_squares<T>(x); });
+    const auto scale = n.shape.root_of(kernels::sum_of_block(sums, scratch.as()).first);
+    held.for_each([&](const auto& x, int64_t begin) {
+      const auto w = kernels::load_pack(n.w, begin, hidden);
+      kernels::store_pack(y + offset, begin, hidden, kernels::normalized<T>(x, scale, w));
+    });
   }
 }
 
@@ -91,9 +108,11 @@ int rms_norm(const RmsNormShape& shape, const void* x, const void* w, void* y,
              CUstream_st* stream) {
   if (shape.rows == 0 || shape.hidden == 0) return cudaSuccess;
   return kernels::with_type(shape.type, [&]<class T>(T) {
-    return kernels::launch(forward_kernel<T>, dim3(kernels::grid_size(shape.rows)),
-                           dim3(kernels::row_threads<T>(shape.hidden, kThreads)), 0, stream,
-                           norm_of<T>(shape, x, w), static_cast<T*>(y));
+    const auto holding = kernels::threads_that_hold<T>(shape.hidden, kThreads);
+    return kernels::launch(holding ? held_rows_kernel<T> : forward_kernel<T>,
+                           dim3(kernels::grid_size(shape.rows)),
+                           dim3(holding.value_or(kernels::row_threads<T>(shape.hidden, kThreads))),
+                           0, stream, norm_of<T>(shape, x, w), static_cast<T*>(y));
   });
 }
 

@@ -1,0 +1,45 @@
+#pragma once
+
+// Rows that a block holds in registers, so that each is read once and all of it is on its way at a
+// time. Include from .cu files only.
+
+#include <cstdint>
+#include <optional>
+
+#include "outrider/kernels/device_launch.cuh"
+#include "outrider/kernels/device_packs.cuh"
+
+namespace outrider::kernels {
+
+/// A thread's part of its block's row.
+template <class T>
+struct HeldRow {
+  static constexpr int kPacks = 4;
+  Pack<T> packs[kPacks];
+
+  __device__ HeldRow(const T* row, int64_t size) {
+    for_each([&](Pack<T>& pack, int64_t begin) { pack = load_pack(row, begin, size); });
+  }
+
+  /// body(pack, where it begins); what lies beyond the row's end is zeros.
+  template <class Body>
+  __device__ void for_each(Body body) {
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) {
+      body(packs[i], (int64_t{i} * blockDim.x + threadIdx.x) * Pack<T>::kSize);
+    }
+  }
+};
+
+/// Threads of a block, at most `limit`, that hold a row; none for wider ones, for those that do not
+/// all begin at a pack's boundary, and where blocks would be a warp, too few threads at a time.
+template <class T>
+std::optional<int> threads_that_hold(int64_t width, int limit) {
+  constexpr int kPacks = HeldRow<T>::kPacks;
+  const int threads = row_threads<T>((width + kPacks - 1) / kPacks, limit);
+  const bool fits = width <= int64_t{threads} * kPacks * Pack<T>::kSize;
+  const bool is_worth_it = width % Pack<T>::kSize == 0 && threads > 32;
+  return fits && is_worth_it ? std::optional(threads) : std::nullopt;
+}
+
+}  // namespace outrider::kernels
