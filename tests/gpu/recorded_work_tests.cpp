@@ -13,6 +13,7 @@
 #include "outrider/kernels/recorded_work.h"
 #include "outrider/model/base_model_registry.h"
 #include "outrider/model/draft.h"
+#include "outrider/nn/kv_cache.h"
 
 namespace outrider::testing::recorded_work {
 namespace {
@@ -182,6 +183,36 @@ TEST_CASE("work that waits for the device is not recorded, and runs") {
     CHECK(next.run({x}, [](const Tensors& in) { return Tensors{in[0] * 3}; })[0].equal(x * 3));
   }
   CHECK(next.is_recorded());
+}
+
+TEST_CASE("paths through trees are kept as plain loops keep them, again and again") {
+  const c10::InferenceMode inference;
+  constexpr int64_t kLayers = 3, kBatch = 2, kRows = 6;
+  nn::KvCache cache(kLayers, kBatch);
+  cache.expect(64);
+  std::vector<std::vector<at::Tensor>> expected(kBatch);  // the kept keys of layer 0
+  for (int64_t round = 0; round < 5; ++round) {
+    at::Tensor keys;
+    for (int64_t layer = 0; layer < kLayers; ++layer) {
+      const auto rows = at::randn({kBatch, 2, kRows, 32}, kOptions);
+      if (layer == 0) keys = rows;
+      cache.append(layer, rows, rows + 1);
+    }
+    const std::vector<std::vector<int64_t>> paths{{0, 2, 5}, {0, round % 5 + 1}};
+    cache.commit_paths(paths);
+    for (size_t b = 0; b < paths.size(); ++b) {
+      for (const int64_t row : paths[b]) {
+        expected[b].push_back(keys[static_cast<int64_t>(b)].select(1, row));
+      }
+    }
+    const auto& kept = cache.slots(0, {}, 0);
+    for (size_t b = 0; b < paths.size(); ++b) {
+      const auto own = kept.key[static_cast<int64_t>(b)].slice(1, 0, cache.lengths()[b]);
+      CHECK(own.equal(at::stack(expected[b], 1)));
+      const auto values = kept.value[static_cast<int64_t>(b)].slice(1, 0, cache.lengths()[b]);
+      CHECK(values.equal(own + 1));
+    }
+  }
 }
 
 TEST_CASE("a drafter that is recorded proposes what it does without") {

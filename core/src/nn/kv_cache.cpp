@@ -1,11 +1,13 @@
 #include "outrider/nn/kv_cache.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <limits>
 
 #include "outrider/error.h"
+#include "outrider/kernels/recorded_work.h"
 
 namespace outrider::nn {
 namespace {
@@ -127,12 +129,23 @@ void KvCache::move_paths(const std::vector<std::vector<int64_t>>& paths) {
   }
   const auto begin = at::tensor(lengths_, at::kLong).unsqueeze(1);
   const auto device = layers_.front().key.device();
-  const auto old_slots = (begin + from).to(device);
-  const auto slots = (begin + at::arange(width)).to(device), sequence = sequence_index(slots);
+  auto& prepared = prepared_[fmt::format("paths of {} rows", width)];
+  if (!prepared) prepared = std::make_shared<kernels::RecordedWork>();
+  static_cast<kernels::RecordedWork*>(prepared.get())
+      ->run({(begin + from).to(device), (begin + at::arange(width)).to(device)},
+            [this](const std::vector<at::Tensor>& inputs) {
+              move_rows(inputs[0], inputs[1]);
+              return std::vector<at::Tensor>();
+            });
+}
+
+// Of each sequence, slots [B,n].
+void KvCache::move_rows(const at::Tensor& from, const at::Tensor& to) {
+  const auto sequence = sequence_index(to);
   for (auto& layer : layers_) {
     for (auto* all : {&layer.key, &layer.value}) {
       const auto rows = by_slot(*all);
-      rows.index_put_({sequence, slots}, rows.index({sequence, old_slots}));
+      rows.index_put_({sequence, to}, rows.index({sequence, from}));
     }
   }
 }

@@ -19,8 +19,9 @@ namespace outrider::decode {
 class OUTRIDER_API RecordedProposals {
  public:
   /// What `draft` makes of the inputs [B,…], as draft_stepwise() does: it reads what changes from
-  /// round to round there alone, and draws with `request` as it gets it. The next call may
-  /// overwrite the tree. A request with `on_logits` is drafted as it is.
+  /// round to round there alone, and draws with `request` as it gets it: `max_tokens` times, since
+  /// the random numbers are drawn ahead. The next call may overwrite the tree. A request with
+  /// `on_logits` is drafted as it is.
   DraftTree run(const DraftRequest& request, const std::vector<at::Tensor>& inputs,
                 const std::function<DraftTree(const std::vector<at::Tensor>& inputs,
                                               const DraftRequest& request)>& draft);

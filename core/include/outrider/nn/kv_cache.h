@@ -61,6 +61,7 @@ class OUTRIDER_API KvCache {
  private:
   void reserve(Rows& layer, const at::Tensor& like, int64_t rows);
   void write(const at::Tensor& all, const at::Tensor& rows);
+  void move_rows(const at::Tensor& from, const at::Tensor& to);
   void move_paths(const std::vector<std::vector<int64_t>>& paths);
   const at::Tensor& new_slots(int64_t count, at::Device device);
   void set_lengths(std::vector<int64_t> lengths);

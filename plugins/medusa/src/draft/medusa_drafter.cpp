@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "outrider/decode/stepwise.h"
 #include "outrider/error.h"
 #include "outrider/ops/linear.h"
@@ -23,8 +25,12 @@ void MedusaDrafter::commit(const BaseOutputs& accepted, const at::Tensor& tokens
   state_ = hidden.gather(1, last.expand({-1, 1, hidden.size(2)}));
 }
 
+// As many tokens of a chain as there are heads are drawn.
 DraftTree MedusaDrafter::propose(const DraftRequest& request) {
-  return proposals_.run(request, {state_},
+  auto within = request;
+  const auto heads = static_cast<int64_t>(heads_.size());
+  if (request.width == 1) within.max_tokens = std::min(request.max_tokens, heads);
+  return proposals_.run(within, {state_},
                         [this](const std::vector<at::Tensor>& inputs, const DraftRequest& own) {
                           return drafted(inputs[0], own);
                         });
