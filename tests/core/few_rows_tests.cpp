@@ -6,13 +6,15 @@ namespace {
 
 const auto kOptions = at::TensorOptions(at::kCPU).dtype(at::kFloat);
 const Kind kPlain{kOptions, kOptions, 1e-5};
-const Kind kHalfWeights{kOptions, kOptions.dtype(at::kBFloat16), 1e-5};
+const auto kHalfOptions = kOptions.dtype(at::kBFloat16);
+const Kind kHalfWeights{kOptions, kHalfOptions, 1e-5};
+const Kind kHalf{kHalfOptions, kHalfOptions, 0.02};  // rounded to eight bits a few times on the way
 
 }  // namespace
 
 TEST_CASE("on a cpu products of a few rows, with what surrounds them, are those of float64") {
   at::manual_seed(31);
-  for (const auto& kind : {kPlain, kHalfWeights}) {
+  for (const auto& kind : {kPlain, kHalfWeights, kHalf}) {
     for (const int64_t rows : {1, 2, 5, 16}) {
       for (const bool is_normed : {false, true}) {
         check_product(kind, {rows, 96, {96, 24, 17}}, is_normed, false, false, rows % 2 == 0);
@@ -25,15 +27,18 @@ TEST_CASE("on a cpu products of a few rows, with what surrounds them, are those 
 }
 
 TEST_CASE("on a cpu attention of a few rows to kept keys is that of plain loops") {
-  check_attentions(kPlain);
-  check_attention(kPlain, {1, 3, 4, 2, 20, 12, {33}});
+  for (const auto& kind : {kPlain, kHalf}) {
+    check_attentions(kind);
+    check_attention(kind, {1, 3, 4, 2, 20, 12, {33}});
+  }
 }
 
 TEST_CASE("on a cpu a base gives few rows behind kept ones what it gives them in one pass") {
   check_bases(kPlain);
+  check_bases(kHalf);
 }
 
-TEST_CASE("what is not float32 on a cpu, or many rows, is left to others") {
+TEST_CASE("what is neither float32 nor bfloat16 on a cpu, or many rows, is left to others") {
   const c10::InferenceMode inference;
   const auto weight = at::randn({64, 64}, kOptions);
   CHECK(ops::takes_few_rows(at::randn({16, 64}, kOptions), {{weight, {}}}));

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <memory>
+#include <type_traits>
 
 #include "kernels/cpu/few_rows.h"
 #include "kernels/cpu/instruction_set.h"
@@ -47,46 +49,86 @@ bool is_readable(const at::Tensor& x) {
          (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
 }
 
-// bfloat16 is the upper half of a float.
+// Rows are float or bfloat16, the upper half of a float, here a uint16_t.
+float wide(float x) { return x; }
+float wide(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+
+// The nearest, of two as near the even one.
+template <class T>
+T narrow(float x) {
+  if constexpr (std::is_same_v<T, float>) return x;
+  const auto bits = std::bit_cast<uint32_t>(x);
+  const auto nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+  return static_cast<T>(std::isnan(x) ? 0x7FC0 : nearest);
+}
+
+template <class T>
+void widen(const T* from, int64_t count, float* to) {
+  std::transform(from, from + count, to, [](T x) { return wide(x); });
+}
+template <class T>
+void narrow(const float* from, int64_t count, T* to) {
+  std::transform(from, from + count, to, [](float x) { return narrow<T>(x); });
+}
+
+/// What values become where they are kept as T.
+template <class T>
+void round_in_place(float* values, int64_t count) {
+  if constexpr (std::is_same_v<T, float>) return;
+  std::transform(values, values + count, values, [](float x) { return wide(narrow<T>(x)); });
+}
+
+template <class T>
+T* elements(const at::Tensor& x) {
+  return static_cast<T*>(x.mutable_data_ptr());
+}
+template <class T>
+const T* const_elements(const at::Tensor& x) {
+  return static_cast<const T*>(x.const_data_ptr());
+}
+
 std::vector<float> widened_values(const at::Tensor& x) {
   std::vector<float> values(static_cast<size_t>(x.numel()));
-  if (x.scalar_type() == at::kFloat) {
-    std::copy_n(x.const_data_ptr<float>(), x.numel(), values.begin());
-  } else {
-    const auto* bits = static_cast<const uint16_t*>(x.const_data_ptr());
-    for (size_t i = 0; i < values.size(); ++i) {
-      values[i] = std::bit_cast<float>(static_cast<uint32_t>(bits[i]) << 16);
-    }
-  }
+  x.scalar_type() == at::kFloat ? widen(const_elements<float>(x), x.numel(), values.data())
+                                : widen(const_elements<uint16_t>(x), x.numel(), values.data());
   return values;
 }
 
 /// The rows of a product, normed where that is asked for.
+template <class T>
 class NormedRows {
  public:
-  NormedRows(const at::Tensor& x, const NormBefore& norm) : first_(x.const_data_ptr<float>()) {
+  NormedRows(const at::Tensor& x, const NormBefore& norm) {
+    if constexpr (std::is_same_v<T, float>) {
+      first_ = const_elements<float>(x);
+    } else {
+      wide_ = widened_values(x);
+      first_ = wide_.data();
+    }
     if (!norm.weight.defined()) return;
     const auto weight = widened_values(norm.weight);
     const int64_t size = x.size(-1);
-    values_.resize(static_cast<size_t>(x.numel()));
+    normed_.resize(static_cast<size_t>(x.numel()));
     for (int64_t at = 0; at < x.numel(); at += size) {
       few_rows_kernels().norm(first_ + at, weight.data(), size, static_cast<float>(norm.eps),
-                              values_.data() + at);
+                              normed_.data() + at);
     }
-    first_ = values_.data();
+    round_in_place<T>(normed_.data(), x.numel());
+    first_ = normed_.data();
   }
   const float* data() const { return first_; }
 
  private:
   const float* first_;
-  std::vector<float> values_;
+  std::vector<float> wide_, normed_;
 };
 
 struct Range {
   int64_t begin, end;
 };
 
-/// One layer's product into columns of y.
+/// One layer's product into columns of y, whose values are such as T keeps.
+template <class T>
 class LayerProduct {
  public:
   LayerProduct(const LinearParameters& layer, const float* x, int64_t rows, float* y,
@@ -102,27 +144,33 @@ class LayerProduct {
   void compute(Range outputs) const {
     const auto& kernels = few_rows_kernels();
     (is_float_ ? kernels.of_float : kernels.of_bfloat16)(product_, outputs.begin, outputs.end);
-    if (bias_.empty()) return;
     for (int64_t row = 0; row < product_.rows; ++row) {
-      float* y = product_.y + row * product_.stride;
-      for (int64_t i = outputs.begin; i < outputs.end; ++i) y[i] += bias_[static_cast<size_t>(i)];
+      finish(product_.y + row * product_.stride, outputs);
     }
   }
 
  private:
+  void finish(float* y, Range outputs) const {
+    if (!bias_.empty()) {
+      for (int64_t i = outputs.begin; i < outputs.end; ++i) y[i] += bias_[static_cast<size_t>(i)];
+    }
+    round_in_place<T>(y + outputs.begin, outputs.end - outputs.begin);
+  }
+
   FewRows product_;
   bool is_float_;
   std::vector<float> bias_;
 };
 
-void add_residual(const at::Tensor& residual, const at::Tensor& y) {
-  const auto* from = residual.const_data_ptr<float>();
-  auto* to = y.mutable_data_ptr<float>();
-  for (int64_t i = 0; i < y.numel(); ++i) to[i] += from[i];
+template <class T>
+void add_residual(const at::Tensor& residual, float* y) {
+  const auto* from = const_elements<T>(residual);
+  for (int64_t i = 0; i < residual.numel(); ++i) y[i] += wide(from[i]);
 }
 
 // All outputs are shared among the threads at once.
-void multiply_side_by_side(const std::vector<LayerProduct>& products, int64_t work) {
+template <class T>
+void multiply_side_by_side(const std::vector<LayerProduct<T>>& products, int64_t work) {
   int64_t total = 0;
   for (const auto& product : products) total += product.outputs();
   at::parallel_for(0, total, grain_of(work), [&](int64_t begin, int64_t end) {
@@ -136,7 +184,8 @@ void multiply_side_by_side(const std::vector<LayerProduct>& products, int64_t wo
   });
 }
 
-void multiply_gated(const LayerProduct& gate, const LayerProduct& up, const float* gates,
+template <class T>
+void multiply_gated(const LayerProduct<T>& gate, const LayerProduct<T>& up, const float* gates,
                     const float* ups, int64_t rows, int64_t work, float* y) {
   const int64_t width = gate.outputs();
   at::parallel_for(0, width, grain_of(2 * work), [&](int64_t begin, int64_t end) {
@@ -150,12 +199,11 @@ void multiply_gated(const LayerProduct& gate, const LayerProduct& up, const floa
 
 /// What the heads of new rows are turned by.
 struct Tables {
-  const float *cos, *sin;
-  int64_t rotated;
+  std::vector<float> cos, sin;
 
   void rotate(float* vector) const {
-    const int64_t half = rotated / 2;
-    for (int64_t i = 0; i < half; ++i) {
+    const size_t half = cos.size() / 2;
+    for (size_t i = 0; i < half; ++i) {
       const float low = vector[i], high = vector[i + half];
       vector[i] = low * cos[i] - high * sin[i];
       vector[i + half] = high * cos[i + half] + low * sin[i + half];
@@ -164,6 +212,7 @@ struct Tables {
 };
 
 /// One sequence's new rows: keys and values are kept behind the others, queries attend.
+template <class T>
 class SequenceAttention {
  public:
   SequenceAttention(const FewRowsAttention& a, int64_t sequence)
@@ -180,32 +229,38 @@ class SequenceAttention {
     for (int64_t row = 0; row < rows_; ++row) take(row);
   }
 
-  void attend(float* y) const {
+  void attend(T* y) const {
     const int64_t group = heads_ / key_heads_;
     const int64_t work = 2 * (kept_ + rows_) * size_ * rows_;
     at::parallel_for(0, heads_, grain_of(work), [&](int64_t begin, int64_t end) {
-      std::vector<float> scores(static_cast<size_t>(kept_ + rows_));
+      std::vector<float> scores(static_cast<size_t>(kept_ + rows_)),
+          attended(static_cast<size_t>(size_));
       for (int64_t row = 0; row < rows_; ++row) {
         const auto hidden = hidden_from(row);
         for (int64_t head = begin; head < end; ++head) {
-          few_rows_kernels().attend({.query = queries_.data() + (row * heads_ + head) * size_,
-                                     .keys = slot(a_.keys, head / group, 0),
-                                     .values = slot(a_.values, head / group, 0),
-                                     .count = hidden ? kept_ + rows_ : kept_ + row + 1,
-                                     .size = size_,
-                                     .scale = 1.0f / std::sqrt(static_cast<float>(size_)),
-                                     .hidden = hidden.get(),
-                                     .scores = scores.data(),
-                                     .y = y + ((sequence_ * rows_ + row) * heads_ + head) * size_});
+          attend_to_keys({.query = queries_.data() + (row * heads_ + head) * size_,
+                          .keys = slot(a_.keys, head / group, 0),
+                          .values = slot(a_.values, head / group, 0),
+                          .count = hidden ? kept_ + rows_ : kept_ + row + 1,
+                          .size = size_,
+                          .scale = 1.0f / std::sqrt(static_cast<float>(size_)),
+                          .hidden = hidden.get(),
+                          .scores = scores.data(),
+                          .y = attended.data()});
+          narrow(attended.data(), size_, y + ((sequence_ * rows_ + row) * heads_ + head) * size_);
         }
       }
     });
   }
 
  private:
-  float* slot(const at::Tensor& all, int64_t head, int64_t place) const {
-    return all.mutable_data_ptr<float>() +
-           ((sequence_ * key_heads_ + head) * all.size(2) + place) * size_;
+  static void attend_to_keys(const kernels::cpu::AttendedQuery& query) {
+    const auto& kernels = few_rows_kernels();
+    (std::is_same_v<T, float> ? kernels.attend_float : kernels.attend_bfloat16)(query);
+  }
+
+  T* slot(const at::Tensor& all, int64_t head, int64_t place) const {
+    return elements<T>(all) + ((sequence_ * key_heads_ + head) * all.size(2) + place) * size_;
   }
 
   int64_t number(int64_t row) const {
@@ -218,30 +273,37 @@ class SequenceAttention {
   Tables tables(int64_t row) const {
     const int64_t rotated = a_.cos.size(-1);
     const int64_t first = (a_.tables_by_position ? position(row) : number(row)) * rotated;
-    return {a_.cos.const_data_ptr<float>() + first, a_.sin.const_data_ptr<float>() + first,
-            rotated};
+    Tables tables{std::vector<float>(static_cast<size_t>(rotated)),
+                  std::vector<float>(static_cast<size_t>(rotated))};
+    widen(const_elements<T>(a_.cos) + first, rotated, tables.cos.data());
+    widen(const_elements<T>(a_.sin) + first, rotated, tables.sin.data());
+    return tables;
   }
 
-  void put(const float* from, const std::vector<float>& norm, double eps, const Tables& turned,
-           float* to) const {
-    if (norm.empty()) {
-      std::copy_n(from, size_, to);
-    } else {
-      few_rows_kernels().norm(from, norm.data(), size_, static_cast<float>(eps), to);
+  // One head.
+  void turn(const T* from, const std::vector<float>& norm, double eps, const Tables& turned,
+            float* to) const {
+    widen(from, size_, to);
+    if (!norm.empty()) {
+      few_rows_kernels().norm(to, norm.data(), size_, static_cast<float>(eps), to);
+      round_in_place<T>(to, size_);
     }
     turned.rotate(to);
+    round_in_place<T>(to, size_);
   }
 
   void take(int64_t row) {
     const auto turned = tables(row);
-    const float* from = a_.qkv.const_data_ptr<float>() +
-                        (sequence_ * rows_ + row) * (heads_ + 2 * key_heads_) * size_;
+    const T* from =
+        const_elements<T>(a_.qkv) + (sequence_ * rows_ + row) * (heads_ + 2 * key_heads_) * size_;
     for (int64_t head = 0; head < heads_; ++head, from += size_) {
-      put(from, query_norm_, a_.query_norm.eps, turned,
-          queries_.data() + (row * heads_ + head) * size_);
+      turn(from, query_norm_, a_.query_norm.eps, turned,
+           queries_.data() + (row * heads_ + head) * size_);
     }
+    std::vector<float> key(static_cast<size_t>(size_));
     for (int64_t head = 0; head < key_heads_; ++head, from += size_) {
-      put(from, key_norm_, a_.key_norm.eps, turned, slot(a_.keys, head, kept_ + row));
+      turn(from, key_norm_, a_.key_norm.eps, turned, key.data());
+      narrow(key.data(), size_, slot(a_.keys, head, kept_ + row));
     }
     for (int64_t head = 0; head < key_heads_; ++head, from += size_) {
       std::copy_n(from, size_, slot(a_.values, head, kept_ + row));
@@ -273,11 +335,42 @@ class SequenceAttention {
   std::vector<float> queries_, query_norm_, key_norm_;
 };
 
+template <class T>
+void multiply_few_rows(const at::Tensor& x, const NormBefore& norm,
+                       const std::vector<LinearParameters>& layers, Joined joined,
+                       const at::Tensor& residual, float* y, int64_t width) {
+  const int64_t inner = x.size(-1), rows = x.numel() / inner;
+  const NormedRows<T> normed(x, norm);
+  const bool is_gated = joined == Joined::kGated;
+  std::vector<float> halves(is_gated ? static_cast<size_t>(2 * rows * width) : 0);
+  std::vector<LayerProduct<T>> products;
+  int64_t column = 0;
+  for (const auto& layer : layers) {
+    float* own = is_gated ? halves.data() + column * rows : y + column;
+    products.emplace_back(layer, normed.data(), rows, own, width);
+    column += layer.weight.size(0);
+  }
+  if (is_gated) {
+    multiply_gated<T>(products[0], products[1], halves.data(), halves.data() + rows * width, rows,
+                      inner * rows, y);
+  } else {
+    multiply_side_by_side<T>(products, inner * rows);
+  }
+  if (residual.defined()) add_residual<T>(residual, y);
+}
+
+template <class T>
+void attend_few_rows(const FewRowsAttention& attention, const at::Tensor& y) {
+  for (int64_t b = 0; b < attention.qkv.size(0); ++b) {
+    SequenceAttention<T>(attention, b).attend(elements<T>(y));
+  }
+}
+
 }  // namespace
 
 bool takes_few_rows(const at::Tensor& x, int64_t rows, int64_t inner,
                     const std::vector<LinearParameters>& layers) {
-  if (x.scalar_type() != at::kFloat || !x.is_contiguous() || rows > kMostRows) return false;
+  if (!is_readable(x) || rows > kMostRows) return false;
   return std::ranges::all_of(layers, [&](const LinearParameters& layer) {
     return is_readable(layer.weight) && layer.weight.dim() == 2 && layer.weight.size(1) == inner &&
            (!layer.bias.defined() || is_readable(layer.bias));
@@ -287,31 +380,18 @@ bool takes_few_rows(const at::Tensor& x, int64_t rows, int64_t inner,
 void few_rows_product(const at::Tensor& x, const NormBefore& norm,
                       const std::vector<LinearParameters>& layers, Joined joined,
                       const at::Tensor& residual, const at::Tensor& y) {
-  const int64_t inner = x.size(-1), rows = x.numel() / inner, width = y.size(-1);
-  const NormedRows normed(x, norm);
-  auto* to = y.mutable_data_ptr<float>();
-  const bool is_gated = joined == Joined::kGated;
-  std::vector<float> halves(is_gated ? static_cast<size_t>(2 * rows * width) : 0);
-  std::vector<LayerProduct> products;
-  int64_t column = 0;
-  for (const auto& layer : layers) {
-    float* own = is_gated ? halves.data() + column * rows : to + column;
-    products.emplace_back(layer, normed.data(), rows, own, width);
-    column += layer.weight.size(0);
+  if (x.scalar_type() == at::kFloat) {
+    return multiply_few_rows<float>(x, norm, layers, joined, residual, elements<float>(y),
+                                    y.size(-1));
   }
-  if (is_gated) {
-    multiply_gated(products[0], products[1], halves.data(), halves.data() + rows * width, rows,
-                   inner * rows, to);
-  } else {
-    multiply_side_by_side(products, inner * rows);
-  }
-  if (residual.defined()) add_residual(residual, y);
+  std::vector<float> outputs(static_cast<size_t>(y.numel()));
+  multiply_few_rows<uint16_t>(x, norm, layers, joined, residual, outputs.data(), y.size(-1));
+  narrow(outputs.data(), y.numel(), elements<uint16_t>(y));
 }
 
 void few_rows_attention(const FewRowsAttention& attention, const at::Tensor& y) {
-  for (int64_t b = 0; b < attention.qkv.size(0); ++b) {
-    SequenceAttention(attention, b).attend(y.mutable_data_ptr<float>());
-  }
+  y.scalar_type() == at::kFloat ? attend_few_rows<float>(attention, y)
+                                : attend_few_rows<uint16_t>(attention, y);
 }
 
 }  // namespace outrider::ops::on_cpu

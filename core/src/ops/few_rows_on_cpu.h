@@ -2,7 +2,8 @@
 
 #include "outrider/ops/few_rows.h"
 
-/// ops/few_rows.h in float32 on a CPU; weights may be bfloat16.
+/// ops/few_rows.h on a CPU: rows, and apart from them weights, of float32 or bfloat16. Sums are in
+/// float32, and what a layer, norm or rotation gives is rounded as bfloat16 rows are.
 namespace outrider::ops::on_cpu {
 
 bool takes_few_rows(const at::Tensor& x, int64_t rows, int64_t inner,

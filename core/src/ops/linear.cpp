@@ -1,7 +1,6 @@
 #include "outrider/ops/linear.h"
 
 #include <ATen/ATen.h>
-#include <c10/core/InferenceMode.h>
 
 #include "outrider/ops/few_rows.h"
 
@@ -21,10 +20,6 @@ at::Tensor few_rows(const at::Tensor& x, const LinearParameters& layer) {
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   const auto type = x.scalar_type();
   if (takes_few_rows(x, {{weight, bias}})) return few_rows(x, {weight, bias});
-  if (c10::InferenceMode::is_enabled() && x.is_cpu() && type == at::kBFloat16) {
-    const auto wide = x.to(at::kFloat).contiguous();
-    if (takes_few_rows(wide, {{weight, bias}})) return few_rows(wide, {weight, bias}).to(type);
-  }
   return bias.defined() ? at::linear(x, weight.to(type), bias.to(type))
                         : at::linear(x, weight.to(type));
 }

@@ -17,7 +17,8 @@ struct FewRows {
 
 /// One query's attention to keys and values that lie in rows of `size`.
 struct AttendedQuery {
-  const float *query, *keys, *values;
+  const float* query;
+  const void *keys, *values;
   int64_t count, size;  // count ≥ 1
   float scale;
   const bool* hidden;  // [count] keys that are not seen, not all; null: all are
@@ -30,7 +31,8 @@ struct AttendedQuery {
 struct FewRowsKernels {
   void (*of_float)(const FewRows& product, int64_t begin, int64_t end);
   void (*of_bfloat16)(const FewRows& product, int64_t begin, int64_t end);  // of the weight alone
-  void (*attend)(const AttendedQuery& query);
+  void (*attend_float)(const AttendedQuery& query);
+  void (*attend_bfloat16)(const AttendedQuery& query);  // of keys and values alone
   /// RMSNorm of one row.
   void (*norm)(const float* x, const float* weight, int64_t size, float eps, float* y);
   /// y = silu(gate) · up.
