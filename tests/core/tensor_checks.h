@@ -28,5 +28,9 @@ inline std::string failure(ErrorCode code, const std::function<void()>& action) 
 #define CHECK_CLOSE(actual, expected, tolerance) \
   CHECK(outrider::testing::largest_difference(actual, expected) <= (tolerance))
 
-#define CHECK_CONTAINS(text, part) \
-  CHECK_MESSAGE(std::string(text).find(part) != std::string::npos, text)
+// `text` is made once, before doctest looks at anything: a check within a check waits for itself.
+#define CHECK_CONTAINS(text, part)                                   \
+  do {                                                               \
+    const std::string checked = (text);                              \
+    CHECK_MESSAGE(checked.find(part) != std::string::npos, checked); \
+  } while (false)

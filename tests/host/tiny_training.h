@@ -32,5 +32,9 @@ void spoil_tiny_losses_from(CausalLM& model, int64_t call);
 
 }  // namespace outrider::testing
 
-#define CHECK_CONTAINS(text, part) \
-  CHECK_MESSAGE(std::string(text).find(part) != std::string::npos, text)
+// `text` is made once, before doctest looks at anything: a check within a check waits for itself.
+#define CHECK_CONTAINS(text, part)                                   \
+  do {                                                               \
+    const std::string checked = (text);                              \
+    CHECK_MESSAGE(checked.find(part) != std::string::npos, checked); \
+  } while (false)
