@@ -8,9 +8,9 @@
 #include "outrider/api.h"
 #include "outrider/ops/linear_input.h"
 
-/// Decoding's operators for a few rows in inference mode, of bfloat16 on a GPU, of float32 or bfloat16 on a CPU
-/// (whose weights may be bfloat16): each reads what it needs once, and does what surrounds a
-/// product on the way. Without a gradient.
+/// Decoding's operators for a few rows in inference mode, of bfloat16 on a GPU, of float32 or
+/// bfloat16 on a CPU (whose weights may be bfloat16): each reads what it needs once, and does what
+/// surrounds a product on the way. Without a gradient.
 namespace outrider::ops {
 
 /// RMSNorm before something else; undefined weight: none.
