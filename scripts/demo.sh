@@ -8,7 +8,6 @@ readonly out=demo examples=examples/data questions=examples/prompts/mt_bench.jso
 readonly seconds=200            # of training, half of it before the restart
 readonly steps=60               # that the training should at least have
 readonly evaluation_seconds=60  # that the held-out conversations may take
-readonly fit_seconds=20        # about, of the training, before its first step
 readonly tokens_each=195        # of an example conversation on average
 readonly decoding_seconds=75    # of the measurement at the end
 readonly ways=5                 # that it compares
@@ -60,9 +59,8 @@ echo "$speed tokens/s: batches of $batch, conversations cut at $length tokens, a
 head -n "$held_out" $examples/smollm2_self_validation.jsonl >$out/held-out.jsonl
 run $outrider data prepare $out/held-out.jsonl --model "$model" --out $out/held-out
 
-fitted=$(at_most 16384 $((speed * fit_seconds)))
 training=("$outrider" train "$out/converted" --data "$out/train-data" --eval-data "$out/held-out"
-  --out "$out/run" --fit-tokens "$fitted" --max-seconds "$seconds" --learning-rate 2e-3 --per-device-train-batch-size "$batch"
+  --out "$out/run" --max-seconds "$seconds" --learning-rate 2e-3 --per-device-train-batch-size "$batch"
   --max-length "$length" --logging-steps 10 --save-steps 20 --save-total-limit 1)
 
 title "5. Train it, and stop half-way as Ctrl-C would"
