@@ -66,14 +66,9 @@ at::Tensor gathered(const at::Tensor& x, const at::Tensor& index) {
   return x.gather(1, index.unsqueeze(2).expand({-1, -1, x.size(2)}));
 }
 
-BaseOutputs gathered(const BaseOutputs& outputs, const at::Tensor& index) {
-  BaseOutputs result = outputs;
-  for (auto* tensor :
-       {&result.input_embeddings, &result.last_hidden, &result.last_hidden_prenorm}) {
-    if (tensor->defined()) *tensor = gathered(*tensor, index);
-  }
-  for (auto& [layer, hidden] : result.layer_outputs) hidden = gathered(hidden, index);
-  return result;
+BaseOutputs gathered(BaseOutputs outputs, const at::Tensor& index) {
+  for (auto* states : hidden_states_of(outputs)) *states = gathered(*states, index);
+  return outputs;
 }
 
 // Of answers that are usual in length, trees included.
@@ -112,14 +107,9 @@ bool follow_each_other(const Rows& rows) {
   });
 }
 
-BaseOutputs first_rows(const BaseOutputs& outputs, int64_t count) {
-  BaseOutputs result = outputs;
-  for (auto* tensor :
-       {&result.input_embeddings, &result.last_hidden, &result.last_hidden_prenorm}) {
-    if (tensor->defined()) *tensor = tensor->slice(1, 0, count);
-  }
-  for (auto& [layer, hidden] : result.layer_outputs) hidden = hidden.slice(1, 0, count);
-  return result;
+BaseOutputs first_rows(BaseOutputs outputs, int64_t count) {
+  for (auto* states : hidden_states_of(outputs)) *states = states->slice(1, 0, count);
+  return outputs;
 }
 
 /// The sequences of one batch that are not finished, and what base and drafter know of them.
@@ -263,14 +253,12 @@ class Generation {
     const int64_t nodes = tree.tokens.size(1);
     if (nodes == 0) return {ids, {}};
     if (tree.is_chain) return {at::cat({ids, tree.tokens.clamp_min(0)}, 1), {}};
-    auto& prepared = cache_.prepared()[fmt::format("rows of trees of {} nodes", nodes)];
-    if (!prepared) prepared = std::make_shared<kernels::RecordedWork>();
-    const auto rows =
-        static_cast<kernels::RecordedWork*>(prepared.get())
-            ->run({ids, tree.tokens, tree.parents}, [](const auto& inputs) {
-              return std::vector<at::Tensor>{at::cat({inputs[0], inputs[1].clamp_min(0)}, 1),
-                                             ancestors_from_root(inputs[2])};
-            });
+    auto& work =
+        cache_.prepared<kernels::RecordedWork>(fmt::format("rows of trees of {} nodes", nodes));
+    const auto rows = work.run({ids, tree.tokens, tree.parents}, [](const auto& inputs) {
+      return std::vector<at::Tensor>{at::cat({inputs[0], inputs[1].clamp_min(0)}, 1),
+                                     ancestors_from_root(inputs[2])};
+    });
     return {rows[0], rows[1]};
   }
 

@@ -31,16 +31,6 @@ at::Tensor stretch(const at::Tensor& rows, int64_t begin, int64_t end, int64_t f
   return at::constant_pad_nd(there, {0, end - begin - there.size(1)}, fill);
 }
 
-/// The tensors of a pass that are there, in a fixed order.
-std::vector<at::Tensor*> tensors_of(BaseOutputs& base) {
-  std::vector<at::Tensor*> tensors;
-  for (auto* tensor : {&base.input_embeddings, &base.last_hidden, &base.last_hidden_prenorm}) {
-    if (tensor->defined()) tensors.push_back(tensor);
-  }
-  for (auto& [layer, tensor] : base.layer_outputs) tensors.push_back(&tensor);
-  return tensors;
-}
-
 // The first `count` rows of the successor's tensor [B,L,n].
 at::Tensor rows_of_successor(const at::Tensor& own, int64_t count, SequenceShare& share) {
   const auto first = own.slice(1, 0, count);
@@ -105,7 +95,7 @@ BaseOutputs shared_base_pass(CausalLM& model, const BasePass& pass, const Sequen
   own.position_ids = pass.position_ids.slice(1, 0, part.rows);
   own.part = &part;
   auto base = model.run_base(own);
-  const auto tensors = tensors_of(base);
+  const auto tensors = hidden_states_of(base);
   std::vector<at::Tensor> side_by_side;
   std::vector<int64_t> widths;
   for (const auto* tensor : tensors) {

@@ -11,10 +11,9 @@ at::Tensor split_heads(const at::Tensor& x, int64_t heads, int64_t head_dim) {
   return x.view({x.size(0), x.size(1), heads, head_dim}).transpose(1, 2);
 }
 
-namespace {
-
-// The way back from split_heads().
 at::Tensor rows_of_heads(const at::Tensor& x) { return x.transpose(1, 2).flatten(2); }
+
+namespace {
 
 // Heads [B,H,L,D], in the order in which processes take them: [B,N,H/N,L,D].
 at::Tensor by_process(const at::Tensor& heads, int64_t count) {

@@ -51,13 +51,12 @@ at::Tensor CachedPass::new_positions() const {
 
 CosSin CachedPass::tables(RotaryEmbedding& rotary, at::ScalarType type) const {
   if (!is_of_device_) return rotary.tables(positions_, type);
-  auto& kept = cache_.prepared()[fmt::format("tables of rotary embedding {} in {}",
-                                             fmt::ptr(&rotary), c10::toString(type))];
-  if (!kept) {
+  const auto name =
+      fmt::format("tables of rotary embedding {} in {}", fmt::ptr(&rotary), c10::toString(type));
+  return cache_.prepared<CosSin>(name, [&] {
     const auto all = at::arange(cache_.capacity(), positions_.options()).unsqueeze(0);
-    kept = std::make_shared<CosSin>(rotary.tables(all, type));
-  }
-  return *std::static_pointer_cast<CosSin>(kept);
+    return std::make_shared<CosSin>(rotary.tables(all, type));
+  });
 }
 
 // A prompt of one row has nothing before it and goes the way of prompts.
@@ -88,15 +87,14 @@ std::optional<at::Tensor> CachedPass::few_rows(int64_t layer, const FewRowsLayer
     return std::nullopt;
   }
   const auto place = place_of(layer, parts, residual, tables);
-  auto& prepared = cache_.prepared()[fmt::format(
-      "buffers of {} rows, {} and {} heads of {}, {} wide", new_rows_, parts.heads, parts.key_heads,
-      parts.head_dim, parts.down.weight.size(1))];
-  if (!prepared) {
-    prepared = std::make_shared<FewRowsBuffers>(few_rows_buffers(parts, place, residual));
-  }
+  const auto name =
+      fmt::format("buffers of {} rows, {} and {} heads of {}, {} wide", new_rows_, parts.heads,
+                  parts.key_heads, parts.head_dim, parts.down.weight.size(1));
+  auto& buffers = cache_.prepared<FewRowsBuffers>(name, [&] {
+    return std::make_shared<FewRowsBuffers>(few_rows_buffers(parts, place, residual));
+  });
   auto y = at::empty_like(residual);
-  run_few_rows(parts, input, residual, place, *std::static_pointer_cast<FewRowsBuffers>(prepared),
-               y);
+  run_few_rows(parts, input, residual, place, buffers, y);
   return y;
 }
 

@@ -129,14 +129,12 @@ void KvCache::move_paths(const std::vector<std::vector<int64_t>>& paths) {
   }
   const auto begin = at::tensor(lengths_, at::kLong).unsqueeze(1);
   const auto device = layers_.front().key.device();
-  auto& prepared = prepared_[fmt::format("paths of {} rows", width)];
-  if (!prepared) prepared = std::make_shared<kernels::RecordedWork>();
-  static_cast<kernels::RecordedWork*>(prepared.get())
-      ->run({(begin + from).to(device), (begin + at::arange(width)).to(device)},
-            [this](const std::vector<at::Tensor>& inputs) {
-              move_rows(inputs[0], inputs[1]);
-              return std::vector<at::Tensor>();
-            });
+  auto& work = prepared<kernels::RecordedWork>(fmt::format("paths of {} rows", width));
+  work.run({(begin + from).to(device), (begin + at::arange(width)).to(device)},
+           [this](const std::vector<at::Tensor>& inputs) {
+             move_rows(inputs[0], inputs[1]);
+             return std::vector<at::Tensor>();
+           });
 }
 
 // Of each sequence, slots [B,n].

@@ -109,6 +109,15 @@ bool attends_few_rows(const at::Tensor& x, int64_t head_dim) {
   return cuda::few_rows_attention && std::ranges::find(kHeadSizes, head_dim) != kHeadSizes.end();
 }
 
+at::Tensor few_rows_linear(const at::Tensor& x, const NormBefore& norm,
+                           const LinearParameters& layer) {
+  auto sizes = x.sizes().vec();
+  sizes.back() = layer.weight.size(0);
+  auto y = at::empty(sizes, x.options());
+  few_rows_product(x, norm, {layer}, Joined::kSideBySide, {}, y);
+  return y;
+}
+
 int64_t few_rows_workspace(const FewRowsAttention& attention) {
   if (attention.qkv.is_cpu()) return 0;
   return cuda::few_rows_attention_workspace(on_pointers(attention));

@@ -4,7 +4,6 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <memory>
 #include <type_traits>
@@ -51,15 +50,16 @@ bool is_readable(const at::Tensor& x) {
 
 // Rows are float or bfloat16, the upper half of a float, here a uint16_t.
 float wide(float x) { return x; }
-float wide(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+float wide(uint16_t bits) { return c10::BFloat16(bits, c10::BFloat16::from_bits()); }
 
 // The nearest, of two as near the even one.
 template <class T>
 T narrow(float x) {
-  if constexpr (std::is_same_v<T, float>) return x;
-  const auto bits = std::bit_cast<uint32_t>(x);
-  const auto nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-  return static_cast<T>(std::isnan(x) ? 0x7FC0 : nearest);
+  if constexpr (std::is_same_v<T, float>) {
+    return x;
+  } else {
+    return c10::BFloat16(x).x;
+  }
 }
 
 template <class T>

@@ -10,24 +10,12 @@ namespace outrider::check {
 namespace {
 
 BaseOutputs rows_of(BaseOutputs outputs, int64_t begin, int64_t end) {
-  const auto cut = [&](at::Tensor& x) {
-    if (x.defined()) x = x.slice(1, begin, end);
-  };
-  cut(outputs.input_embeddings);
-  cut(outputs.last_hidden);
-  cut(outputs.last_hidden_prenorm);
-  for (auto& [layer, states] : outputs.layer_outputs) cut(states);
+  for (auto* states : hidden_states_of(outputs)) *states = states->slice(1, begin, end);
   return outputs;
 }
 
 BaseOutputs sequences_of(BaseOutputs outputs, const at::Tensor& index) {
-  const auto take = [&](at::Tensor& x) {
-    if (x.defined()) x = x.index_select(0, index);
-  };
-  take(outputs.input_embeddings);
-  take(outputs.last_hidden);
-  take(outputs.last_hidden_prenorm);
-  for (auto& [layer, states] : outputs.layer_outputs) take(states);
+  for (auto* states : hidden_states_of(outputs)) *states = states->index_select(0, index);
   return outputs;
 }
 

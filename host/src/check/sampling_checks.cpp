@@ -67,13 +67,9 @@ void require_drawn_from(const at::Tensor& q, const at::Tensor& tokens) {
 constexpr int64_t kSequences = 512, kRepetitions = 8;
 
 BaseOutputs repeated(BaseOutputs outputs, int64_t batch) {
-  const auto expand = [batch](at::Tensor& x) {
-    if (x.defined()) x = x.expand({batch, -1, -1}).contiguous();
-  };
-  expand(outputs.input_embeddings);
-  expand(outputs.last_hidden);
-  expand(outputs.last_hidden_prenorm);
-  for (auto& [layer, states] : outputs.layer_outputs) expand(states);
+  for (auto* states : hidden_states_of(outputs)) {
+    *states = states->expand({batch, -1, -1}).contiguous();
+  }
   return outputs;
 }
 

@@ -34,4 +34,15 @@ struct BaseOutputs {
   bool carries_gradient = false;
 };
 
+/// The hidden states [B,S,h] that are there, in a fixed order.
+inline std::vector<at::Tensor*> hidden_states_of(BaseOutputs& outputs) {
+  std::vector<at::Tensor*> all;
+  for (auto* states :
+       {&outputs.input_embeddings, &outputs.last_hidden, &outputs.last_hidden_prenorm}) {
+    if (states->defined()) all.push_back(states);
+  }
+  for (auto& [layer, states] : outputs.layer_outputs) all.push_back(&states);
+  return all;
+}
+
 }  // namespace outrider

@@ -28,6 +28,8 @@ struct QueryKeyValue {
 
 /// [B,S,heads·D] → [B,heads,S,D].
 OUTRIDER_API at::Tensor split_heads(const at::Tensor& x, int64_t heads, int64_t head_dim);
+/// The way back: [B,heads,S,D] → [B,S,heads·D].
+OUTRIDER_API at::Tensor rows_of_heads(const at::Tensor& x);
 
 /// Every head of one process's rows, [B,heads,L,D], as its heads of every row, [B,heads/N,N·L,D]:
 /// what attention over sequences that N processes share works on. ops::heads_to_rows() is the way

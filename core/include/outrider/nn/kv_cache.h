@@ -45,6 +45,18 @@ class OUTRIDER_API KvCache {
   void expect(int64_t rows) { expected_ = rows; }
   /// What passes have prepared for these very slots, by name; dropped when they move.
   std::map<std::string, std::shared_ptr<void>>& prepared() { return prepared_; }
+  /// One of these, a std::shared_ptr<T> of make() where it is not there yet; always the same T
+  /// under a name.
+  template <class T, class Make>
+  T& prepared(const std::string& name, const Make& make) {
+    auto& kept = prepared_[name];
+    if (!kept) kept = make();
+    return *static_cast<T*>(kept.get());
+  }
+  template <class T>
+  T& prepared(const std::string& name) {
+    return prepared<T>(name, [] { return std::make_shared<T>(); });
+  }
 
   /// The first counts[b] of the new rows belong to sequence b.
   void commit(const std::vector<int64_t>& counts);

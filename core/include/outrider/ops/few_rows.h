@@ -53,6 +53,9 @@ struct FewRowsAttention {
 OUTRIDER_API bool attends_few_rows(const at::Tensor& x, int64_t head_dim);
 /// Bytes that few_rows_attention() needs, zeros before their first use.
 OUTRIDER_API int64_t few_rows_workspace(const FewRowsAttention& attention);
+/// One layer's product of normed rows, [...,out]: where takes_few_rows() says so.
+OUTRIDER_API at::Tensor few_rows_linear(const at::Tensor& x, const NormBefore& norm,
+                                        const LinearParameters& layer);
 /// y [B,n,H·D].
 OUTRIDER_API void few_rows_attention(const FewRowsAttention& attention, const at::Tensor& workspace,
                                      const at::Tensor& y);

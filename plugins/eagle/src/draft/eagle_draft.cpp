@@ -111,12 +111,7 @@ at::Tensor EagleDraft::logits(const at::Tensor& hidden, const LmHead& base) cons
   if (lm_head_ && norm_) {
     const auto head = lm_head_->plain_parameters();
     if (head && ops::takes_few_rows(hidden, {*head})) {
-      auto sizes = hidden.sizes().vec();
-      sizes.back() = head->weight.size(0);
-      auto logits = at::empty(sizes, hidden.options());
-      ops::few_rows_product(hidden, {norm_->weight, norm_->eps}, {*head}, ops::Joined::kSideBySide,
-                            {}, logits);
-      return logits;
+      return ops::few_rows_linear(hidden, {norm_->weight, norm_->eps}, *head);
     }
   }
   const auto rows = head_rows(hidden, 0);

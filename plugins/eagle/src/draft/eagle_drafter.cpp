@@ -78,7 +78,8 @@ void EagleDrafter::commit_as_it_is(const at::Tensor& states, const at::Tensor& t
 }
 
 void EagleDrafter::commit_recorded(const at::Tensor& states, const at::Tensor& tokens) {
-  auto& work = kept<kernels::RecordedWork>(fmt::format("first steps of {} rows", tokens.size(1)));
+  auto& work = cache_->prepared<kernels::RecordedWork>(
+      fmt::format("first steps of {} rows", tokens.size(1)));
   const auto results =
       work.run({states, tokens, lengths_on_device()}, [&](const std::vector<at::Tensor>& inputs) {
         const auto& ids = inputs[1];
@@ -109,22 +110,12 @@ at::Tensor EagleDrafter::advance_behind(const at::Tensor& lengths, const at::Ten
 bool EagleDrafter::can_record(const Rows& rows) {
   if (cache_->longest() == 0 || !state_.is_cuda()) return false;
   cache_->make_room(rows.all);
-  const auto [known, is_new] = cache_->prepared().try_emplace(
-      fmt::format("whether {} rows advance in few kernels", rows.at_once));
-  if (is_new) {
-    const auto like =
-        at::empty({cache_->batch_size(), rows.at_once, state_.size(2)}, state_.options());
-    known->second = std::make_shared<bool>(draft_.decoder().takes_few_rows(like));
-  }
-  return *std::static_pointer_cast<bool>(known->second);
-}
-
-// What belongs to the cache's slots as they lie.
-template <class T>
-T& EagleDrafter::kept(const std::string& name) {
-  auto& prepared = cache_->prepared()[name];
-  if (!prepared) prepared = std::make_shared<T>();
-  return *static_cast<T*>(prepared.get());
+  return cache_->prepared<bool>(
+      fmt::format("whether {} rows advance in few kernels", rows.at_once), [&] {
+        const auto like =
+            at::empty({cache_->batch_size(), rows.at_once, state_.size(2)}, state_.options());
+        return std::make_shared<bool>(draft_.decoder().takes_few_rows(like));
+      });
 }
 
 const at::Tensor& EagleDrafter::lengths_on_device() {
@@ -156,7 +147,7 @@ EagleDrafter::Rows EagleDrafter::rows_of(const DraftRequest& request) {
 DraftTree EagleDrafter::propose(const DraftRequest& request) {
   const auto rows = rows_of(request);
   if (!can_record(rows)) return propose_as_it_is(request);
-  auto& proposals = kept<decode::RecordedProposals>("proposals");
+  auto& proposals = cache_->prepared<decode::RecordedProposals>("proposals");
   return proposals.run(
       request, {state_, lengths_on_device()},
       [&](const std::vector<at::Tensor>& inputs, const DraftRequest& own) {

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "eagle_draft.h"
@@ -43,8 +42,6 @@ class EagleDrafter : public Drafter {
   DraftTree propose_as_it_is(const DraftRequest& request);
   DraftTree drafted(const at::Tensor& state, const DraftRequest& request, const auto& advance);
   bool can_record(const Rows& rows);
-  template <class T>
-  T& kept(const std::string& name);
   const at::Tensor& lengths_on_device();
 
   EagleDraft& draft_;
