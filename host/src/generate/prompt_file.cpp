@@ -9,6 +9,7 @@
 #include "generate/resumable_lines.h"
 #include "outrider/error.h"
 #include "outrider/files/json_file.h"
+#include "spread_places.h"
 
 namespace outrider {
 namespace {
@@ -56,7 +57,7 @@ std::vector<Json> read_prompt_file(const std::filesystem::path& file) {
 std::vector<Json> spread(std::vector<Json> prompts, size_t count) {
   if (count == 0 || count >= prompts.size()) return prompts;
   std::vector<Json> chosen;
-  for (size_t i = 0; i < count; ++i) chosen.push_back(prompts[i * prompts.size() / count]);
+  for (const size_t place : spread_places(prompts.size(), count)) chosen.push_back(prompts[place]);
   return chosen;
 }
 

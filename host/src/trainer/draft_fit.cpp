@@ -9,25 +9,18 @@
 
 #include "outrider/error.h"
 #include "outrider/model/draft_fit.h"
+#include "spread_places.h"
 
 namespace outrider {
 namespace {
 
 // Places in the selection.
-std::vector<size_t> spread_places(const Selection& selection, int64_t tokens) {
+std::vector<size_t> places_with(int64_t tokens, const Selection& selection) {
   const auto& lengths = selection.lengths;
   const auto all = std::reduce(lengths.begin(), lengths.end(), int64_t{0});
   const auto have = static_cast<int64_t>(lengths.size());
   const int64_t count = std::clamp(have * tokens / std::max<int64_t>(all, 1), int64_t{1}, have);
-  std::vector<size_t> places;
-  for (int64_t i = 0; i < count; ++i) places.push_back(static_cast<size_t>(i * have / count));
-  return places;
-}
-
-// On a GPU batches are wider than what they hold.
-TrainBatch without_padding(TrainBatch batch, int64_t length) {
-  batch.input_ids = batch.input_ids.slice(1, 0, length);
-  return {.input_ids = batch.input_ids};
+  return spread_places(lengths.size(), static_cast<size_t>(count));
 }
 
 std::vector<std::unique_ptr<DraftFit>> fits_of(const CausalLM& model) {
@@ -47,17 +40,19 @@ FittedOn fit_drafts(CausalLM& model, const TrainingData& data, const Selection& 
                     int64_t tokens, int64_t max_length, const EvaluationProgress& on_conversation) {
   const at::NoGradGuard no_grad;
   const auto fits = fits_of(model);
-  const auto places = spread_places(selection, tokens);
+  const auto places = places_with(tokens, selection);
   FittedOn done;
   for (const size_t place : places) {
+    const int64_t length = selection.lengths[place];
     const auto whole = data.batch({{selection.conversations[place]}}, max_length);
-    const auto batch = without_padding(whole.forward.batch, selection.lengths[place]);
+    // On a GPU batches are wider than what they hold.
+    const TrainBatch batch{.input_ids = whole.forward.batch.input_ids.slice(1, 0, length)};
     for (const auto& fit : fits) {
       fit->add(
           model.run_base({.input_ids = batch.input_ids, .request = fit->hidden_states_needed()}),
           batch);
     }
-    done.tokens += selection.lengths[place];
+    done.tokens += length;
     on_conversation(++done.conversations, static_cast<int64_t>(places.size()), done.tokens);
   }
   for (const auto& fit : fits) fit->finish();

@@ -81,9 +81,9 @@ at::Tensor DraftDecoder::embeddings(const BaseOutputs& base, const TrainBatch& b
                                    : base.input_embeddings.detach();
 }
 
-nn::CosSin DraftDecoder::rotary(int64_t n, const at::Tensor& like) {
-  const auto positions = at::arange(n, like.options().dtype(at::kLong)).unsqueeze(0);
-  return rotary_.tables(positions, like.scalar_type());
+nn::CosSin DraftDecoder::rotary(const at::Tensor& rows) {
+  const auto positions = at::arange(rows.size(1), rows.options().dtype(at::kLong)).unsqueeze(0);
+  return rotary_.tables(positions, rows.scalar_type());
 }
 
 at::Tensor DraftDecoder::shifted_left(const at::Tensor& x) const {

@@ -38,8 +38,8 @@ class DraftDecoder {
   // For a fit:
   const EagleLayer& layer(int64_t i) const { return *layers_[static_cast<size_t>(i)]; }
   at::Tensor embeddings(const BaseOutputs& base, const TrainBatch& batch) const;
-  /// Of positions 0 … n-1.
-  nn::CosSin rotary(int64_t n, const at::Tensor& like);
+  /// Of the positions 0 … n-1 of rows [1,n,h].
+  nn::CosSin rotary(const at::Tensor& rows);
 
  private:
   struct Pass {

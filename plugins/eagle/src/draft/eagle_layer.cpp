@@ -132,20 +132,16 @@ at::Tensor EagleLayer::projections_read(const at::Tensor& hidden,
   return attention_input(hidden, embeddings, ops::Recompute::kNothing).tensor();
 }
 
-at::Tensor EagleLayer::output_reads(const at::Tensor& hidden, const at::Tensor& embeddings,
-                                    const nn::CosSin& rotary) const {
-  const auto qkv = self_attn_->project(projections_read(hidden, embeddings), rotary);
-  return ops::causal_attention(qkv.query, qkv.key, qkv.value).transpose(1, 2).flatten(2);
+EagleLayer::Attended EagleLayer::attended(const at::Tensor& hidden, const at::Tensor& embeddings,
+                                          const nn::CosSin& rotary) const {
+  const auto input = attention_input(hidden, embeddings, ops::Recompute::kNothing);
+  const auto qkv = self_attn_->project(input, rotary);
+  return {nn::rows_of_heads(ops::causal_attention(qkv.query, qkv.key, qkv.value)),
+          carried_by(hidden, input)};
 }
 
-at::Tensor EagleLayer::carried(const at::Tensor& hidden, const at::Tensor& embeddings) const {
-  return carried_by(hidden, attention_input(hidden, embeddings, ops::Recompute::kNothing));
-}
-
-at::Tensor EagleLayer::residual(const at::Tensor& hidden, const at::Tensor& embeddings,
-                                const nn::CosSin& rotary) const {
-  return carried(hidden, embeddings) +
-         self_attn_->o_proj->forward(output_reads(hidden, embeddings, rotary));
+at::Tensor EagleLayer::residual(const Attended& attended) const {
+  return attended.carried + self_attn_->o_proj->forward(attended.rows);
 }
 
 at::Tensor EagleLayer::down_reads(const at::Tensor& residual) const {

@@ -46,19 +46,20 @@ class EagleLayer : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& hidden, const at::Tensor& embeddings,
                      const nn::CosSin& rotary, nn::CachedPass& pass, int64_t layer) const;
 
-  // What each product of the layer reads, for a fit of its weights. hidden and embeddings [B,n,h];
-  // rows of positions 0 … n-1.
-  /// Of query, key and value: [B,n,2h or h].
+  // For a fit of its weights. hidden and embeddings [B,n,h]; rows of positions 0 … n-1.
+  /// What query, key and value read: [B,n,2h or h].
   at::Tensor projections_read(const at::Tensor& hidden, const at::Tensor& embeddings) const;
-  /// Of the output projection: [B,n,heads·D].
-  at::Tensor output_reads(const at::Tensor& hidden, const at::Tensor& embeddings,
-                          const nn::CosSin& rotary) const;
-  /// What the attention and then the MLP are added to, [B,n,h].
-  at::Tensor carried(const at::Tensor& hidden, const at::Tensor& embeddings) const;
-  at::Tensor residual(const at::Tensor& hidden, const at::Tensor& embeddings,
-                      const nn::CosSin& rotary) const;
-  /// Of the MLP's last product: [B,n,intermediate size].
+  /// What the output projection reads, [B,n,heads·D], and what its product is added to, [B,n,h].
+  struct Attended {
+    at::Tensor rows, carried;
+  };
+  Attended attended(const at::Tensor& hidden, const at::Tensor& embeddings,
+                    const nn::CosSin& rotary) const;
+  /// What the MLP reads, and is added to: [B,n,h].
+  at::Tensor residual(const Attended& attended) const;
+  /// What the MLP's last product reads: [B,n,intermediate size].
   at::Tensor down_reads(const at::Tensor& residual) const;
+
   /// Whether rows like these [B,n,h] go through it in few kernels.
   bool takes_few_rows(const at::Tensor& rows) const;
 

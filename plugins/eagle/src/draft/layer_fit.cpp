@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <numeric>
 #include <string>
 
 #include "outrider/error.h"
@@ -14,14 +15,11 @@ const std::string kLayer = "layers.0.";
 
 at::Tensor rows_of(const at::Tensor& x) { return x.flatten(0, -2); }
 
+// Undefined where there is none.
 at::Tensor parameter(const torch::nn::Module& module, const std::string& name) {
-  return module.named_parameters()[name];
-}
-
-at::Tensor bias_of(const torch::nn::Module& module, const std::string& product) {
   const auto parameters = module.named_parameters();
-  const auto* bias = parameters.find(product + ".bias");
-  return bias ? *bias : at::Tensor();
+  const auto* found = parameters.find(name);
+  return found ? *found : at::Tensor();
 }
 
 bool is_the_bases(const EagleDraft& draft, const BaseView& base, const std::string& name) {
@@ -67,63 +65,67 @@ void LayerFit::add(const BaseOutputs& base, const TrainBatch& batch) {
   if (sequence.embeddings.size(1) > 0) sequences_.push_back(std::move(sequence));
 }
 
-void LayerFit::fit(const std::string& product, const Rows& read, const Rows& wanted) const {
-  auto weight = parameter(draft_, product + ".weight");
-  const auto bias = bias_of(draft_, product);
-  ops::RidgeRegression regression(weight.size(1), weight.size(0), weight.device());
-  for (const auto& sequence : sequences_) {
-    const auto target = wanted(sequence);
-    regression.add(rows_of(read(sequence)), rows_of(bias.defined() ? target - bias : target));
+void LayerFit::fit(const std::vector<std::string>& products, const Examples& examples) const {
+  std::vector<at::Tensor> weights;
+  std::vector<int64_t> outputs;
+  for (const auto& product : products) {
+    weights.push_back(parameter(draft_, product + ".weight"));
+    outputs.push_back(weights.back().size(0));
   }
-  weight.copy_(regression.solution());
+  const auto& first = weights.front();
+  ops::RidgeRegression regression(first.size(1), std::reduce(outputs.begin(), outputs.end()),
+                                  first.device());
+  for (const auto& sequence : sequences_) {
+    const auto [read, wanted] = examples(sequence);
+    regression.add(rows_of(read), rows_of(wanted));
+  }
+  const auto solved = regression.solution().split_with_sizes(outputs);
+  for (size_t i = 0; i < weights.size(); ++i) weights[i].copy_(solved[i]);
+}
+
+at::Tensor LayerFit::without_bias(const at::Tensor& wanted, const std::string& product) const {
+  const auto bias = parameter(draft_, product + ".bias");
+  return bias.defined() ? wanted - bias : wanted;
 }
 
 at::Tensor LayerFit::start(const Sequence& sequence) const {
   return at::linear(at::cat(sequence.read, -1), parameter(draft_, "fc.weight"));
 }
 
-at::Tensor LayerFit::residual(const Sequence& sequence) const {
+EagleLayer::Attended LayerFit::attended(const Sequence& sequence) const {
   const auto hidden = start(sequence);
-  return layer_.residual(hidden, sequence.embeddings,
-                         draft_.decoder().rotary(hidden.size(1), hidden));
+  return layer_.attended(hidden, sequence.embeddings, draft_.decoder().rotary(hidden));
 }
 
 // Until now their right halves are the base's, which give its own where its last layer's input is
 // read.
 void LayerFit::fit_projections() {
   const int64_t h = draft_.settings().architecture.hidden_size;
+  std::vector<std::string> products;
+  std::vector<at::Tensor> of_base;
   for (const char* name : {"q_proj", "k_proj", "v_proj"}) {
-    const auto product = fmt::format("{}self_attn.{}", kLayer, name);
-    const auto of_base = parameter(draft_, product + ".weight").slice(1, h).clone();
-    const auto bias = bias_of(draft_, product);
-    fit(
-        product, [&](const Sequence& s) { return layer_.projections_read(start(s), s.embeddings); },
-        [&](const Sequence& s) {
-          const auto normed = layer_.projections_read(s.next_input, s.embeddings).slice(-1, h);
-          return at::linear(normed, of_base, bias);
-        });
+    products.push_back(fmt::format("{}self_attn.{}", kLayer, name));
+    of_base.push_back(parameter(draft_, products.back() + ".weight").slice(1, h));
   }
+  fit(products, [&, weight = at::cat(of_base)](const Sequence& s) -> Example {
+    const auto normed = layer_.projections_read(s.next_input, s.embeddings).slice(-1, h);
+    return {layer_.projections_read(start(s), s.embeddings), at::linear(normed, weight)};
+  });
 }
 
 void LayerFit::finish() {
   if (sequences_.empty()) return;
-  const auto rotary = [&](const at::Tensor& like) {
-    return draft_.decoder().rotary(like.size(1), like);
-  };
-  fit(
-      "fc", [](const Sequence& s) { return at::cat(s.read, -1); },
-      [](const Sequence& s) { return s.state; });
+  fit({"fc"}, [](const Sequence& s) -> Example { return {at::cat(s.read, -1), s.state}; });
   fit_projections();
-  fit(
-      kLayer + "self_attn.o_proj",
-      [&](const Sequence& s) {
-        const auto hidden = start(s);
-        return layer_.output_reads(hidden, s.embeddings, rotary(hidden));
-      },
-      [&](const Sequence& s) { return s.next_input - layer_.carried(start(s), s.embeddings); });
-  fit(
-      kLayer + "mlp.down_proj", [&](const Sequence& s) { return layer_.down_reads(residual(s)); },
-      [&](const Sequence& s) { return s.next_state - residual(s); });
+  const auto output = kLayer + "self_attn.o_proj", down = kLayer + "mlp.down_proj";
+  fit({output}, [&](const Sequence& s) -> Example {
+    const auto [rows, carried] = attended(s);
+    return {rows, without_bias(s.next_input - carried, output)};
+  });
+  fit({down}, [&](const Sequence& s) -> Example {
+    const auto residual = layer_.residual(attended(s));
+    return {layer_.down_reads(residual), without_bias(s.next_state - residual, down)};
+  });
 }
 
 }  // namespace outrider::eagle

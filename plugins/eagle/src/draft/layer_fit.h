@@ -36,12 +36,17 @@ class LayerFit : public DraftFit {
     at::Tensor next_input;         // at the next position: what the base's last layer reads
     at::Tensor next_state;         // and what it gives
   };
-  using Rows = std::function<at::Tensor(const Sequence&)>;
+  // Rows that a product reads, and what it is to give, its bias aside.
+  struct Example {
+    at::Tensor read, wanted;
+  };
+  using Examples = std::function<Example(const Sequence&)>;
 
+  /// Products that read the same, what they are to give side by side.
+  void fit(const std::vector<std::string>& products, const Examples& examples) const;
+  at::Tensor without_bias(const at::Tensor& wanted, const std::string& product) const;
   at::Tensor start(const Sequence& sequence) const;
-  at::Tensor residual(const Sequence& sequence) const;
-  /// The product of this name, bias aside.
-  void fit(const std::string& product, const Rows& read, const Rows& wanted) const;
+  EagleLayer::Attended attended(const Sequence& sequence) const;
   void fit_projections();
 
   EagleDraft& draft_;
