@@ -77,7 +77,7 @@ add_gpu_check() {
   add_program gpu_tests
   install -D -m 755 -t "$bundle/share/outrider/gpu" "$root/tests/gpu/run.sh"
   install -D -m 644 -t "$bundle/share/outrider/gpu" "$root/tests/gpu/gpu_check.py" "$root/tests/gpu/several_gpus.py" \
-    "$root/tests/gpu/step_trace.py" "$root/tests/gpu/workloads.py"
+    "$root/tests/gpu/peak_memory.py" "$root/tests/gpu/step_trace.py" "$root/tests/gpu/workloads.py"
 }
 
 needed "$build/bin/outrider"

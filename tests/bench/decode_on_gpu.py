@@ -12,20 +12,17 @@ import re
 import statistics
 import subprocess
 import time
-from pathlib import Path
 
 import torch
+from toolkits import ROOT, WORKLOADS, make_base
 
-ROOT = Path(__file__).resolve().parents[2]
 REPEATS = 3
 
 
 def rate_of_transformers(name, count, **options):
     """Tokens/s, the prompt's pass left out as `bench decode` leaves it out."""
-    from toolkits import make_base
-
     base, length, rows = re.fullmatch(r"(\w+)-(\d+)x(\d+)", name).groups()
-    shape = json.loads((ROOT / "host/src/bench/workloads.json").read_text())["bases"][base]
+    shape = WORKLOADS["bases"][base]
     model = make_base(shape)
     ids = torch.randint(shape["vocab_size"], (int(rows), int(length)), device="cuda")
 

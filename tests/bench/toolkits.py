@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+ROOT = Path(__file__).resolve().parents[2]
+WORKLOADS = json.loads((ROOT / "host/src/bench/workloads.json").read_text())
 DEVICE = torch.device("cuda")
 DTYPE = torch.bfloat16
 

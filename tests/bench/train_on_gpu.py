@@ -13,45 +13,24 @@ import re
 import statistics
 import subprocess
 import sys
-import threading
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = {"modelopt": "nvidia-modelopt", "automodel": "nemo-automodel", "specforge": "specforge"}
+import torch
+from toolkits import DEVICE, ROOT, TOOLKITS, WORKLOADS
+
+sys.path.insert(0, str(ROOT / "tests/gpu"))
+from peak_memory import PeakMemory  # noqa: E402
+
 WARMUP = 3
 
 
 def workload(name):
     """(shape, steps of training-time test, length, rows, draft vocabulary)."""
-    known = json.loads((ROOT / "host/src/bench/workloads.json").read_text())
     base, steps, length, rows = re.fullmatch(r"(\w+)-k(\d+)-(\d+)x(\d+)", name).groups()
-    return known["bases"][base], int(steps), int(length), int(rows), known["draft_vocabulary"]
-
-
-class PeakMemory:
-    """Of the device, in MiB, asked for twenty times a second."""
-
-    def __enter__(self):
-        self.mib, self.ended = 0, threading.Event()
-        self.thread = threading.Thread(target=self.watch)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.ended.set()
-        self.thread.join()
-
-    def watch(self):
-        query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-        while not self.ended.wait(0.05):
-            self.mib = max(self.mib, int(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]))
+    return WORKLOADS["bases"][base], int(steps), int(length), int(rows), WORKLOADS["draft_vocabulary"]
 
 
 def rates_of_toolkit(toolkit, name, steps):
     """Tokens/s of each timed step, by events."""
-    import torch
-    from toolkits import DEVICE, TOOLKITS
-
     shape, ttt_steps, length, rows, vocabulary = workload(name)
     torch.manual_seed(0)
     trained = TOOLKITS[toolkit](shape, ttt_steps, vocabulary)
@@ -66,29 +45,39 @@ def rates_of_toolkit(toolkit, name, steps):
     return [rows * length / before.elapsed_time(after) * 1000 for before, after in zip(marks, marks[1:], strict=False)]
 
 
-def measured(command, kind):
-    with PeakMemory() as peak:
+def measured(command, read):
+    """read(stdout): the steps' rates, tokens/s, and the one in the middle."""
+    with PeakMemory(seconds=0.05) as peak:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return {"error": (done.stderr.strip() or "failed").splitlines()[-1][:200]}
-    return kind(json.loads(done.stdout[done.stdout.rindex("\n@"):][2:] if "\n@" in done.stdout else done.stdout)) | {"gib": round(peak.mib / 1024, 1)}
+    return read(done.stdout) | {"gib": round(peak.gib, 1)}
 
 
 def of_outrider(arguments, name):
     command = [arguments.program, "bench", "train", "--workload", name, "--device", "cuda", "--steps", str(arguments.steps),
                "--json", *arguments.option]
-    return measured(command, lambda found: {"rates": list(found["tokens_per_second"].values()),
-                                            "rate": found["tokens_per_second"]["median"]})
+
+    def read(printed):
+        rates = json.loads(printed)["tokens_per_second"]
+        return {"rates": list(rates.values()), "rate": rates["median"]}
+
+    return measured(command, read)
 
 
 def of_toolkit(arguments, name, toolkit):
     command = [sys.executable, __file__, "--steps", str(arguments.steps), "--workload", name, "--measure", toolkit]
-    return measured(command, lambda rates: {"rates": rates, "rate": statistics.median(rates)})
+
+    def read(printed):
+        rates = json.loads(printed.splitlines()[-1])
+        return {"rates": rates, "rate": statistics.median(rates)}
+
+    return measured(command, read)
 
 
 def version_of(toolkit):
     try:
-        return importlib.metadata.version(PACKAGES[toolkit])
+        return importlib.metadata.version(TOOLKITS[toolkit].package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
@@ -136,19 +125,19 @@ def show(result):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--workload", action="append")
-    parser.add_argument("--toolkit", action="append", choices=sorted(PACKAGES))
+    parser.add_argument("--toolkit", action="append", choices=sorted(TOOLKITS))
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--option", action="append", default=[], help="of outrider bench train, such as --base-precision=fp8")
     parser.add_argument("--program", default=str(ROOT / "build/bin/outrider"))
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--measure", choices=sorted(PACKAGES), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=sorted(TOOLKITS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     names = arguments.workload or ["1b-k3-2048x8"]
     if arguments.measure:
-        print("\n@" + json.dumps(rates_of_toolkit(arguments.measure, names[0], arguments.steps)))
+        print("\n" + json.dumps(rates_of_toolkit(arguments.measure, names[0], arguments.steps)))
         return
-    toolkits = arguments.toolkit or [name for name in PACKAGES if version_of(name)]
+    toolkits = arguments.toolkit or [name for name in TOOLKITS if version_of(name)]
     for name in names:
         result = compared(arguments, name, toolkits)
         print(json.dumps(result), flush=True) if arguments.json else show(result)

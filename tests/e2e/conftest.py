@@ -143,6 +143,12 @@ def convert(outrider, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def small_eagle3(convert):
+    """A small base of random weights with a new EAGLE-3 draft; nobody writes into the folder."""
+    return convert(REFERENCE / "base_llama/base", "--mode", "eagle", "--preset", "eagle3")
+
+
+@pytest.fixture(scope="session")
 def edited(tmp_path_factory):
     """edited(folder, file, change): a copy of the folder with one JSON file changed in place."""
 

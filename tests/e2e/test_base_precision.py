@@ -13,20 +13,15 @@ STEPS = ("--max-steps", 30, "--logging-steps", 1, "--learning-rate", 1e-2, "--sa
 
 
 @pytest.fixture(scope="module")
-def model(convert):
-    return convert(REFERENCE / "base_llama/base", "--mode", "eagle", "--preset", "eagle3")
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_shards(tmp_path_factory.mktemp("data") / "shards", lengths=LENGTHS)
 
 
-def test_the_cost_of_fewer_bits_is_measured_and_the_draft_learns(outrider, model, data, tmp_path):
+def test_the_cost_of_fewer_bits_is_measured_and_the_draft_learns(outrider, small_eagle3, data, tmp_path):
     runs = {}
     for precision in ("full", "fp8"):
         run = tmp_path / precision
-        said = outrider("train", model, "--data", data, "--eval-data", data, "--out", run, *STEPS,
+        said = outrider("train", small_eagle3, "--data", data, "--eval-data", data, "--out", run, *STEPS,
                         "--base-precision", precision).stderr
         assert ("in eight-bit floats the base differs" in said) == (precision == "fp8")
         runs[precision] = (json.loads((run / "run.json").read_text())["summary"], metrics(run))
@@ -43,9 +38,9 @@ def test_the_cost_of_fewer_bits_is_measured_and_the_draft_learns(outrider, model
     assert losses == pytest.approx(full, rel=0.05)
 
 
-def test_a_run_in_fewer_bits_goes_on_and_is_no_run_in_more(outrider, model, data, tmp_path):
+def test_a_run_in_fewer_bits_goes_on_and_is_no_run_in_more(outrider, small_eagle3, data, tmp_path):
     run = tmp_path / "run"
-    options = ("train", model, "--data", data, "--out", run, "--save", "draft", "--max-steps", 8,
+    options = ("train", small_eagle3, "--data", data, "--out", run, "--save", "draft", "--max-steps", 8,
                "--logging-steps", 1, "--save-steps", 4, "--base-precision")
     outrider(*options, "fp8")
     before = metrics(run)
@@ -56,8 +51,8 @@ def test_a_run_in_fewer_bits_goes_on_and_is_no_run_in_more(outrider, model, data
     assert [line["loss"] for line in metrics(run)] == [line["loss"] for line in before]
 
 
-def test_what_cannot_be_done_in_fewer_bits_is_refused(outrider, convert, model, data, tmp_path):
-    start = ("train", model, "--data", data, "--out", tmp_path / "run", "--base-precision")
+def test_what_cannot_be_done_in_fewer_bits_is_refused(outrider, convert, small_eagle3, data, tmp_path):
+    start = ("train", small_eagle3, "--data", data, "--out", tmp_path / "run", "--base-precision")
     assert "base_precision fp8 needs save draft" in outrider(*start, "fp8", status=2).stderr
     assert "base_precision 'int3' is unknown" in outrider(*start, "int3", status=2).stderr
     trained = convert(REFERENCE / "base_llama/base", "--mode", "eagle", "--preset", "eagle3", "--set",

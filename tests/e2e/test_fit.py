@@ -11,11 +11,6 @@ STEPS = ("--max-steps", 8, "--logging-steps", 1, "--save-steps", 4, "--save-tota
 
 
 @pytest.fixture(scope="module")
-def model(convert):
-    return convert(REFERENCE / "base_llama/base", "--mode", "eagle", "--preset", "eagle3")
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_shards(tmp_path_factory.mktemp("data") / "shards", lengths=LENGTHS)
 
@@ -24,9 +19,9 @@ def losses(run):
     return [line["loss"] for line in metrics(run) if "loss" in line]
 
 
-def test_a_fitted_run_goes_on_where_it_was_stopped(outrider, model, data, tmp_path):
+def test_a_fitted_run_goes_on_where_it_was_stopped(outrider, small_eagle3, data, tmp_path):
     fitted = tmp_path / "fitted"
-    options = ("train", model, "--data", data, "--out", fitted, *STEPS, "--fit-tokens", 600)
+    options = ("train", small_eagle3, "--data", data, "--out", fitted, *STEPS, "--fit-tokens", 600)
     said = outrider(*options).stderr
     assert "fit: drafts start from regressions on" in said
     whole = tmp_path / "whole"
@@ -38,9 +33,9 @@ def test_a_fitted_run_goes_on_where_it_was_stopped(outrider, model, data, tmp_pa
     assert same_tensors(fitted / "final", whole / "final")
 
 
-def test_a_fit_in_bfloat16_reaches_the_masters(outrider, model, data, tmp_path):
+def test_a_fit_in_bfloat16_reaches_the_masters(outrider, small_eagle3, data, tmp_path):
     def run(name, *options):
-        outrider("train", model, "--data", data, "--out", tmp_path / name, *STEPS, *options)
+        outrider("train", small_eagle3, "--data", data, "--out", tmp_path / name, *STEPS, *options)
         return losses(tmp_path / name)
 
     plain, wide, half = run("plain"), run("wide", "--fit-tokens", 600), run(
@@ -49,14 +44,14 @@ def test_a_fit_in_bfloat16_reaches_the_masters(outrider, model, data, tmp_path):
     assert all(abs(fitted - unfitted) > 0.02 * unfitted for fitted, unfitted in zip(wide[:6], plain[:6], strict=True))
 
 
-def test_a_fit_is_refused_where_it_would_replace_what_was_learned(outrider, convert, model, data, tmp_path):
+def test_a_fit_is_refused_where_it_would_replace_what_was_learned(outrider, convert, small_eagle3, data, tmp_path):
     run = tmp_path / "run"
-    outrider("train", model, "--data", data, "--out", run, *STEPS)
+    outrider("train", small_eagle3, "--data", data, "--out", run, *STEPS)
     again = ("--data", data, "--out", tmp_path / "again", *STEPS, "--fit-tokens", 600)
     said = outrider("train", run / "final", *again, status=2).stderr
     assert "was trained already" in said and "without --fit-tokens" in said
     medusa = convert(REFERENCE / "base_llama/base", "--mode", "medusa")
     said = outrider("train", medusa, *again, status=4).stderr
     assert "none of the model's drafts" in said
-    said = outrider("train", model, *again, "--base-precision", "fp8", "--save", "draft", status=2).stderr
+    said = outrider("train", small_eagle3, *again, "--base-precision", "fp8", "--save", "draft", status=2).stderr
     assert "fit_tokens and base_precision fp8" in said

@@ -37,10 +37,9 @@ def test_a_packed_batch_has_the_loss_and_gradient_of_an_unpacked_one(outrider, c
                             for key, value in expected.items()}
 
 
-def test_a_packed_run_that_was_stopped_has_the_bits_of_one_that_was_not(outrider, convert, data, tmp_path):
-    model = convert(REFERENCE / "base_llama/base", "--mode", "eagle", "--preset", "eagle3")
+def test_a_packed_run_that_was_stopped_has_the_bits_of_one_that_was_not(outrider, small_eagle3, data, tmp_path):
     run = tmp_path / "run"
-    options = ("train", model, "--data", data, "--out", run, "--max-steps", 6, "--logging-steps", 1, "--save-steps", 3,
+    options = ("train", small_eagle3, "--data", data, "--out", run, "--max-steps", 6, "--logging-steps", 1, "--save-steps", 3,
                "--max-length", 32, "--per-device-train-batch-size", 2, "--packing")
     outrider(*options)
     before = [line["loss"] for line in metrics(run)]
@@ -61,8 +60,7 @@ def test_what_does_not_go_with_packing_is_refused(outrider, convert, data, tmp_p
     assert "train without --packing" in said
 
 
-def test_graphs_are_refused_where_there_is_no_gpu(outrider, convert, data, tmp_path):
-    model = convert(REFERENCE / "base_llama/base", "--mode", "eagle", "--preset", "eagle3")
-    said = outrider("train", model, "--data", data, "--out", tmp_path / "run", *ONE_STEP, "--cuda-graphs", "on",
+def test_graphs_are_refused_where_there_is_no_gpu(outrider, small_eagle3, data, tmp_path):
+    said = outrider("train", small_eagle3, "--data", data, "--out", tmp_path / "run", *ONE_STEP, "--cuda-graphs", "on",
                     status=2).stderr
     assert "--cuda-graphs on needs a GPU" in said

@@ -13,12 +13,11 @@ import shutil
 import statistics
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import torch
 from gpu_check import CONFIG, make_base, make_shards
+from peak_memory import PeakMemory
 from safetensors.torch import save_file
 from step_trace import summary
 
@@ -134,27 +133,6 @@ def make_weights(work, shape):
     save_random(base, config)
     (base / "config.json").write_text(json.dumps(config))
     torch.cuda.empty_cache()
-
-
-class PeakMemory:
-    """The driver's, of the fullest GPU, in GiB."""
-
-    def __enter__(self):
-        self.gib, self.done = 0.0, False
-        self.thread = threading.Thread(target=self.watch)
-        self.thread.start()
-        return self
-
-    def watch(self):
-        while not self.done:
-            used = subprocess.run(["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
-                                  capture_output=True, text=True, check=False).stdout.split()
-            self.gib = max([self.gib, *(int(mib) / 1024 for mib in used)])
-            time.sleep(0.3)
-
-    def __exit__(self, *_):
-        self.done = True
-        self.thread.join()
 
 
 def make_rows(work, length):
