@@ -51,7 +51,8 @@ TEST_CASE("processes that share sequences have the loss and gradients of one") {
 }
 
 std::optional<SequenceNeeds> needs_of(const Case& c, const std::string& numerics = "") {
-  auto base = base_model()->base_info();
+  const auto model = base_model();
+  auto base = model->base_info();
   base.reference_numerics = numerics;
   return conversion_of(c, base).draft->sequence_needs();
 }

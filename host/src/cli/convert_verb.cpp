@@ -11,6 +11,7 @@
 #include "outrider/host/convert.h"
 #include "outrider/host/draft_vocabulary.h"
 #include "outrider/text.h"
+#include "verify/probe.h"
 
 namespace outrider::cli {
 namespace {
@@ -82,7 +83,8 @@ void convert(const ConvertArguments& arguments, const GlobalOptions& global) {
   save_pretrained(*model, arguments.out,
                   {.source = arguments.base,
                    .replace = arguments.replace,
-                   .max_shard_size = arguments.max_shard_size});
+                   .max_shard_size = arguments.max_shard_size,
+                   .complete = verify::probe_without_outputs(*model)});
   const auto json = summary(*model, arguments);
   global.json ? print_json(json) : print_conversion(json);
 }

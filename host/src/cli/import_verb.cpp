@@ -5,6 +5,7 @@
 #include "cli/app.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/importer.h"
+#include "verify/probe.h"
 
 namespace outrider::cli {
 namespace {
@@ -34,7 +35,8 @@ void import_model(const ImportArguments& arguments, const GlobalOptions& global)
   save_pretrained(*model, arguments.out,
                   {.source = arguments.base,
                    .replace = arguments.replace,
-                   .max_shard_size = arguments.max_shard_size});
+                   .max_shard_size = arguments.max_shard_size,
+                   .complete = verify::probe_without_outputs(*model)});
   if (global.json) {
     return print_json({{"out", arguments.out.string()},
                        {"mode", result.mode},

@@ -4,6 +4,7 @@
 
 #include "cli/app.h"
 #include "outrider/host/checkpoint.h"
+#include "verify/probe.h"
 
 namespace outrider::cli {
 namespace {
@@ -43,7 +44,8 @@ void restore_folder(const RestoreArguments& arguments, const GlobalOptions& glob
   save_pretrained(*model, arguments.out,
                   {.source = arguments.base,
                    .replace = arguments.replace,
-                   .max_shard_size = arguments.max_shard_size});
+                   .max_shard_size = arguments.max_shard_size,
+                   .complete = verify::probe_without_outputs(*model)});
   print_result(*model, arguments.out, global.json);
 }
 

@@ -14,8 +14,8 @@ namespace outrider::verify {
 /// others.
 std::string cause_of(std::string_view name);
 
-/// A check for each key that two values have differently, by its path: "KEY is 4, was trained with
-/// 5". `then` says what the other value is: "was trained with".
+/// A check for each key that two values have differently, by its path: "KEY is 4, was written with
+/// 5". `then` says what the other value is: "was written with".
 Checks differences(const std::string& check, const Json& value, const Json& other,
                    const std::string& then);
 

@@ -14,8 +14,8 @@
 #include "verify/path_checks.h"
 #include "verify/probe.h"
 #include "verify/probe_outputs.h"
+#include "verify/state_checks.h"
 #include "verify/static_checks.h"
-#include "verify/unrecorded_checks.h"
 
 namespace outrider::verify {
 namespace {
@@ -59,8 +59,7 @@ class Verification {
       : options_(options), probe_(Probe::read(options.folder)) {}
 
   Checks run() {
-    add(probe_ ? check_recorded(options_.folder, *probe_, retrained_)
-               : check_unrecorded(options_.folder));
+    check_files();
     if (!load()) return checks_;
     require_drafts(*model_);
     const auto ids = tokens_of(options_, *model_);
@@ -77,6 +76,17 @@ class Verification {
   }
 
  private:
+  void check_files() {
+    if (probe_) {
+      add(check_recorded(options_.folder, *probe_, retrained_));
+    } else {
+      add({{"record", Outcome::kSkipped, "", fmt::format("no {}", kProbeFile), {}}});
+    }
+    if (!has_recorded_outputs()) add(check_state(options_.folder));
+  }
+
+  bool has_recorded_outputs() const { return probe_ && probe_->outputs.is_object(); }
+
   void add(const Checks& more) { append(checks_, more); }
   bool differs() const { return !causes_in(checks_).empty(); }
 
@@ -129,7 +139,7 @@ class Verification {
   /// What differs already has other outputs: they are its effect and no cause of their own.
   void check_recorded_outputs() {
     if (!probe_) return;
-    if (!probe_->outputs.is_object()) {
+    if (!has_recorded_outputs()) {
       return add(
           {{"outputs", Outcome::kSkipped, "", "not recorded: " + probe_->without_outputs, {}}});
     }

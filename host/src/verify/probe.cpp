@@ -84,6 +84,12 @@ Json write_probe(CausalLM& model, const fs::path& folder, const ProbeOptions& op
   return base;
 }
 
+std::function<void(const fs::path&)> probe_without_outputs(CausalLM& model) {
+  return [&model](const fs::path& folder) {
+    write_probe(model, folder, {.without_outputs = "the model was not run when it was written"});
+  };
+}
+
 std::optional<Probe> Probe::read(const fs::path& folder) {
   const auto path = folder / kProbeFile;
   if (!fs::exists(fs::symlink_status(path))) return std::nullopt;

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <optional>
+#include <string>
 
 #include "outrider/api.h"
 #include "outrider/json.h"
@@ -30,5 +32,9 @@ struct ProbeOptions {
 /// base's tensors in it. Throws kWriteFailed.
 OUTRIDER_API Json write_probe(CausalLM& model, const std::filesystem::path& folder,
                               const ProbeOptions& options = {});
+
+/// SaveOptions::complete for a folder that is written without running its model.
+OUTRIDER_API std::function<void(const std::filesystem::path&)> probe_without_outputs(
+    CausalLM& model);
 
 }  // namespace outrider::verify

@@ -19,7 +19,7 @@ Checks check_config(const Json& now, const Json& then) {
   Checks found;
   for (const char* part : {"base", "modes"}) {
     const auto differing = differences("config", now.value(part, Json()), then.value(part, Json()),
-                                       "was trained with");
+                                       "was written with");
     found.insert(found.end(), differing.begin(), differing.end());
   }
   return or_same(std::move(found), "config",
@@ -34,7 +34,7 @@ Checks check_tokenizer(const Json& now, const Json& then) {
     found.push_back({"tokenizer",
                      Outcome::kDiffers,
                      "tokenizer",
-                     fmt::format("{} {} when the draft was trained", printable(name), what),
+                     fmt::format("{} {} when the folder was written", printable(name), what),
                      {}});
   }
   return or_same(std::move(found), "tokenizer", fmt::format("{} files", then.size()));

@@ -1,4 +1,4 @@
-#include "verify/unrecorded_checks.h"
+#include "verify/state_checks.h"
 
 #include <fmt/format.h>
 
@@ -138,12 +138,8 @@ Checks check_metadata(const ModelConfig& config, const ModeState& state) {
 
 }  // namespace
 
-Checks check_unrecorded(const fs::path& folder) {
-  Checks checks = {{"record",
-                    Outcome::kSkipped,
-                    "",
-                    fmt::format("no {}: only a trained folder has one", kProbeFile),
-                    {}}};
+Checks check_state(const fs::path& folder) {
+  Checks checks;
   const auto metadata = read_metadata(folder);
   const auto config = read_config(folder);
   if (metadata.base_model.contains("config_sha256")) {
