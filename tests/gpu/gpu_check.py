@@ -7,6 +7,7 @@
     gpu_check.py prompts BASE FILE    prompts of random tokens, of different lengths
     gpu_check.py answers FILE FILE…   fails unless all hold the first one's tokens
     gpu_check.py same METRICS METRICS…   fails unless all runs have the first one's losses up to rounding
+    gpu_check.py curve METRICS METRICS   fails unless the runs' losses, averaged over 20 steps, follow one curve
 """
 
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+NOISE = 5e-3  # of a mean loss, between arithmetic in float32 and in bfloat16
 TOLERANCE = 1e-3  # of a tensor's largest magnitude, float32 against float32
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": "float32",
@@ -138,8 +140,18 @@ def same(expected_file, *files):
             sys.exit(f"{file}: other losses than {expected_file}")
 
 
+def curve(expected_file, file, window=20):
+    expected, actual = losses_of(expected_file), losses_of(file)
+    windows = range(0, len(expected) - window + 1, window)
+    of_means = [sum(actual[i:i + window]) / sum(expected[i:i + window]) - 1 for i in windows]
+    print(f"{len(expected)} steps, loss {expected[0]:.4f} → {expected[-1]:.4f}; means of {window} differ by "
+          + ", ".join(f"{100 * off:+.2f}" for off in of_means) + " %")
+    if len(actual) != len(expected) or not all(abs(off) < NOISE for off in of_means):
+        sys.exit(f"{file}: another curve than {expected_file}")
+
+
 if __name__ == "__main__":
-    commands = {"base": make_base, "batch": make_batch, "compare": compare, "losses": losses, "same": same,
+    commands = {"base": make_base, "batch": make_batch, "compare": compare, "losses": losses, "same": same, "curve": curve,
                 "prompts": make_prompts, "answers": answers}
     if len(sys.argv) < 3 or sys.argv[1] not in commands:
         sys.exit(__doc__)

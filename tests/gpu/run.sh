@@ -96,6 +96,17 @@ twenty_steps packed --device cuda "${packed[@]}"
 twenty_steps packed-graphs --device cuda --cuda-graphs on "${packed[@]}"
 check same "$work"/packed{-cpu,,-graphs}.run/metrics.jsonl
 
+# many_steps NAME OPTION…: a run that learns.
+many_steps() {
+  "$outrider" train "$work/eagle3" --data "$shards" --out "$work/$1.run" --max-steps 200 --logging-steps 1 \
+    --learning-rate 1e-3 --lr-scheduler-type constant "${@:2}"
+}
+
+say "200 steps in bfloat16: the CPU's curve in float32"
+many_steps long-cpu --dtype float32
+many_steps long --device cuda --dtype bfloat16
+check curve "$work"/long{-cpu,}.run/metrics.jsonl
+
 # answer NAME FOLDER OPTION…: what the model decodes in float32, the likeliest tokens.
 answer() {
   "$outrider" --json generate "$2" --prompts "$work/prompts.jsonl" --max-new-tokens 40 --dtype float32 "${@:3}" \
