@@ -83,6 +83,13 @@ def test_answers_are_those_of_generate(outrider, folders, prompts):
         assert all(ours[key] == theirs[key] for key in ours)
 
 
+def test_every_tokenizer_is_tried_before_anything_is_decoded(outrider, tiny, jsonl, tmp_path):
+    without = shutil.copytree(tiny("float32"), tmp_path / "without")
+    (without / "tokenizer.json").unlink()
+    done = outrider("eval", tiny("float32"), without, "--prompts", jsonl({"text": "The sea"}), status=3)
+    assert f"{without}: no usable tokenizer" in done.stderr and "plain" not in done.stderr
+
+
 def test_the_table_says_which_is_fastest(outrider, base, prompts):
     shown = outrider("eval", base, "--prompts", prompts, "--max-new-tokens", 8)
     assert "tokens/pass" in shown.stdout and "prompt-lookup" in shown.stdout and "odd:" in shown.stdout

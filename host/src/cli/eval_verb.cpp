@@ -13,6 +13,7 @@
 #include "cli/reference_acceptance_report.h"
 #include "generate/decoding_evaluation.h"
 #include "generate/prompt_file.h"
+#include "generate/tokenized_prompts.h"
 #include "outrider/host/checkpoint.h"
 #include "outrider/host/sha256.h"
 #include "trainer/progress.h"
@@ -108,11 +109,12 @@ std::vector<Json> prompts_of(const EvalArguments& a) {
   return spread(read_prompt_file(a.prompts), a.most_prompts.value_or(a.sweep ? kSweptPrompts : 0));
 }
 
-/// Throws where the folder is none of a model.
-EvaluatedModel evaluated_model(const fs::path& folder, const DecodeArguments& decode) {
+/// Throws where the folder is none of a model, or has no tokenizer that the prompts need.
+EvaluatedModel evaluated_model(const fs::path& folder, const std::vector<Json>& prompts,
+                               const DecodeArguments& decode) {
   read_config(folder);
   const auto modes = read_metadata(folder, decode.load.reference_numerics).modes;
-  return {folder, modes.empty() ? "" : modes.front().mode,
+  return {folder, modes.empty() ? "" : modes.front().mode, prompt_tokens(prompts, folder),
           [&decode, folder] { return load_to_decode(folder, decode); }};
 }
 
@@ -121,7 +123,7 @@ Json evaluated(const EvalArguments& a) {
   for (const auto& draft : plan.drafts) DraftPlan check(draft);
   const auto prompts = prompts_of(a);
   std::vector<EvaluatedModel> models;
-  for (const auto& folder : a.models) models.push_back(evaluated_model(folder, a.decode));
+  for (const auto& folder : a.models) models.push_back(evaluated_model(folder, prompts, a.decode));
   auto kept = a.out.empty() ? nullptr
                             : std::make_unique<EvaluationFolder>(a.out, results_options(a, prompts),
                                                                  a.models);

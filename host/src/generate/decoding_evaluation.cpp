@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "generate/session.h"
-#include "generate/tokenized_prompts.h"
 
 namespace outrider {
 namespace {
@@ -43,13 +42,13 @@ std::string label(const std::string& drafter, const DecodingWay& way) {
 
 }  // namespace
 
-DecodingEvaluation::DecodingEvaluation(std::vector<Json> prompts, decode::DecodeOptions options,
-                                       EvaluationPlan plan, std::unique_ptr<EvaluationFolder> kept)
-    : prompts_(std::move(prompts)),
-      options_(std::move(options)),
+DecodingEvaluation::DecodingEvaluation(const std::vector<Json>& prompts,
+                                       decode::DecodeOptions options, EvaluationPlan plan,
+                                       std::unique_ptr<EvaluationFolder> kept)
+    : options_(std::move(options)),
       plan_(std::move(plan)),
       kept_(std::move(kept)),
-      results_(categories_of(prompts_)) {}
+      results_(categories_of(prompts)) {}
 
 std::vector<DecodingWay> DecodingEvaluation::ways_of(const EvaluatedModel& model,
                                                      int64_t batch_size) const {
@@ -80,7 +79,6 @@ Measurement DecodingEvaluation::kept(const Json& key,
 }
 
 void DecodingEvaluation::add(const EvaluatedModel& model, const OnStep& on_step) {
-  const auto tokens = prompt_tokens(prompts_, model.folder);
   options_.stop_tokens = stop_tokens(model.folder);
   std::shared_ptr<CausalLM> loaded;
   const auto load = [&]() -> CausalLM& {
@@ -88,7 +86,7 @@ void DecodingEvaluation::add(const EvaluatedModel& model, const OnStep& on_step)
     return *loaded;
   };
   for (size_t i = 0; i < plan_.batch_sizes.size(); ++i) {
-    const auto batches = batches_of(tokens, plan_.batch_sizes[i]);
+    const auto batches = batches_of(model.prompts, plan_.batch_sizes[i]);
     std::vector<MeasuredWay> ways;
     for (const auto& way : ways_of(model, plan_.batch_sizes[i])) {
       ways.push_back({model.folder.string(), drafter_name(model, way.drafter), way,

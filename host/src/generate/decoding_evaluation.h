@@ -28,6 +28,7 @@ struct EvaluationPlan {
 struct EvaluatedModel {
   std::filesystem::path folder;
   std::string mode;                                 // of its first draft; empty where it has none
+  MeasuredTokens prompts;                           // prompt_tokens() of its folder
   std::function<std::shared_ptr<CausalLM>()> load;  // called where something is left to measure
 };
 
@@ -44,12 +45,12 @@ class OUTRIDER_API DecodingEvaluation {
  public:
   /// `options`: for all ways, but what is drafted and the stop tokens. `kept` may be null; what it
   /// has is not measured again.
-  DecodingEvaluation(std::vector<Json> prompts, decode::DecodeOptions options, EvaluationPlan plan,
-                     std::unique_ptr<EvaluationFolder> kept);
+  DecodingEvaluation(const std::vector<Json>& prompts, decode::DecodeOptions options,
+                     EvaluationPlan plan, std::unique_ptr<EvaluationFolder> kept);
 
   using OnStep = std::function<void(const EvaluationStep&)>;
   /// Measures plain decoding, the model's first draft where it has one, and, of the first model
-  /// that is added, prompt lookup. Throws as prompt_tokens() and decoders do.
+  /// that is added, prompt lookup. Throws as decoders do.
   void add(const EvaluatedModel& model, const OnStep& on_step);
 
   /// Of all that was added: EvaluationResults::to_json().
@@ -65,7 +66,6 @@ class OUTRIDER_API DecodingEvaluation {
                         const Load& load, const OnStep& on_batch);
   void decode(CausalLM& model, const MeasuredTokens& batch, MeasuredWay& way);
 
-  std::vector<Json> prompts_;
   decode::DecodeOptions options_;
   EvaluationPlan plan_;
   std::unique_ptr<EvaluationFolder> kept_;
