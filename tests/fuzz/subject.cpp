@@ -21,8 +21,9 @@ void check_message(const std::string& message) {
 }  // namespace
 
 std::span<const Subject* const> subjects() {
-  static constexpr std::array kAll = {&kConfigSchema, &kMetadata,    &kPickle,    &kPluginFile,
-                                      &kPluginLock,   &kSafetensors, &kTorchFile, &kVersion};
+  static constexpr std::array kAll = {&kConfigSchema, &kMetadata,   &kPickle,
+                                      &kPluginFile,   &kPluginLock, &kRopeConfig,
+                                      &kSafetensors,  &kTorchFile,  &kVersion};
   return kAll;
 }
 

@@ -18,8 +18,8 @@ struct Subject {
   std::string_view alphabet;
 };
 
-extern const Subject kConfigSchema, kMetadata, kPickle, kPluginFile, kPluginLock, kSafetensors,
-    kTorchFile, kVersion;
+extern const Subject kConfigSchema, kMetadata, kPickle, kPluginFile, kPluginLock, kRopeConfig,
+    kSafetensors, kTorchFile, kVersion;
 
 /// Every subject, by name.
 std::span<const Subject* const> subjects();
