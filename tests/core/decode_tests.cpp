@@ -137,6 +137,59 @@ TEST_CASE("plain decoding is a greedy loop over whole passes") {
   check_greedy(*model, batch, 24, options.stop_tokens);
 }
 
+/// Goes on by itself, as bases on a GPU do, and counts the steps.
+class Unattended : public CausalLM {
+ public:
+  explicit Unattended(std::shared_ptr<LlamaForCausalLM> other)
+      : CausalLM(other->config()), other_(register_module("other", std::move(other))) {}
+
+  BaseOutputs run_base(const BasePass& pass) override { return other_->run_base(pass); }
+  void drop_decoder_layers() override { other_->drop_decoder_layers(); }
+  const LmHead& head() const override { return other_->head(); }
+  at::Tensor final_norm(const at::Tensor& hidden) const override {
+    return other_->final_norm(hidden);
+  }
+  std::optional<at::Tensor> continue_greedily(nn::KvCache& cache, const at::Tensor& ids,
+                                              int64_t steps) override {
+    std::vector<at::Tensor> tokens{ids};
+    for (int64_t i = 0; i < steps; ++i) {
+      const auto outputs =
+          run_base({.input_ids = tokens.back(), .request = {.last_hidden = true}, .cache = &cache});
+      cache.commit(std::vector<int64_t>(cache.lengths().size(), 1));
+      tokens.push_back(head().logits(outputs.last_hidden).argmax(-1));
+    }
+    steps_made += steps * ids.size(0);
+    return at::cat(tokens, 1).slice(1, 1);
+  }
+
+  int64_t steps_made = 0;
+
+ private:
+  std::shared_ptr<LlamaForCausalLM> other_;
+};
+
+TEST_CASE("a base that goes on by itself decodes to the same tokens, with few steps for nothing") {
+  const auto plain = base();
+  const auto model = std::make_shared<Unattended>(plain);
+  for (const int64_t count : {1, 2, 8, 9, 24, 45}) {
+    CAPTURE(count);
+    model->steps_made = 0;
+    decode::DecodeOptions options{.max_new_tokens = count};
+    auto batch = decoded(*model, options);
+    check_greedy(*plain, batch, count);
+    const auto prompts = static_cast<int64_t>(kPrompts.size());
+    CHECK(model->steps_made == prompts * (count - 1));
+    if (count < 10) continue;
+    model->steps_made = 0;
+    options.stop_tokens = {batch.sequences[2].tokens[5], batch.sequences[0].tokens[9]};
+    batch = decoded(*model, options);
+    check_greedy(*plain, batch, count, options.stop_tokens);
+    int64_t needed = 0;
+    for (const auto& sequence : batch.sequences) needed += sequence.rounds;
+    CHECK(model->steps_made - needed < 16 * prompts);
+  }
+}
+
 TEST_CASE("whatever is drafted, greedy tokens are those of plain decoding") {
   const auto model = base();
   for (const double knows : {0.0, 0.5, 0.9, 1.0}) {

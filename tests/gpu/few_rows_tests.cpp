@@ -1,5 +1,8 @@
+#include <algorithm>
+
 #include "device.h"
 #include "few_rows_checks.h"
+#include "outrider/decode/decoder.h"
 
 namespace outrider::testing::few_rows {
 namespace {
@@ -42,6 +45,49 @@ TEST_CASE("attention of a few rows to kept keys is that of plain loops") {
 
 TEST_CASE("a base gives few rows behind kept ones what it gives them in one pass over all") {
   check_bases(kKind);
+}
+
+using Sequences = std::vector<std::vector<int64_t>>;
+
+// Each token is the likeliest one behind those before it, up to rounding.
+void check_likeliest(CausalLM& model, const Sequences& prompts, const decode::DecodedBatch& batch) {
+  const c10::InferenceMode inference;
+  for (size_t b = 0; b < prompts.size(); ++b) {
+    auto all = prompts[b];
+    const auto& tokens = batch.sequences[b].tokens;
+    all.insert(all.end(), tokens.begin(), tokens.end());
+    const auto ids = at::tensor(all, at::kLong).to(kOptions.device()).unsqueeze(0);
+    const auto hidden = model.run_base({.input_ids = ids, .request = everything()}).last_hidden;
+    const auto logits = wide(model.head().logits(hidden.squeeze(0)));
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      const auto row = logits[static_cast<int64_t>(prompts[b].size() + i) - 1];
+      const auto short_of = row.max() - row[tokens[i]];
+      CHECK(short_of.item<double>() < 2 * kKind.limit * row.abs().max().item<double>());
+    }
+  }
+}
+
+TEST_CASE("decoding that goes on by itself makes likely tokens, and stops where it is told to") {
+  at::manual_seed(34);
+  const auto model = model_of(kKind, config_of("LlamaForCausalLM", 64));
+  const decode::Decoder decoder(*model, {});
+  const Sequences one{{7, 1, 300}}, several{{3, 1, 4, 1, 5}, {9}, {2, 6, 5, 3, 5, 8, 9, 7, 9}};
+  for (const auto* prompts : {&one, &several, &one}) {
+    decode::DecodeOptions options;
+    options.max_new_tokens = 45;
+    const auto whole = decoder.run(*prompts, options);
+    check_likeliest(*model, *prompts, whole);
+    for (size_t b = 0; b < prompts->size(); ++b) {
+      options.stop_tokens.push_back(whole.sequences[b].tokens[11 * (b + 1)]);
+    }
+    const auto stopped = decoder.run(*prompts, options);
+    for (size_t b = 0; b < prompts->size(); ++b) {
+      auto expected = whole.sequences[b].tokens;
+      const auto stop = std::ranges::find_first_of(expected, options.stop_tokens);
+      expected.erase(stop + 1, expected.end());
+      CHECK(stopped.sequences[b].tokens == expected);
+    }
+  }
 }
 
 }  // namespace outrider::testing::few_rows

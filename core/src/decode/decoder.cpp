@@ -1,12 +1,15 @@
 #include "outrider/decode/decoder.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "outrider/decode/draft_tree.h"
@@ -112,6 +115,41 @@ BaseOutputs first_rows(BaseOutputs outputs, int64_t count) {
   return outputs;
 }
 
+/// What a base makes by itself while the host looks at what came before.
+class TokensUnderWay {
+ public:
+  /// tokens [B,n] of these sequences.
+  TokensUnderWay(std::vector<size_t> sequences, const at::Tensor& tokens)
+      : sequences_(std::move(sequences)),
+        last_(tokens.slice(1, -1)),
+        tokens_(tokens.to(at::kCPU, /*non_blocking=*/true)) {
+    if (tokens.is_cpu()) return;
+    arrived_.emplace(tokens.device().type());
+    arrived_->record(
+        c10::impl::VirtualGuardImpl(tokens.device().type()).getStream(tokens.device()));
+  }
+
+  const std::vector<size_t>& sequences() const { return sequences_; }
+  int64_t count() const { return tokens_.size(1); }
+  /// [B,1], where they were made.
+  const at::Tensor& last() const { return last_; }
+  /// Of some of the sequences, in their order. Waits until they are there.
+  Rows of(const std::vector<size_t>& sequences) const {
+    if (arrived_) arrived_->synchronize();
+    const auto all = rows_of(tokens_);
+    Rows rows;
+    for (size_t b = 0; b < all.size(); ++b) {
+      if (std::ranges::find(sequences, sequences_[b]) != sequences.end()) rows.push_back(all[b]);
+    }
+    return rows;
+  }
+
+ private:
+  std::vector<size_t> sequences_;
+  at::Tensor last_, tokens_;
+  std::optional<c10::Event> arrived_;
+};
+
 /// The sequences of one batch that are not finished, and what base and drafter know of them.
 class Generation {
  public:
@@ -172,14 +210,16 @@ class Generation {
     return at::tensor(last_, at::kLong).unsqueeze(1).to(base_.device(), /*non_blocking=*/true);
   }
 
-  // Several rounds at once, where the base can go on by itself: the host looks after them.
+  // Several rounds at once, where the base can go on by itself: it makes the next ones while the
+  // host looks at these.
   bool go_on_plainly() {
     if (drafter_ || !sampler_.is_greedy()) return false;
     const Stopwatch watch(result_.base_seconds);
-    const auto ids = last_tokens();
-    const auto tokens = base_.continue_greedily(cache_, ids, steps_at_once());
-    if (!tokens) return false;
-    const auto news = rows_of(*tokens);
+    if (!under_way_) under_way_ = more_tokens(last_tokens(), 0);
+    if (!under_way_) return false;
+    const auto ready = *std::exchange(under_way_, std::nullopt);
+    if (ready.sequences() == active_) under_way_ = more_tokens(ready.last(), ready.count());
+    const auto news = ready.of(active_);
     for (size_t b = 0; b < active_.size(); ++b) {
       result_.sequences[active_[b]].rounds += rounds_for(active_[b], news[b]);
     }
@@ -187,12 +227,18 @@ class Generation {
     return true;
   }
 
-  // What follows a stop token is for nothing.
-  int64_t steps_at_once() const {
-    constexpr int64_t kMost = 16;
-    int64_t left = kMost;
-    for (const size_t i : active_) left = std::min(left, missing(result_.sequences[i]));
-    return std::max<int64_t>(left, 1);
+  // Behind ids [B,1], before which so many are not taken yet. What follows a stop token is for
+  // nothing.
+  std::optional<TokensUnderWay> more_tokens(const at::Tensor& ids, int64_t not_taken) {
+    constexpr int64_t kMost = 8;
+    int64_t steps = kMost;
+    for (const size_t i : active_) {
+      steps = std::min(steps, missing(result_.sequences[i]) - not_taken);
+    }
+    if (steps <= 0) return std::nullopt;
+    const auto tokens = base_.continue_greedily(cache_, ids, steps);
+    if (!tokens) return std::nullopt;
+    return TokensUnderWay(active_, *tokens);
   }
 
   int64_t missing(const DecodedSequence& sequence) const {
@@ -367,7 +413,8 @@ class Generation {
   nn::KvCache& cache_;
   std::vector<int64_t> last_;   // of each active sequence; not in the cache yet
   std::vector<size_t> active_;  // numbers of the prompts
-  BaseOutputs outputs_;         // of the last pass
+  std::optional<TokensUnderWay> under_way_;
+  BaseOutputs outputs_;  // of the last pass
   DecodedBatch result_;
 };
 

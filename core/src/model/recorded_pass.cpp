@@ -150,9 +150,12 @@ void RecordedPass::launch_step(const at::Tensor& head) const {
                                      launch.stream()));
 }
 
+// Steps that go on by themselves leave the lengths as they are to be for the next.
 void RecordedPass::take(const at::Tensor& ids) {
   ids_.copy_(ids);
+  if (device_lengths_ == cache_.lengths()) return;
   lengths_.copy_(at::tensor(cache_.lengths(), at::kLong), /*non_blocking=*/true);
+  device_lengths_ = cache_.lengths();
 }
 
 BaseOutputs RecordedPass::run(const BasePass& pass) {
@@ -176,6 +179,7 @@ at::Tensor RecordedPass::continue_greedily(const at::Tensor& ids, const at::Tens
     written_ = at::empty({ids_.size(0), slots_.front().key.size(2)}, ids_.options());
   }
   take(ids);
+  device_lengths_.clear();
   int64_t left = steps;
   for (; left >= kStepsOfRecording; left -= kStepsOfRecording) {
     steps_.run_on(embeddings_, [&] {
@@ -185,9 +189,13 @@ at::Tensor RecordedPass::continue_greedily(const at::Tensor& ids, const at::Tens
   for (; left > 0; --left) {
     step_.run_on(embeddings_, [&] { launch_step(head); });
   }
-  const auto places = at::tensor(cache_.lengths(), at::kLong).unsqueeze(1) + at::arange(steps);
-  cache_.commit(std::vector<int64_t>(cache_.lengths().size(), steps));
-  return written_.gather(1, places.to(written_.device(), /*non_blocking=*/true));
+  std::vector<at::Tensor> news;
+  for (size_t b = 0; b < cache_.lengths().size(); ++b) {
+    news.push_back(written_[static_cast<int64_t>(b)].narrow(0, cache_.lengths()[b], steps));
+  }
+  cache_.commit(std::vector<int64_t>(news.size(), steps));
+  device_lengths_ = cache_.lengths();
+  return at::stack(news);
 }
 
 }  // namespace outrider

@@ -46,6 +46,7 @@ class RecordedPass {
   nn::FewRowsPlace place_of(size_t layer) const;
 
   nn::KvCache& cache_;
+  std::vector<int64_t> device_lengths_;  // what lengths_ holds; empty before the first pass
   DecoderStack& stack_;
   std::vector<nn::FewRowsLayer> layers_;
   at::Tensor ids_, lengths_, positions_, seen_;

@@ -23,8 +23,9 @@ constexpr int kWarps = kKeptWarps + kNewWarps;
 constexpr int kThreads = kWarps * 32;
 constexpr int kPack = 8;
 constexpr int kKeysOfBlock = kKeptWarps * kKeys;
-// Joining shares costs as much as going through so many keys.
-constexpr int kLeastOfShare = 4 * kKeysOfBlock;
+// Joining shares costs as much as going through so many keys: a share has as many before there is
+// another one.
+constexpr int kWorthAShare = 4 * kKeysOfBlock;
 constexpr int kMostShares = 32;
 
 // Of a head's vector: a lane of four has the packs t, t + 4, … for scores; of eight the packs g,
@@ -62,7 +63,7 @@ __device__ float row_max(float x) {
 
 /// What a block works on, and where the lane stands in it.
 struct Work {
-  int sequence, share, key_head, first_query, queries, of_group;
+  int sequence, share, key_head, first_query, queries, present, of_group;
   int kept, keys_of_share, shares;
   int warp, lane, group, quarter;
 };
@@ -75,10 +76,11 @@ __device__ Work work_of(const FewRowsAttention& a, int query_tiles, int most_sha
   w.first_query = (static_cast<int>(blockIdx.y) - w.key_head * query_tiles) * kQueries;
   w.of_group = static_cast<int>(a.heads) / static_cast<int>(a.key_heads);
   w.queries = w.of_group * static_cast<int>(a.rows);
+  w.present = min(kQueries, w.queries - w.first_query);
   w.kept = static_cast<int>(a.lengths[a.length_batch == 1 ? 0 : w.sequence]);
-  const int even = (w.kept + most_shares - 1) / most_shares;
-  w.keys_of_share = max(kLeastOfShare, (even + kKeysOfBlock - 1) / kKeysOfBlock * kKeysOfBlock);
-  w.shares = max(1, (w.kept + w.keys_of_share - 1) / w.keys_of_share);
+  w.shares = min(most_shares, max(1, (w.kept + kWorthAShare - 1) / kWorthAShare));
+  const int even = (w.kept + w.shares - 1) / w.shares;
+  w.keys_of_share = (even + kKeys - 1) / kKeys * kKeys;
   w.warp = static_cast<int>(threadIdx.x) / 32;
   w.lane = static_cast<int>(threadIdx.x) % 32;
   w.group = w.lane / 4;
@@ -366,12 +368,23 @@ __device__ void attend(const Work& w, const uint4 (&queries)[2][H::kScorePacks],
   }
 }
 
+/// Before the values [warp][present query], of which there are no more than needed: what other
+/// kernels leave of a multiprocessor's memory as a cache is where their weights arrive.
 template <class H>
-struct Shared {
+struct alignas(16) Shared {
+  // Longer than needed, so that the rows of a tile begin in other banks.
+  static constexpr int kLine = H::kSize + 4;
   float most[kWarps][kQueries], sum[kWarps][kQueries];
-  // Lines a little longer, so that the rows of a tile begin in other banks.
-  float values[kWarps][kQueries][H::kSize + 4];
   bool is_last;
+
+  __device__ float* values(const Work& w, int warp, int query) {
+    return reinterpret_cast<float*>(this + 1) + (warp * w.present + query) * kLine;
+  }
+  static int bytes(int64_t queries) {
+    const auto present = static_cast<int>(std::min<int64_t>(queries, kQueries));
+    return static_cast<int>(sizeof(Shared)) +
+           kWarps * present * kLine * static_cast<int>(sizeof(float));
+  }
 };
 
 /// Where shares leave what they have come to: [tile][share][query]{most, sum, values}, and before
@@ -417,7 +430,9 @@ __device__ void leave_in_block(const Work& w, const Running<H>& running, int hal
   for (int v = 0; v < kWarps; ++v) most = fmaxf(most, shared.most[v][query]);
   const float factor = weight_of(running.most[half], most);
   const float sum = row_sum(running.sum[half]) * factor;
+  if (query >= w.present) return;
   if (w.quarter == 0) shared.sum[w.warp][query] = sum;
+  float* values = shared.values(w, w.warp, query);
 #pragma unroll
   for (int r = 0; r < H::kRounds; ++r) {
 #pragma unroll
@@ -425,7 +440,7 @@ __device__ void leave_in_block(const Work& w, const Running<H>& running, int hal
       const int pack = 8 * r + 2 * w.quarter + side, at = 2 * half + side;
       if (pack >= H::kPacks) continue;
       const auto& v = running.values[r];
-      auto* line = reinterpret_cast<float4*>(&shared.values[w.warp][query][pack * kPack]);
+      auto* line = reinterpret_cast<float4*>(values + pack * kPack);
       line[0] = {v[0][at] * factor, v[1][at] * factor, v[2][at] * factor, v[3][at] * factor};
       line[1] = {v[4][at] * factor, v[5][at] * factor, v[6][at] * factor, v[7][at] * factor};
     }
@@ -436,7 +451,6 @@ __device__ void leave_in_block(const Work& w, const Running<H>& running, int hal
 template <class H>
 __device__ void join_warps(const FewRowsAttention& a, const Work& w, const Running<H>& running,
                            const Workspace<H>& workspace, Shared<H>& shared) {
-  const int present = min(kQueries, w.queries - w.first_query);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     if (w.quarter == 0) shared.most[w.warp][w.group + 8 * half] = running.most[half];
@@ -444,16 +458,16 @@ __device__ void join_warps(const FewRowsAttention& a, const Work& w, const Runni
   __syncthreads();
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    if (8 * half < present) leave_in_block(w, running, half, shared);
+    if (8 * half < w.present) leave_in_block(w, running, half, shared);
   }
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < present * H::kSize; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < w.present * H::kSize; i += kThreads) {
     const int query = i / H::kSize, element = i % H::kSize;
     float sum = 0, value = 0;
 #pragma unroll
     for (int v = 0; v < kWarps; ++v) {
       sum += shared.sum[v][query];
-      value += shared.values[v][query][element];
+      value += shared.values(w, v, query)[element];
     }
     if (w.shares == 1) {
       write<H>(a, w, query, element, value / sum);
@@ -472,27 +486,28 @@ __device__ void join_warps(const FewRowsAttention& a, const Work& w, const Runni
 template <class H>
 __device__ void join_shares(const FewRowsAttention& a, const Work& w, const Workspace<H>& workspace,
                             Shared<H>& shared) {
-  __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
+    __threadfence();
     shared.is_last = atomicAdd(workspace.done, 1) == w.shares - 1;
     if (shared.is_last) *workspace.done = 0;
+    __threadfence();
   }
   __syncthreads();
   if (!shared.is_last) return;
-  __threadfence();
-  const int present = min(kQueries, w.queries - w.first_query);
-  for (int i = static_cast<int>(threadIdx.x); i < present * H::kSize; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < w.present * H::kSize; i += kThreads) {
     const int query = i / H::kSize, element = i % H::kSize;
     float most = -INFINITY, sum = 0, value = 0;
-#pragma unroll 8
-    for (int s = 0; s < w.shares; ++s) most = fmaxf(most, __ldcg(workspace.record(s, query)));
-#pragma unroll 8
+#pragma unroll 4
     for (int s = 0; s < w.shares; ++s) {
       const float* record = workspace.record(s, query);
-      const float factor = weight_of(__ldcg(record), most);
-      sum += factor * __ldcg(record + 1);
-      value += factor * __ldcg(record + 2 + element);
+      const float own = __ldcg(record), own_sum = __ldcg(record + 1),
+                  own_value = __ldcg(record + 2 + element);
+      const float higher = fmaxf(most, own);
+      const float before = weight_of(most, higher), factor = weight_of(own, higher);
+      sum = sum * before + factor * own_sum;
+      value = value * before + factor * own_value;
+      most = higher;
     }
     write<H>(a, w, query, element, value / sum);
   }
@@ -584,7 +599,7 @@ struct Plan {
 
 Plan plan_of(const FewRowsAttention& a) {
   const int64_t queries = a.heads / a.key_heads * a.rows;
-  const int64_t shares = (a.capacity + kLeastOfShare - 1) / kLeastOfShare;
+  const int64_t shares = (a.capacity + kWorthAShare - 1) / kWorthAShare;
   return {static_cast<int>((queries + kQueries - 1) / kQueries),
           static_cast<int>(std::clamp<int64_t>(shares, 1, kMostShares))};
 }
@@ -594,12 +609,12 @@ int launch_attention(const FewRowsAttention& a, cudaStream_t stream) {
   const auto plan = plan_of(a);
   const dim3 grid(static_cast<unsigned>(plan.shares),
                   static_cast<unsigned>(a.key_heads * plan.tiles), static_cast<unsigned>(a.batch));
-  constexpr int kBytes = sizeof(Shared<Head<kSize>>);
+  const int bytes = Shared<Head<kSize>>::bytes(a.heads / a.key_heads * a.rows);
   const auto kernel = attention_kernel<Head<kSize>>;
   const auto status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (status != cudaSuccess) return status;
-  return launch_dependent(kernel, grid, dim3(kThreads), kBytes, stream, a, plan.tiles, plan.shares);
+  return launch_dependent(kernel, grid, dim3(kThreads), bytes, stream, a, plan.tiles, plan.shares);
 }
 
 }  // namespace

@@ -96,6 +96,10 @@ __global__ void __launch_bounds__(D::kThreads, D::kBlocks) product_kernel(FewRow
   }
   const auto* x = static_cast<const __nv_bfloat16*>(p.x) + quarter * 8;
   const auto* norm = static_cast<const __nv_bfloat16*>(p.norm) + quarter * 8;
+  // What follows these is another product, which reads weights alone before it waits; attention
+  // would read what was written lately. For more than eight rows it did not pay.
+  const bool begins_early = D::kHalves == 1 && (p.gated || p.residual);
+  if (begins_early) begin_dependents();
 
   float sums[D::kRowTiles][kTiles][4] = {};
   float squares[D::kHalves] = {};
@@ -115,7 +119,7 @@ __global__ void __launch_bounds__(D::kThreads, D::kBlocks) product_kernel(FewRow
     }
     if (!has_waited) {
       wait_for_previous();
-      begin_dependents();
+      if (!begins_early) begin_dependents();
     }
     has_waited = true;
 #pragma unroll
@@ -140,7 +144,7 @@ __global__ void __launch_bounds__(D::kThreads, D::kBlocks) product_kernel(FewRow
   }
   if (!has_waited) {
     wait_for_previous();
-    begin_dependents();
+    if (!begins_early) begin_dependents();
   }
 
 #pragma unroll
@@ -208,7 +212,7 @@ int launch_division(const FewRowsProduct& p, int64_t blocks, cudaStream_t stream
 }
 
 // Tiles of one warp read the rows once for all; where there are few tiles, each has a block of its
-// own. Which is best was measured on an H100.
+// own; one row's tiles share the norm too. Which is best was measured on an H100.
 template <int kHalves>
 int launch_halves(const FewRowsProduct& p, int64_t tiles, cudaStream_t stream) {
   constexpr int64_t kManyTiles = 1024, kAtOnce = 264;  // blocks of 16 warps that run together
@@ -220,7 +224,8 @@ int launch_halves(const FewRowsProduct& p, int64_t tiles, cudaStream_t stream) {
     return launch_division<Division<8, kHalves, 2, 4, 128>>(p, tiles / 2, stream);
   };
   if (kHasManyRows && tiles % 4 == 0 && tiles >= kManyTiles) return in_fours();
-  if (p.gated || (tiles % 2 == 0 && tiles >= kManyTiles)) return in_pairs();
+  const bool shares_much = tiles >= kManyTiles || (kHalves == 1 && p.norm);
+  if (p.gated || (tiles % 2 == 0 && shares_much)) return in_pairs();
   // A second round of blocks that leaves much of the device idle.
   const bool is_uneven = tiles > 2 * kAtOnce || (tiles > kAtOnce && tiles % kAtOnce < kAtOnce / 2);
   if (tiles % 2 == 0 && is_uneven) {
