@@ -11,7 +11,7 @@
 
 namespace outrider::kernels {
 
-/// A thread's part of its block's row.
+/// A thread's part of the row that the threads of one threadIdx.y hold together.
 template <class T>
 struct HeldRow {
   static constexpr int kPacks = 4;
@@ -30,6 +30,12 @@ struct HeldRow {
     }
   }
 };
+
+/// Whether one warp holds a row; not of rows that do not all begin at a pack's boundary.
+template <class T>
+bool warp_holds(int64_t width) {
+  return width <= 32 * HeldRow<T>::kPacks * Pack<T>::kSize && width % Pack<T>::kSize == 0;
+}
 
 /// Threads of a block, at most `limit`, that hold a row; none for wider ones, for those that do not
 /// all begin at a pack's boundary, and where blocks would be a warp, too few threads at a time.

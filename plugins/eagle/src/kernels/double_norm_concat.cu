@@ -31,7 +31,7 @@ using kernels::sum_of_squares;
 using kernels::weight_gradient;
 
 constexpr int kThreads = 512;
-constexpr int64_t kBackwardBlocks = 264;    // two for each multiprocessor of an H100
+constexpr int64_t kBackwardBlocks = 264;    // two of kThreads for each multiprocessor of an H100
 constexpr size_t kSharedLimit = 96 * 1024;  // two blocks still fit
 
 template <class T>
@@ -180,8 +180,11 @@ Problem<T> problem_of(const DoubleNormShape& shape, const DoubleNormInputs& in) 
           static_cast<const T*>(in.w_h)};
 }
 
+// The more, the smaller they are: a block waits for each of its rows.
+template <class T>
 int64_t backward_blocks(const DoubleNormShape& shape) {
-  return std::min(shape.rows, kBackwardBlocks);
+  const int threads = kernels::row_threads<T>(shape.hidden, kThreads);
+  return std::min(shape.rows, kBackwardBlocks * (kThreads / threads));
 }
 
 // Bytes of one block's lines for w_e and w_h.
@@ -202,7 +205,7 @@ cudaError_t launch_backward(const DoubleNormShape& shape, const DoubleNormInputs
                                              static_cast<int>(kSharedLimit));
     if (status != cudaSuccess) return status;
   }
-  return kernels::launch(kernel, dim3(static_cast<unsigned>(backward_blocks(shape))),
+  return kernels::launch(kernel, dim3(static_cast<unsigned>(backward_blocks<T>(shape))),
                          dim3(kernels::row_threads<T>(shape.hidden, kThreads)), fits ? bytes : 0,
                          stream, problem_of<T>(shape, in), pointers, fits);
 }
@@ -210,7 +213,7 @@ cudaError_t launch_backward(const DoubleNormShape& shape, const DoubleNormInputs
 template <class T>
 cudaError_t sum_weight_gradients(const DoubleNormShape& shape, const Accumulate<T>* workspace,
                                  const DoubleNormGradients& gradients, cudaStream_t stream) {
-  const int64_t line = ColumnOrder<T>(shape.hidden).size(), blocks = backward_blocks(shape);
+  const int64_t line = ColumnOrder<T>(shape.hidden).size(), blocks = backward_blocks<T>(shape);
   const auto status = kernels::column_sum(workspace, blocks, 2 * line, shape.hidden,
                                           static_cast<T*>(gradients.w_e), stream);
   if (status != cudaSuccess) return status;
@@ -232,7 +235,7 @@ int forward(const DoubleNormShape& shape, const DoubleNormInputs& in, void* out,
 
 size_t backward_workspace_bytes(const DoubleNormShape& shape) {
   return kernels::with_type(shape.type, [&]<class T>(T) {
-    return static_cast<size_t>(backward_blocks(shape)) * line_bytes<T>(shape);
+    return static_cast<size_t>(backward_blocks<T>(shape)) * line_bytes<T>(shape);
   });
 }
 
