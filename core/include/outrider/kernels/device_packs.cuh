@@ -57,16 +57,42 @@ __device__ Pack<T> load_pack(const T* row, int64_t begin, int64_t size, Accumula
   return pack;
 }
 
+/// A pack as it lies in memory.
+template <class T>
+__device__ uint4 bits_of(const Pack<T>& pack) {
+  constexpr int kPerWord = sizeof(unsigned) < sizeof(T) ? 1 : sizeof(unsigned) / sizeof(T);
+  if constexpr (sizeof(T) > sizeof(unsigned)) {
+    uint4 bits;
+    std::memcpy(&bits, pack.x, sizeof(bits));
+    return bits;
+  } else {
+    unsigned words[4];
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      T elements[kPerWord];
+#pragma unroll
+      for (int i = 0; i < kPerWord; ++i) {
+        elements[i] = static_cast<T>(pack.x[w * kPerWord + i]);
+      }
+      std::memcpy(&words[w], elements, sizeof(unsigned));
+    }
+    return make_uint4(words[0], words[1], words[2], words[3]);
+  }
+}
+
+/// In one access, which the compiler might divide. Global memory.
+template <class T>
+__device__ void store_bits(T* to, const uint4& bits) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(bits.x), "r"(bits.y),
+               "r"(bits.z), "r"(bits.w)
+               : "memory");
+}
+
 /// The inverse: narrows, and leaves places outside [0,size) alone.
 template <class T>
 __device__ void store_pack(T* row, int64_t begin, int64_t size, const Pack<T>& pack) {
   if (is_whole_pack(row, begin, size)) {
-    T elements[Pack<T>::kSize];
-#pragma unroll
-    for (int i = 0; i < Pack<T>::kSize; ++i) elements[i] = static_cast<T>(pack.x[i]);
-    uint4 bits;
-    std::memcpy(&bits, elements, sizeof(bits));
-    *reinterpret_cast<uint4*>(row + begin) = bits;
+    store_bits(row + begin, bits_of(pack));
   } else {
 #pragma unroll
     for (int i = 0; i < Pack<T>::kSize; ++i) {
@@ -74,6 +100,45 @@ __device__ void store_pack(T* row, int64_t begin, int64_t size, const Pack<T>& p
       if (at >= 0 && at < size) row[at] = static_cast<T>(pack.x[i]);
     }
   }
+}
+
+/// load_pack and store_pack; kWhole: of rows that are whole packs (see are_whole_packs). Those have
+/// no branches, so that what a thread reads is on its way together.
+template <bool kWhole>
+struct Packs {
+  template <class T>
+  __device__ static Pack<T> load(const T* row, int64_t begin, int64_t size,
+                                 Accumulate<T> fill = 0) {
+    if constexpr (kWhole) {
+      Pack<T> pack;
+#pragma unroll
+      for (auto& x : pack.x) x = fill;
+      uint4 bits = bits_of(pack);
+      if (begin < size) bits = *reinterpret_cast<const uint4*>(row + begin);
+      T elements[Pack<T>::kSize];
+      std::memcpy(elements, &bits, sizeof(bits));
+#pragma unroll
+      for (int i = 0; i < Pack<T>::kSize; ++i) pack.x[i] = static_cast<Accumulate<T>>(elements[i]);
+      return pack;
+    } else {
+      return load_pack(row, begin, size, fill);
+    }
+  }
+
+  template <class T>
+  __device__ static void store(T* row, int64_t begin, int64_t size, const Pack<T>& pack) {
+    if constexpr (kWhole) {
+      if (begin < size) store_bits(row + begin, bits_of(pack));
+    } else {
+      store_pack(row, begin, size, pack);
+    }
+  }
+};
+
+/// Whether rows of `width`, which lie multiples of it apart, are whole packs.
+template <class T, class... Pointers>
+bool are_whole_packs(int64_t width, const Pointers*... rows) {
+  return width % Pack<T>::kSize == 0 && ((reinterpret_cast<uintptr_t>(rows) % 16 == 0) && ...);
 }
 
 /// Where this thread's first pack begins. Packs lie on 16-byte boundaries of `row`, so the first

@@ -10,10 +10,9 @@
 namespace outrider::cuda {
 namespace {
 
-using kernels::load_pack;
 using kernels::Pack;
+using kernels::Packs;
 using kernels::rounded;
-using kernels::store_pack;
 
 constexpr int kMostThreads = 256;
 // Heads that a thread turns one after another, and of these at once: what it loads for them is on
@@ -28,10 +27,11 @@ struct TablePacks {
   Pack<T> c1, c2, s1, s2;
 };
 
-template <class T>
+template <bool kWhole, class T>
 __device__ TablePacks<T> load_tables(const T* cos, const T* sin, int64_t begin, int64_t half) {
-  return {load_pack(cos, begin, half), load_pack(cos + half, begin, half),
-          load_pack(sin, begin, half), load_pack(sin + half, begin, half)};
+  using P = Packs<kWhole>;
+  return {P::load(cos, begin, half), P::load(cos + half, begin, half), P::load(sin, begin, half),
+          P::load(sin + half, begin, half)};
 }
 
 // The pair (first, second) turned: (x1 c1 - x2 s1, x2 c2 + x1 s2), or its transpose.
@@ -79,21 +79,21 @@ struct Division {
   int threads() const { return packs * beside * positions; }
 };
 
-template <class T, bool kInverse>
+template <class T, bool kInverse, bool kWhole>
 __global__ void __launch_bounds__(kMostThreads)
     rotary_kernel(RotaryShape shape, RotaryPair pair, const T* cos, const T* sin, Division by) {
+  using P = Packs<kWhole>;
   const auto thread = static_cast<int>(threadIdx.x), lanes = by.packs * by.beside;
   const unsigned row = blockIdx.x * by.positions + thread / lanes;
   const auto length = static_cast<unsigned>(shape.length);
   const int64_t sequence = row / length, position = row % length;
   if (sequence >= shape.batch) return;
-  const int64_t table = (shape.table_batch == 1 ? 0 : sequence) * shape.length + position;
+  const int64_t table = sequence * shape.table_stride + position * shape.rotated;
   const auto heads = static_cast<int>(pair.first.heads + pair.second.heads);
   const int64_t half = shape.rotated / 2;
   const int lane = thread % lanes;
   const int64_t begin = int64_t{lane % by.packs} * Pack<T>::kSize;
-  const auto tables =
-      load_tables(cos + table * shape.rotated, sin + table * shape.rotated, begin, half);
+  const auto tables = load_tables<kWhole>(cos + table, sin + table, begin, half);
   for (int head = lane / by.packs; head < heads; head += kAtOnce * by.beside) {
     Vector<T> vectors[kAtOnce];
     Pack<T> first[kAtOnce], second[kAtOnce];
@@ -102,15 +102,15 @@ __global__ void __launch_bounds__(kMostThreads)
       const int own = head + i * by.beside;
       vectors[i] = vector_of<T>(pair, own, sequence, position);
       const int64_t there = own < heads ? half : 0;
-      first[i] = load_pack(vectors[i].from, begin, there);
-      second[i] = load_pack(vectors[i].from + half, begin, there);
+      first[i] = P::load(vectors[i].from, begin, there);
+      second[i] = P::load(vectors[i].from + half, begin, there);
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      if (head + i * by.beside >= heads) break;
+      const int64_t there = head + i * by.beside < heads ? half : 0;
       turn<T, kInverse>(first[i], second[i], tables);
-      store_pack(vectors[i].to, begin, half, first[i]);
-      store_pack(vectors[i].to + half, begin, half, second[i]);
+      P::store(vectors[i].to, begin, there, first[i]);
+      P::store(vectors[i].to + half, begin, there, second[i]);
     }
   }
   const auto kept = static_cast<int>(shape.head_dim - shape.rotated);
@@ -130,6 +130,31 @@ Division division_of(const RotaryShape& shape, int64_t heads) {
   return {packs, beside, std::max(1, kMostThreads / (packs * beside))};
 }
 
+template <class T>
+bool are_whole(const RotaryHeads& heads) {
+  const auto is_whole = [](const void* x, const RotaryStrides& by) {
+    const auto* vectors = static_cast<const T*>(x);
+    return kernels::are_whole_packs<T>(by.batch, vectors) &&
+           kernels::are_whole_packs<T>(by.head, vectors) &&
+           kernels::are_whole_packs<T>(by.length, vectors);
+  };
+  return heads.heads == 0 || (is_whole(heads.x, heads.from) && is_whole(heads.y, heads.to));
+}
+
+/// Whether every half of a vector and of a table is whole packs.
+template <class T>
+bool are_whole(const RotaryShape& shape, const RotaryPair& pair, const T* cos, const T* sin) {
+  return kernels::are_whole_packs<T>(shape.rotated / 2, cos, sin) &&
+         kernels::are_whole_packs<T>(shape.table_stride, cos) && are_whole<T>(pair.first) &&
+         are_whole<T>(pair.second);
+}
+
+template <class T>
+auto kernel_for(bool inverse, bool whole) {
+  if (whole) return inverse ? rotary_kernel<T, true, true> : rotary_kernel<T, false, true>;
+  return inverse ? rotary_kernel<T, true, false> : rotary_kernel<T, false, false>;
+}
+
 }  // namespace
 
 int rotary(const RotaryShape& shape, const RotaryPair& pair, const void* cos, const void* sin,
@@ -138,12 +163,12 @@ int rotary(const RotaryShape& shape, const RotaryPair& pair, const void* cos, co
   if (shape.batch * shape.length * heads == 0) return cudaSuccess;
   if (shape.rotated > kMostRotated) return cudaErrorInvalidValue;
   return kernels::with_type(shape.type, [&]<class T>(T) {
-    const auto kernel = inverse ? rotary_kernel<T, true> : rotary_kernel<T, false>;
+    const auto *c = static_cast<const T*>(cos), *s = static_cast<const T*>(sin);
+    const auto kernel = kernel_for<T>(inverse, are_whole(shape, pair, c, s));
     const auto by = division_of<T>(shape, heads);
     const int64_t blocks = (shape.batch * shape.length + by.positions - 1) / by.positions;
     return kernels::launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(by.threads()), 0,
-                           stream, shape, pair, static_cast<const T*>(cos),
-                           static_cast<const T*>(sin), by);
+                           stream, shape, pair, c, s, by);
   });
 }
 

@@ -78,18 +78,18 @@ __device__ void norm_row_twice(const Problem<T>& p, const T* g, T* out,
   });
 }
 
-template <class T>
+template <class T, bool kWhole>
 __global__ void __launch_bounds__(kThreads) forward_kernel(Problem<T> p, T* out) {
   __shared__ kernels::ReduceScratch<RowSums<Accumulate<T>>> shared;
   auto* scratch = shared.as();
   for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
     T* left = out + 2 * row * p.norm.hidden;
     if (blockIdx.y == 0) {
-      norm_row(p.norm, p.e(row), p.w_e, left, scratch);
+      norm_row<kWhole>(p.norm, p.e(row), p.w_e, left, scratch);
     } else if (p.twice) {
       norm_row_twice(p, p.g(row), left + p.norm.hidden, scratch);
     } else {
-      norm_row(p.norm, p.g(row), p.w_h, left + p.norm.hidden, scratch);
+      norm_row<kWhole>(p.norm, p.g(row), p.w_h, left + p.norm.hidden, scratch);
     }
   }
 }
@@ -139,22 +139,22 @@ __device__ void norm_row_twice_backward(const Problem<T>& p, const T* g, const T
   });
 }
 
-template <class T, bool kTwice>
+template <class T, bool kTwice, bool kWhole>
 __device__ void row_backward(const Problem<T>& p, const BackwardPointers<T>& b, int64_t row,
                              const BlockLines<T, 2>& lines, RowSums<Accumulate<T>>* scratch) {
   const int64_t offset = row * p.norm.hidden;
   const T* left = b.grad_out + 2 * offset;
-  norm_row_backward(p.norm, p.e(row), p.w_e, left, b.grad_e ? b.grad_e + offset : nullptr,
-                    lines.order(), lines.line(0), scratch);
+  norm_row_backward<kWhole>(p.norm, p.e(row), p.w_e, left, b.grad_e ? b.grad_e + offset : nullptr,
+                            lines.order(), lines.line(0), scratch);
   if constexpr (kTwice) {
     norm_row_twice_backward(p, p.g(row), left + p.norm.hidden, b.grad_g + offset, lines, scratch);
   } else {
-    norm_row_backward(p.norm, p.g(row), p.w_h, left + p.norm.hidden, b.grad_g + offset,
-                      lines.order(), lines.line(1), scratch);
+    norm_row_backward<kWhole>(p.norm, p.g(row), p.w_h, left + p.norm.hidden, b.grad_g + offset,
+                              lines.order(), lines.line(1), scratch);
   }
 }
 
-template <class T, bool kTwice>
+template <class T, bool kTwice, bool kWhole>
 __global__ void __launch_bounds__(kThreads, 2)
     backward_kernel(Problem<T> p, BackwardPointers<T> b, bool sums_in_shared_memory) {
   __shared__ kernels::ReduceScratch<RowSums<Accumulate<T>>> scratch;
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                                sums_in_shared_memory ? shared : nullptr);
   // A column changes hands between rows of different alignment: every row begins with a barrier.
   for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
-    row_backward<T, kTwice>(p, b, row, lines, scratch.as());
+    row_backward<T, kTwice, kWhole>(p, b, row, lines, scratch.as());
   }
   lines.finish();
 }
@@ -178,6 +178,16 @@ Problem<T> problem_of(const DoubleNormShape& shape, const DoubleNormInputs& in) 
           in.g,
           static_cast<const T*>(in.w_e),
           static_cast<const T*>(in.w_h)};
+}
+
+// Whether all rows are whole packs: the inputs' and those of `others`.
+template <class T, class... Pointers>
+bool are_whole(const DoubleNormShape& shape, const DoubleNormInputs& in,
+               const Pointers*... others) {
+  const auto *e = static_cast<const T*>(in.e.data), *g = static_cast<const T*>(in.g.data);
+  const auto *w_e = static_cast<const T*>(in.w_e), *w_h = static_cast<const T*>(in.w_h);
+  return kernels::are_whole_packs<T>(shape.hidden, e, g, w_e, w_h, others...) &&
+         kernels::are_whole_packs<T>(in.e.stride) && kernels::are_whole_packs<T>(in.g.stride);
 }
 
 // The more, the smaller they are: a block waits for each of its rows.
@@ -197,7 +207,10 @@ template <class T>
 cudaError_t launch_backward(const DoubleNormShape& shape, const DoubleNormInputs& in,
                             const BackwardPointers<T>& pointers, cudaStream_t stream) {
   if (shape.rows == 0) return cudaSuccess;
-  const auto kernel = shape.twice ? backward_kernel<T, true> : backward_kernel<T, false>;
+  const bool whole = are_whole<T>(shape, in, pointers.grad_out, pointers.grad_e, pointers.grad_g);
+  const auto kernel = shape.twice ? backward_kernel<T, true, false>
+                      : whole     ? backward_kernel<T, false, true>
+                                  : backward_kernel<T, false, false>;
   const size_t bytes = line_bytes<T>(shape);
   const bool fits = bytes <= kSharedLimit;
   if (fits) {
@@ -227,7 +240,9 @@ int forward(const DoubleNormShape& shape, const DoubleNormInputs& in, void* out,
             CUstream_st* stream) {
   if (shape.rows == 0 || shape.hidden == 0) return cudaSuccess;
   return kernels::with_type(shape.type, [&]<class T>(T) {
-    return kernels::launch(forward_kernel<T>, dim3(kernels::grid_size(shape.rows), 2),
+    const bool whole = are_whole<T>(shape, in, static_cast<T*>(out));
+    return kernels::launch(whole ? forward_kernel<T, true> : forward_kernel<T, false>,
+                           dim3(kernels::grid_size(shape.rows), 2),
                            dim3(kernels::row_threads<T>(shape.hidden, kThreads)), 0, stream,
                            problem_of<T>(shape, in), static_cast<T*>(out));
   });
