@@ -102,45 +102,6 @@ __device__ void store_pack(T* row, int64_t begin, int64_t size, const Pack<T>& p
   }
 }
 
-/// load_pack and store_pack; kWhole: of rows that are whole packs (see are_whole_packs). Those have
-/// no branches, so that what a thread reads is on its way together.
-template <bool kWhole>
-struct Packs {
-  template <class T>
-  __device__ static Pack<T> load(const T* row, int64_t begin, int64_t size,
-                                 Accumulate<T> fill = 0) {
-    if constexpr (kWhole) {
-      Pack<T> pack;
-#pragma unroll
-      for (auto& x : pack.x) x = fill;
-      uint4 bits = bits_of(pack);
-      if (begin < size) bits = *reinterpret_cast<const uint4*>(row + begin);
-      T elements[Pack<T>::kSize];
-      std::memcpy(elements, &bits, sizeof(bits));
-#pragma unroll
-      for (int i = 0; i < Pack<T>::kSize; ++i) pack.x[i] = static_cast<Accumulate<T>>(elements[i]);
-      return pack;
-    } else {
-      return load_pack(row, begin, size, fill);
-    }
-  }
-
-  template <class T>
-  __device__ static void store(T* row, int64_t begin, int64_t size, const Pack<T>& pack) {
-    if constexpr (kWhole) {
-      if (begin < size) store_bits(row + begin, bits_of(pack));
-    } else {
-      store_pack(row, begin, size, pack);
-    }
-  }
-};
-
-/// Whether rows of `width`, which lie multiples of it apart, are whole packs.
-template <class T, class... Pointers>
-bool are_whole_packs(int64_t width, const Pointers*... rows) {
-  return width % Pack<T>::kSize == 0 && ((reinterpret_cast<uintptr_t>(rows) % 16 == 0) && ...);
-}
-
 /// Where this thread's first pack begins. Packs lie on 16-byte boundaries of `row`, so the first
 /// and the last of a row may reach over its ends.
 template <class T>

@@ -6,6 +6,7 @@
 #include "outrider/kernels/device_column_sums.cuh"
 #include "outrider/kernels/device_packs.cuh"
 #include "outrider/kernels/device_reduce.cuh"
+#include "outrider/kernels/device_whole_packs.cuh"
 
 namespace outrider::kernels {
 

@@ -5,6 +5,7 @@
 #include "outrider/kernels/device_launch.cuh"
 #include "outrider/kernels/device_packs.cuh"
 #include "outrider/kernels/device_reduce.cuh"
+#include "outrider/kernels/device_whole_packs.cuh"
 
 // One block per row. The first pass over a row finds its maximum, the sum of exponentials relative
 // to it and its argmax together, rescaling the sum when a larger value turns up; the second one,

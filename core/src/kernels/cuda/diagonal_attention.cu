@@ -5,6 +5,7 @@
 #include "kernels/cuda/diagonal_attention.h"
 #include "outrider/kernels/device_launch.cuh"
 #include "outrider/kernels/device_packs.cuh"
+#include "outrider/kernels/device_whole_packs.cuh"
 
 // A group of lanes, a power of two of them, has one position of one key head: a lane holds a pack
 // of each vector (or several, of long ones), and the group's queries come one after another, which

@@ -117,17 +117,19 @@ __device__ float largest_of_row(float x) {
   return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
 }
 
-/// Rows first … of one head's vectors become a tile; those from `end` on are zeros.
-template <class T, int kDim>
+/// kRows vectors of one head from `first` on become a tile; those from `end` on are zeros.
+template <int kRows, class T, int kDim>
 __device__ void fetch(const Tile<T, kDim>& tile, const HeadVectors& x, int64_t batch, int64_t head,
-                      int first, int end, int rows) {
-  const auto* vectors =
-      static_cast<const T*>(x.data) + batch * x.batch_stride + head * x.head_stride;
-  for (int i = threadIdx.x; i < rows * Tile<T, kDim>::kChunks; i += kThreads) {
-    const int row = i / Tile<T, kDim>::kChunks, chunk = i % Tile<T, kDim>::kChunks;
-    const bool exists = first + row < end;
-    const T* from = vectors + (exists ? first + row : 0) * x.position_stride + chunk * 8;
-    copy_chunk(tile.address(row, chunk), from, exists);
+                      int first, int end) {
+  constexpr int kChunks = Tile<T, kDim>::kChunks, kAtOnce = kThreads / kChunks;
+  const int row = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
+  const auto* from = static_cast<const T*>(x.data) + batch * x.batch_stride + head * x.head_stride +
+                     (first + row) * x.position_stride + chunk * 8;
+  const int64_t step = kAtOnce * x.position_stride;
+#pragma unroll
+  for (int i = 0; i < kRows / kAtOnce; ++i, from += step) {
+    const bool exists = first + row + i * kAtOnce < end;
+    copy_chunk(tile.address(row + i * kAtOnce, chunk), exists ? from : x.data, exists);
   }
 }
 
@@ -143,11 +145,14 @@ class Queries {
   __device__ Queries(const Tile<T, kDim>& tile, int first_row, const Seen (&seen)[2], float scale)
       : first_row_(first_row), scale_(scale) {
     const int lane = threadIdx.x % 32;
+#pragma unroll
     for (int k = 0; k < kParts; ++k) {
       rows_[k] = load_matrices(tile.address(first_row + lane % 16, 2 * k + lane / 16));
     }
     for (int half = 0; half < 2; ++half) seen_[half] = seen[half];
     earliest_ = __shfl_sync(0xffffffffu, seen[0].from, 0);
+    last_from_ = __shfl_sync(0xffffffffu, seen[1].from, 31);
+    first_to_ = __shfl_sync(0xffffffffu, seen[0].to, 0);
     latest_ = __shfl_sync(0xffffffffu, seen[1].to, 31);
   }
 
@@ -156,34 +161,9 @@ class Queries {
     if (first > latest_ || first + kKeys <= earliest_) return;
     Sums scores[kKeys / 8];
     multiply(keys, scores);
-    Sums(&s)[kKeys / 8] = scores;
-    const int column = first + 2 * (threadIdx.x % 4);
-    float top[2] = {largest_[0], largest_[1]};
-    for (int n = 0; n < kKeys / 8; ++n) {
-      for (int i = 0; i < 4; ++i) {
-        const int key = column + 8 * n + i % 2;
-        const auto& seen = seen_[i / 2];
-        s[n].x[i] = key >= seen.from && key <= seen.to ? s[n].x[i] * scale_ : kNever;
-        top[i / 2] = fmaxf(top[i / 2], s[n].x[i]);
-      }
-    }
-    for (int half = 0; half < 2; ++half) {
-      top[half] = largest_of_row(top[half]);
-      const float origin = top[half] == kNever ? 0 : top[half];
-      const float kept = power_of_two(largest_[half] - origin);
-      largest_[half] = top[half];
-      total_[half] *= kept;
-      for (auto& sums : output_) {
-        sums.x[2 * half] *= kept;
-        sums.x[2 * half + 1] *= kept;
-      }
-      for (auto& scores_of : scores) {
-        for (int i = 2 * half; i < 2 * half + 2; ++i) {
-          scores_of.x[i] = power_of_two(scores_of.x[i] - origin);
-          total_[half] += scores_of.x[i];
-        }
-      }
-    }
+    const bool are_all_seen = first >= last_from_ && first + kKeys <= first_to_ + 1;
+    if (!are_all_seen) hide(scores, first);
+    for (int half = 0; half < 2; ++half) weigh(scores, half);
     add(values, scores);
   }
 
@@ -202,11 +182,50 @@ class Queries {
   }
 
   __device__ float log_sum_exp(int half) const {
-    return (largest_[half] + log2f(total_[half])) * kLn2;
+    return (largest_[half] * scale_ + log2f(total_[half])) * kLn2;
   }
 
  private:
   static constexpr int kParts = kDim / 16;
+
+  // Of keys from `first` on.
+  __device__ void hide(Sums (&scores)[kKeys / 8], int first) const {
+    const int column = first + 2 * (threadIdx.x % 4);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int from = seen_[i / 2].from - column, to = seen_[i / 2].to - column;
+#pragma unroll
+      for (int n = 0; n < kKeys / 8; ++n) {
+        const int key = 8 * n + i % 2;
+        if (key < from || key > to) scores[n].x[i] = kNever;
+      }
+    }
+  }
+
+  // Scores of one row of the two become weights relative to its largest so far.
+  __device__ void weigh(Sums (&scores)[kKeys / 8], int half) {
+    float top = largest_[half];
+#pragma unroll
+    for (const auto& sums : scores) top = fmaxf(top, fmaxf(sums.x[2 * half], sums.x[2 * half + 1]));
+    top = largest_of_row(top);
+    const float origin = top == kNever ? 0 : top * scale_;
+    const float kept = power_of_two(fmaf(largest_[half], scale_, -origin));
+    largest_[half] = top;
+    total_[half] *= kept;
+#pragma unroll
+    for (auto& sums : output_) {
+      sums.x[2 * half] *= kept;
+      sums.x[2 * half + 1] *= kept;
+    }
+#pragma unroll
+    for (auto& sums : scores) {
+#pragma unroll
+      for (int i = 2 * half; i < 2 * half + 2; ++i) {
+        sums.x[i] = power_of_two(fmaf(sums.x[i], scale_, -origin));
+        total_[half] += sums.x[i];
+      }
+    }
+  }
 
   // scores = queries · keysᵀ
   __device__ void multiply(const Tile<T, kDim>& keys, Sums (&scores)[kKeys / 8]) const {
@@ -236,9 +255,10 @@ class Queries {
     }
   }
 
-  int first_row_, earliest_, latest_;  // the keys that any of them sees
-  float scale_;                        // to powers of two
-  Seen seen_[2];                       // of row lane / 4, and of the eighth after it
+  int first_row_;
+  int earliest_, last_from_, first_to_, latest_;  // keys that any of them sees, and that all see
+  float scale_;                                   // to powers of two
+  Seen seen_[2];                                  // of row lane / 4, and of the eighth after it
   Matrices rows_[kParts];
   Sums output_[kDim / 8];
   float largest_[2] = {kNever, kNever}, total_[2] = {0, 0};
@@ -253,7 +273,7 @@ struct LogSumExp {
 };
 
 template <class T, int kDim>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kDim == 64 ? 4 : 2)
     document_attention_kernel(DocumentAttentionShape shape, AttentionInputs in,
                               DocumentStarts starts, HeadVectors output, LogSumExp lse) {
   extern __shared__ __align__(128) unsigned char shared[];
@@ -275,11 +295,11 @@ __global__ void __launch_bounds__(kThreads)
   const int first_key = seen_by(first).from, tiles = (end - first_key + kKeys - 1) / kKeys;
   const auto fetch_keys = [&](int tile) {
     const int at = first_key + tile * kKeys;
-    fetch(keys(tile % 2), in.key, batch, kv_head, at, end, kKeys);
-    fetch(values(tile % 2), in.value, batch, kv_head, at, end, kKeys);
+    fetch<kKeys>(keys(tile % 2), in.key, batch, kv_head, at, end);
+    fetch<kKeys>(values(tile % 2), in.value, batch, kv_head, at, end);
     commit_copies();
   };
-  fetch(queries, in.query, batch, head, first, end, kQueries);
+  fetch<kQueries>(queries, in.query, batch, head, first, end);
   commit_copies();
   fetch_keys(0);
   wait_for_copies<1>();

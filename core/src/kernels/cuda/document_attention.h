@@ -17,7 +17,7 @@ struct DocumentAttentionShape {
   int64_t batch, heads, kv_heads, length;
   int64_t head_dim;  // 64 or 128
   int64_t window;    // query i sees keys j with i - j < window
-  double scale;
+  double scale;      // positive
 };
 
 /// Where the document of each position begins in its row: [batch, length] int64, by rows `stride`

@@ -8,6 +8,7 @@
 
 #include "outrider/kernels/device_launch.cuh"
 #include "outrider/kernels/device_packs.cuh"
+#include "outrider/kernels/device_whole_packs.cuh"
 
 namespace outrider::kernels {
 

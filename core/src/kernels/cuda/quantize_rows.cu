@@ -5,6 +5,7 @@
 #include "outrider/kernels/device_launch.cuh"
 #include "outrider/kernels/device_packs.cuh"
 #include "outrider/kernels/device_reduce.cuh"
+#include "outrider/kernels/device_whole_packs.cuh"
 #include "outrider/kernels/fp8.h"
 
 namespace outrider::cuda {

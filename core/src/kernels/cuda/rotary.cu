@@ -3,6 +3,7 @@
 #include "kernels/cuda/rotary.h"
 #include "outrider/kernels/device_launch.cuh"
 #include "outrider/kernels/device_packs.cuh"
+#include "outrider/kernels/device_whole_packs.cuh"
 
 // A block turns all heads of some positions; a thread holds a pack of a vector's first half and the
 // pack of its second half that turns with it, of some heads one after another: the tables stay.

@@ -1,6 +1,7 @@
 #include "kernels/cuda/swiglu.h"
 #include "outrider/kernels/device_launch.cuh"
 #include "outrider/kernels/device_packs.cuh"
+#include "outrider/kernels/device_whole_packs.cuh"
 
 namespace outrider::cuda {
 namespace {

@@ -4,6 +4,7 @@
 #include "outrider/kernels/device_launch.cuh"
 #include "outrider/kernels/device_packs.cuh"
 #include "outrider/kernels/device_rms_norm.cuh"
+#include "outrider/kernels/device_whole_packs.cuh"
 
 // Forward: a block normalises one half of one output row. Backward: a block goes over some rows and
 // keeps its share of the weights' gradients in shared memory, or in its line of the workspace where
