@@ -139,6 +139,54 @@ TEST_CASE("attention within documents on the device agrees with float64 on the c
   }
 }
 
+TEST_CASE("attention within many documents of all lengths reads each one's keys alone") {
+  at::manual_seed(22);
+  constexpr int64_t kLength = 700;
+  std::vector<int64_t> lengths = {1, 63, 64, 65, 2, 200, 130, 5, 170, 500, 127, 1, 72};
+  std::vector<int64_t> ids;
+  for (size_t i = 0; i < lengths.size(); ++i) ids.insert(ids.end(), lengths[i], i);
+  REQUIRE(static_cast<int64_t>(ids.size()) == 2 * kLength);
+  const auto whole = ops::documents_of(at::tensor(ids, at::kLong).view({2, kLength}));
+  const auto on_gpu = [](const ops::Documents& d) {
+    return ops::Documents{on_device(d.starts), on_device(d.offsets), d.longest};
+  };
+  for (const auto type : {at::kBFloat16, at::kHalf}) {
+    for (const int64_t head_dim : {64, 128}) {
+      for (const auto& [heads, kv_heads] : {std::pair<int64_t, int64_t>{6, 2}, {3, 3}}) {
+        for (const int64_t cut : {0, 3}) {  // as a later step reads them
+          CAPTURE(
+              fmt::format("{}, D {}, {} heads, cut {}", c10::toString(type), head_dim, heads, cut));
+          const auto inputs = random_inputs({heads, kv_heads, kLength, head_dim, 1, false}, type);
+          const auto later = [&](AttentionInputs in, const ops::Documents& documents) {
+            auto query = in.tensors[0].slice(2, cut);
+            in.tensors[0] = query;
+            in.grad = in.grad.slice(2, cut);
+            return run(in, documents);
+          };
+          const auto documents = whole.with_common_sizes().first(kLength - cut);
+          const auto actual = later(inputs.to(at::kCUDA, type), on_gpu(documents));
+          const auto expected = later(inputs.to(at::kCPU, at::kDouble), documents);
+          for (size_t i = 0; i < actual.size(); ++i) {
+            CAPTURE(i);
+            CHECK(difference(actual[i], expected[i], 1) < 3e-2);
+          }
+        }
+      }
+    }
+  }
+  for (const int64_t window : {1, 40, 64, 129, 600}) {
+    const auto inputs = random_inputs({4, 2, kLength, 64, 0, false}, at::kBFloat16);
+    const auto windowed = [&](const AttentionInputs& in, const ops::Documents& documents) {
+      return ops::causal_attention(in.tensors[0], in.tensors[1], in.tensors[2], {}, window,
+                                   documents)
+          .detach();
+    };
+    CAPTURE(window);
+    CHECK(difference(windowed(inputs.to(at::kCUDA, at::kBFloat16), on_gpu(whole)),
+                     windowed(inputs.to(at::kCPU, at::kDouble), whole), 1) < 3e-2);
+  }
+}
+
 TEST_CASE("of keys that are more than the queries the first are read on the device, too") {
   at::manual_seed(18);
   for (const int64_t length : {70, 300}) {  // of the kernels for short rows, and for long ones

@@ -39,17 +39,26 @@ at::Tensor allowed_rows(const TrainBatch& batch, int64_t kept, int64_t ahead, Ro
                  : batch.attention_mask.slice(1, 0, kept).ne(0);
 }
 
+// The places in weights [N] of those that are not 0, or of more: see trained_rows().
+at::Tensor places_that_count(const at::Tensor& weights, std::optional<int64_t> most) {
+  if (weights.is_cpu()) return weights.nonzero().flatten();
+  if (!most || *most >= weights.size(0)) {
+    return at::arange(weights.size(0), weights.options().dtype(at::kLong));
+  }
+  const auto left_out = weights.eq(0).to(at::kByte);
+  return at::argsort(left_out, /*stable=*/true, /*dim=*/0, /*descending=*/false).slice(0, 0, *most);
+}
+
 }  // namespace
 
 at::Tensor TrainedRows::index(int64_t offset) const {
   return sequence * length + position + offset;
 }
 
-TrainedRows trained_rows(const at::Tensor& weights, int64_t length) {
+TrainedRows trained_rows(const at::Tensor& weights, int64_t length, std::optional<int64_t> most) {
   const int64_t per_sequence = std::max<int64_t>(1, weights.size(1));
   const auto flat = weights.flatten();
-  const auto index = flat.is_cpu() ? flat.nonzero().flatten()
-                                   : at::arange(flat.size(0), flat.options().dtype(at::kLong));
+  const auto index = places_that_count(flat, most);
   return {length, at::floor_divide(index, per_sequence), at::remainder(index, per_sequence),
           flat.index_select(0, index)};
 }
@@ -70,7 +79,7 @@ ShiftedTargets shifted_targets(const TrainBatch& batch, int64_t ahead, RowRule r
   const int64_t kept = std::clamp<int64_t>(length - ahead, 0, batch.own_rows());
   auto mask = targets.mask.slice(1, ahead, ahead + kept) * allowed_rows(batch, kept, ahead, rule);
   if (batch.documents) mask = mask * within_documents(batch, ahead).slice(1, 0, kept);
-  auto rows = trained_rows(mask, length);
+  auto rows = trained_rows(mask, length, batch.most_targets);
   auto labels = targets.ids.flatten().index_select(0, rows.index(ahead));
   return {std::move(rows), std::move(labels)};
 }

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/document_attention.h"
 #include "outrider/kernels/accumulation.h"
+#include "outrider/kernels/launch.h"
 
 namespace outrider::ops {
 namespace {
@@ -96,6 +98,56 @@ PrefixResult flash(const at::Tensor& query, const at::Tensor& key, const at::Ten
           std::get<2>(result), std::get<3>(result)};
 }
 
+/// A kernel that reads no more than the documents' own keys, forward alone.
+class DocumentTiles {
+ public:
+  DocumentTiles(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value)
+      : query_(query), key_(key), value_(value) {}
+
+  bool fit(const PrefixMask& mask) const {
+    const bool has_width = query_.size(3) == 64 || query_.size(3) == 128;
+    return cuda::document_attention && has_width && are_chunks(query_) && are_chunks(key_) &&
+           are_chunks(value_) && mask.documents->starts.stride(1) == 1;
+  }
+
+  PrefixResult attend(const PrefixMask& mask, double scale) const {
+    const kernels::Launch launch("document_attention", query_);
+    const int64_t batch = query_.size(0), heads = query_.size(1), length = query_.size(2);
+    const auto output =
+        at::empty({batch, length, heads, query_.size(3)}, query_.options()).transpose(1, 2);
+    const auto lse =
+        at::empty({heads, batch, length}, query_.options().dtype(at::kFloat)).transpose(0, 1);
+    const auto& starts = mask.documents->starts;
+    const cuda::DocumentAttentionShape shape{launch.type(),
+                                             batch,
+                                             heads,
+                                             key_.size(1),
+                                             length,
+                                             query_.size(3),
+                                             mask.window.value_or(length),
+                                             scale};
+    launch.check(cuda::document_attention(
+        shape, {vectors_of(query_), vectors_of(key_), vectors_of(value_)},
+        {starts.const_data_ptr<int64_t>(), starts.stride(0)}, vectors_of(output),
+        lse.mutable_data_ptr<float>(), lse.stride(0), lse.stride(1), launch.stream()));
+    const auto unused = at::empty({0}, starts.options());  // without dropout nothing is drawn
+    return {output, lse, unused, unused};
+  }
+
+ private:
+  // Vectors are read 16 bytes at a time.
+  static bool are_chunks(const at::Tensor& x) {
+    return x.stride(3) == 1 && x.stride(0) % 8 == 0 && x.stride(1) % 8 == 0 &&
+           x.stride(2) % 8 == 0 && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
+  }
+
+  static cuda::HeadVectors vectors_of(const at::Tensor& x) {
+    return {x.const_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
+  }
+
+  const at::Tensor &query_, &key_, &value_;
+};
+
 PrefixGradients flash_backward(const at::Tensor& grad, const at::Tensor& query,
                                const at::Tensor& key, const at::Tensor& value,
                                const PrefixResult& merged, const PrefixMask& mask, double scale) {
@@ -119,8 +171,9 @@ bool attends_by_document(const at::Tensor& query, const PrefixMask& mask) {
 
 PrefixResult document_attention(const at::Tensor& query, const at::Tensor& key,
                                 const at::Tensor& value, const PrefixMask& mask, double scale) {
-  return query.is_cpu() ? one_by_one(query, key, value, mask, scale)
-                        : flash(query, key, value, mask, scale);
+  if (query.is_cpu()) return one_by_one(query, key, value, mask, scale);
+  const DocumentTiles tiles(query, key, value);
+  return tiles.fit(mask) ? tiles.attend(mask, scale) : flash(query, key, value, mask, scale);
 }
 
 PrefixGradients document_attention_backward(const at::Tensor& grad, const at::Tensor& query,

@@ -9,7 +9,8 @@ namespace outrider::ops {
 bool attends_by_document(const at::Tensor& query, const PrefixMask& mask);
 
 /// prefix_attention() and its backward pass within mask.documents: on the CPU one after another, on
-/// a GPU by flash attention over sequences of variable lengths (arXiv 2307.08691).
+/// a GPU by a kernel of our own for heads of 64 and 128, else, and backward, by flash attention
+/// over sequences of variable lengths (arXiv 2307.08691).
 PrefixResult document_attention(const at::Tensor& query, const at::Tensor& key,
                                 const at::Tensor& value, const PrefixMask& mask, double scale);
 PrefixGradients document_attention_backward(const at::Tensor& grad, const at::Tensor& query,

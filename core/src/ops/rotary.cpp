@@ -66,6 +66,11 @@ struct RotaryOperator {
     // Vectors whose elements lie beside each other.
     static Tensor by_vectors(const Tensor& x) { return x.stride(3) == 1 ? x : x.contiguous(); }
 
+    // Those of some positions are read where they lie among all.
+    static bool has_whole_tables(const Tensor& x) {
+      return x.stride(3) == 1 && x.stride(2) == x.size(3);
+    }
+
     static Tensor turn(const char* name, const Tensor& x, const Tensor& cos, const Tensor& sin,
                        bool inverse) {
       const auto in = by_vectors(x);
@@ -86,9 +91,11 @@ struct RotaryOperator {
     static void run(const char* name, const cuda::RotaryPair& heads, const Tensor& like,
                     const Tensor& cos, const Tensor& sin, bool inverse) {
       const kernels::Launch launch(name, like);
-      const auto c = cos.contiguous(), s = sin.contiguous();
+      const bool are_readable = has_whole_tables(cos) && cos.strides() == sin.strides();
+      const auto c = are_readable ? cos : cos.contiguous();
+      const auto s = are_readable ? sin : sin.contiguous();
       const cuda::RotaryShape shape{launch.type(), like.size(0), like.size(2),
-                                    like.size(3),  c.size(3),    c.size(0)};
+                                    like.size(3),  c.size(3),    c.size(0) == 1 ? 0 : c.stride(0)};
       launch.check(cuda::rotary(shape, heads, c.const_data_ptr(), s.const_data_ptr(), inverse,
                                 launch.stream()));
     }

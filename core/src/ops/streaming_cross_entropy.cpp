@@ -25,7 +25,7 @@ using torch::autograd::variable_list;
 // which on a GPU takes some thousands of rows, whatever the vocabulary: each product also reads and
 // writes the whole head and its gradient.
 constexpr int64_t kChunkBytesCpu = int64_t{48} << 20;
-constexpr int64_t kChunkBytesCuda = int64_t{256} << 20;
+constexpr int64_t kChunkBytesCuda = int64_t{512} << 20;
 constexpr int64_t kFewestRowsCpu = 16, kFewestRowsCuda = 4096;
 
 /// Either a teacher or labels.

@@ -18,6 +18,16 @@ void check_vocabulary(const TokenShards& shards, const CausalLM& model) {
               "prepare the data with this model's tokenizer: outrider data prepare");
 }
 
+// Of the tokens that are trained on, rounded up: kernels are planned, and passes recorded, for each
+// number of a loss's rows.
+int64_t most_targets(const TrainBatch& batch) {
+  constexpr int64_t kParts = 16, kFewest = 256;
+  const int64_t positions = batch.input_ids.numel();
+  const int64_t step = std::max(kFewest, (positions + kParts - 1) / kParts);
+  const auto count = token_targets(batch).mask.count_nonzero().item<int64_t>();
+  return (count + step - 1) / step * step;
+}
+
 at::Tensor to_device(const at::Tensor& tensor, at::Device device) {
   if (!tensor.defined() || device.is_cpu()) return tensor;
   return tensor.pin_memory().to(device, /*non_blocking=*/true);
@@ -68,6 +78,7 @@ std::vector<at::Tensor*> tensors_of(TrainBatch& batch) {
 }
 
 ForwardInput forward_input(TrainBatch batch, at::Device device) {
+  if (!device.is_cpu()) batch.most_targets = most_targets(batch);
   for (auto* tensor : tensors_of(batch)) *tensor = to_device(*tensor, device);
   return {.batch = std::move(batch), .right_padded = true};
 }

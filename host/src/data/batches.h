@@ -29,7 +29,8 @@ TokenCounts count_tokens(const TrainBatch& batch);
 /// The tensors of a batch that a pass reads, in a fixed order; undefined where there is none.
 std::vector<at::Tensor*> tensors_of(TrainBatch& batch);
 
-/// A right-padded batch on `device`; copies to a GPU do not wait for it.
+/// A right-padded batch on `device`, of one on the CPU; copies to a GPU do not wait for it, and
+/// what its loss has to compute is counted before.
 ForwardInput forward_input(TrainBatch batch, at::Device device);
 
 /// Puts the attached drafts in training mode, or out of it, for its lifetime.

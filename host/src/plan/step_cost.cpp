@@ -15,9 +15,9 @@
 namespace outrider {
 namespace {
 
-// As of the loss in ops/streaming_cross_entropy.h: its logits on a GPU, of the draft and of the
-// base.
-constexpr double kChunkBytes = 1 << 28, kFewestChunkRows = 4096;
+// As of the loss in ops/streaming_cross_entropy.h: the draft's logits of all steps on a GPU, and
+// the base's, one for all steps of a row: three steps are assumed.
+constexpr double kChunkBytes = 1 << 29, kFewestChunkRows = 4096, kOfDraftAndBase = 4.0 / 3;
 
 struct Parameters {
   double base = 0.0, base_in_eight_bits = 0.0, draft = 0.0;  // bytes
@@ -93,7 +93,8 @@ double base_working_bytes(const CausalLM& model, const TrainingShape& shape) {
 double loss_bytes(const CausalLM& model, const AttachedDraft& attached) {
   const auto vocabulary = static_cast<double>(
       attached.state.metadata.value("draft_vocab_size", model.config().vocab_size));
-  return 2 * std::max(kChunkBytes, kFewestChunkRows * vocabulary * element_bytes(model));
+  return kOfDraftAndBase *
+         std::max(kChunkBytes, kFewestChunkRows * vocabulary * element_bytes(model));
 }
 
 // Of a draft that says nothing: each matrix is used once a position, its input and output are kept.

@@ -25,7 +25,8 @@ c10::Stream stream_beside_default(at::Device device) {
 
 /// Passes of one form launch the same kernels on the same shapes.
 std::string form_of(TrainBatch& batch, double share) {
-  std::string form = fmt::format("{} {}", share, batch.documents ? batch.documents->longest : 0);
+  std::string form = fmt::format("{} {} {}", share, batch.most_targets.value_or(0),
+                                 batch.documents ? batch.documents->longest : 0);
   for (const auto* tensor : tensors_of(batch)) {
     form += tensor->defined() ? fmt::format(" [{}]", fmt::join(tensor->sizes(), ",")) : " -";
   }

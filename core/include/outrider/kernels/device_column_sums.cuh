@@ -65,7 +65,7 @@ class BlockLines {
   A *own_, *sums_;
 };
 
-inline constexpr int kSumWidth = 32, kSumDepth = 8;
+inline constexpr int kSumWidth = 32, kSumDepth = 32;
 
 template <class Out, class T>
 __global__ void __launch_bounds__(kSumWidth* kSumDepth)

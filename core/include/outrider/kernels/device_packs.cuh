@@ -57,16 +57,42 @@ __device__ Pack<T> load_pack(const T* row, int64_t begin, int64_t size, Accumula
   return pack;
 }
 
+/// A pack as it lies in memory.
+template <class T>
+__device__ uint4 bits_of(const Pack<T>& pack) {
+  constexpr int kPerWord = sizeof(unsigned) < sizeof(T) ? 1 : sizeof(unsigned) / sizeof(T);
+  if constexpr (sizeof(T) > sizeof(unsigned)) {
+    uint4 bits;
+    std::memcpy(&bits, pack.x, sizeof(bits));
+    return bits;
+  } else {
+    unsigned words[4];
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      T elements[kPerWord];
+#pragma unroll
+      for (int i = 0; i < kPerWord; ++i) {
+        elements[i] = static_cast<T>(pack.x[w * kPerWord + i]);
+      }
+      std::memcpy(&words[w], elements, sizeof(unsigned));
+    }
+    return make_uint4(words[0], words[1], words[2], words[3]);
+  }
+}
+
+/// In one access, which the compiler might divide. Global memory.
+template <class T>
+__device__ void store_bits(T* to, const uint4& bits) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(bits.x), "r"(bits.y),
+               "r"(bits.z), "r"(bits.w)
+               : "memory");
+}
+
 /// The inverse: narrows, and leaves places outside [0,size) alone.
 template <class T>
 __device__ void store_pack(T* row, int64_t begin, int64_t size, const Pack<T>& pack) {
   if (is_whole_pack(row, begin, size)) {
-    T elements[Pack<T>::kSize];
-#pragma unroll
-    for (int i = 0; i < Pack<T>::kSize; ++i) elements[i] = static_cast<T>(pack.x[i]);
-    uint4 bits;
-    std::memcpy(&bits, elements, sizeof(bits));
-    *reinterpret_cast<uint4*>(row + begin) = bits;
+    store_bits(row + begin, bits_of(pack));
   } else {
 #pragma unroll
     for (int i = 0; i < Pack<T>::kSize; ++i) {

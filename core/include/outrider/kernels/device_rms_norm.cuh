@@ -6,6 +6,7 @@
 #include "outrider/kernels/device_column_sums.cuh"
 #include "outrider/kernels/device_packs.cuh"
 #include "outrider/kernels/device_reduce.cuh"
+#include "outrider/kernels/device_whole_packs.cuh"
 
 namespace outrider::kernels {
 
@@ -71,17 +72,18 @@ __device__ Accumulate<T> sum_of_squares(const Pack<T>& x) {
   return sum;
 }
 
-/// One row: out = rms(x, w).
-template <class T>
+/// One row: out = rms(x, w). kWhole: all of them are whole packs.
+template <bool kWhole = false, class T>
 __device__ void norm_row(RmsShape<T> shape, const T* x, const T* w, T* out,
                          RowSums<Accumulate<T>>* scratch) {
+  using P = Packs<kWhole>;
   const int64_t h = shape.hidden;
   const auto sums = row_sums(x, h, scratch, [&](int64_t begin, auto& s) {
-    s.first += sum_of_squares<T>(load_pack(x, begin, h));
+    s.first += sum_of_squares<T>(P::load(x, begin, h));
   });
   const auto scale = shape.root_of(sums.first);
   for_each_pack(x, h, [&](int64_t begin) {
-    store_pack(out, begin, h, normalized<T>(load_pack(x, begin, h), scale, load_pack(w, begin, h)));
+    P::store(out, begin, h, normalized<T>(P::load(x, begin, h), scale, P::load(w, begin, h)));
   });
 }
 
@@ -121,22 +123,23 @@ __device__ void add_norm_sums(const Pack<T>& x, const Pack<T>& w, const Pack<T>&
 }
 
 /// Backward of norm_row; `line` receives the gradient of w, grad_x may be null.
-template <class T>
+template <bool kWhole = false, class T>
 __device__ void norm_row_backward(RmsShape<T> shape, const T* x, const T* w, const T* grad,
                                   T* grad_x, ColumnOrder<T> order, Accumulate<T>* line,
                                   RowSums<Accumulate<T>>* scratch) {
+  using P = Packs<kWhole>;
   const int64_t h = shape.hidden;
   const auto sums = row_sums(x, h, scratch, [&](int64_t begin, auto& s) {
-    add_norm_sums<T>(load_pack(x, begin, h), load_pack(w, begin, h), load_pack(grad, begin, h), s);
+    add_norm_sums<T>(P::load(x, begin, h), P::load(w, begin, h), P::load(grad, begin, h), s);
   });
   const auto scale = shape.root_of(sums.first);
   const auto correction = shape.correction_of(scale, sums.second);
   for_each_pack(x, h, [&](int64_t begin) {
-    const auto x_pack = load_pack(x, begin, h), grad_pack = load_pack(grad, begin, h);
+    const auto x_pack = P::load(x, begin, h), grad_pack = P::load(grad, begin, h);
+    const auto w_pack = P::load(w, begin, h);
     add_to_line(line, order, begin, h, weight_gradient<T>(x_pack, grad_pack, scale));
     if (grad_x == nullptr) return;
-    const auto w_pack = load_pack(w, begin, h);
-    store_pack(grad_x, begin, h, norm_gradient<T>(x_pack, w_pack, grad_pack, scale, correction));
+    P::store(grad_x, begin, h, norm_gradient<T>(x_pack, w_pack, grad_pack, scale, correction));
   });
 }
 

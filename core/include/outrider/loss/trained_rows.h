@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "outrider/api.h"
 #include "outrider/model/train_batch.h"
@@ -20,9 +21,11 @@ struct OUTRIDER_API TrainedRows {
 };
 
 /// Of the first K positions of each sequence of `length`, those of weight other than 0. weights
-/// [B,K] float32. On the CPU only those are returned; elsewhere all are, since counting them would
-/// wait for the device.
-OUTRIDER_API TrainedRows trained_rows(const at::Tensor& weights, int64_t length);
+/// [B,K] float32. On the CPU only those are returned. Elsewhere counting them would wait for the
+/// device: `most` rows are, those of weight 0 behind the others, where no more than that count; all
+/// where that is not known.
+OUTRIDER_API TrainedRows trained_rows(const at::Tensor& weights, int64_t length,
+                                      std::optional<int64_t> most = {});
 
 /// Whether the token `ahead` positions after each row is of the row's document, [B,S-ahead]
 /// float32; 1 where rows hold one document each.

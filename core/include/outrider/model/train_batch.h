@@ -34,6 +34,9 @@ struct TrainBatch {
   std::optional<ops::Documents> documents;
   /// Tensors that single algorithms read, by name, such as eagle's "mix.rand.step_0".
   std::map<std::string, at::Tensor> extras;
+  /// That token_targets() marks so many tokens or fewer, where the host knows it without asking a
+  /// device: a loss then leaves out rows that do not count.
+  std::optional<int64_t> most_targets;
   /// Measure acceptance against the base's whole vocabulary, also where a draft knows a part of it.
   bool measure_acceptance = false;
   /// What drafts compute again in the backward pass, to save memory.

@@ -5,6 +5,7 @@
 #include "outrider/kernels/device_launch.cuh"
 #include "outrider/kernels/device_packs.cuh"
 #include "outrider/kernels/device_reduce.cuh"
+#include "outrider/kernels/device_whole_packs.cuh"
 
 // One block per row. The first pass over a row finds its maximum, the sum of exponentials relative
 // to it and its argmax together, rescaling the sum when a larger value turns up; the second one,
@@ -92,15 +93,15 @@ __device__ RowState<A> merge(const RowState<A>& a, const RowState<A>& b) {
 }
 
 // The state of a whole row, the same in every thread. Two packs are in flight per thread.
-template <class T>
+template <bool kWhole, class T>
 __device__ RowState<Accumulate<T>> row_state(const T* row, int64_t vocab,
                                              RowState<Accumulate<T>>* scratch) {
   using A = Accumulate<T>;
   RowState<A> state;
   const int64_t stride = pack_stride<T>();
   for (int64_t begin = first_pack(row); begin < vocab; begin += 2 * stride) {
-    const Pack<T> first = load_pack(row, begin, vocab, minus_infinity<A>());
-    const Pack<T> second = load_pack(row, begin + stride, vocab, minus_infinity<A>());
+    const Pack<T> first = Packs<kWhole>::load(row, begin, vocab, minus_infinity<A>());
+    const Pack<T> second = Packs<kWhole>::load(row, begin + stride, vocab, minus_infinity<A>());
     add_pack(state, first, begin);
     add_pack(state, second, begin + stride);
   }
@@ -118,14 +119,14 @@ struct Results {
         overlap(static_cast<A*>(p.overlap)) {}
 };
 
-template <class T>
+template <bool kWhole, class T>
 __global__ void __launch_bounds__(kThreads, kBlocks<T>)
     statistics_kernel(const T* logits, int64_t rows, int64_t vocab, Accumulate<T>* log_sum_exp,
                       int64_t* argmax) {
   using A = Accumulate<T>;
   __shared__ ReduceScratch<RowState<A>> scratch;
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-    const auto state = row_state(logits + row * vocab, vocab, scratch.as());
+    const auto state = row_state<kWhole>(logits + row * vocab, vocab, scratch.as());
     if (threadIdx.x == 0) {
       log_sum_exp[row] = state.log_sum_exp();
       argmax[row] = state.index();
@@ -212,15 +213,16 @@ __device__ Token<A> token_of(const SoftRow<A>& row, A student, A teacher) {
 }
 
 // The sums of a row; the gradient of cross-entropy, which needs none of them, is written along.
-template <Divergence kOf, class T>
+template <Divergence kOf, bool kWhole, class T>
 __device__ SoftSums<Accumulate<T>> soft_sums(T* student, const T* teacher, int64_t vocab,
                                              const SoftRow<Accumulate<T>>& row,
                                              bool write_gradient) {
+  using P = Packs<kWhole>;
   constexpr auto kOutside = minus_infinity<Accumulate<T>>;
   SoftSums<Accumulate<T>> sums;
   for_each_pack(student, vocab, [&](int64_t begin) {
-    Pack<T> s = load_pack(student, begin, vocab, kOutside());
-    const Pack<T> t = load_pack(teacher, begin, vocab, kOutside());
+    Pack<T> s = P::load(student, begin, vocab, kOutside());
+    const Pack<T> t = P::load(teacher, begin, vocab, kOutside());
 #pragma unroll
     for (int i = 0; i < Pack<T>::kSize; ++i) {
       const auto token = token_of<kOf, T>(row, s.x[i], t.x[i]);
@@ -231,7 +233,7 @@ __device__ SoftSums<Accumulate<T>> soft_sums(T* student, const T* teacher, int64
       s.x[i] = row.weight * (token.q - token.p);
     }
     if constexpr (kOf == Divergence::kCrossEntropy) {
-      if (write_gradient) store_pack(student, begin, vocab, s);
+      if (write_gradient) P::store(student, begin, vocab, s);
     }
   });
   return sums;
@@ -254,7 +256,7 @@ __device__ void soft_gradient(T* student, const T* teacher, int64_t vocab,
   });
 }
 
-template <Divergence kOf, class T>
+template <Divergence kOf, bool kWhole, class T>
 __global__ void __launch_bounds__(kThreads, kBlocks<T>)
     soft_rows_kernel(SoftRows<T> in, bool write_gradient) {
   using A = Accumulate<T>;
@@ -263,12 +265,12 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>)
     const int64_t row = in.pairs.student(i), target = in.pairs.target(i);
     T* student = in.student + row * in.vocab;
     const T* teacher = in.teacher + target * in.vocab;
-    const auto state = row_state(student, in.vocab, scratch.as());
+    const auto state = row_state<kWhole>(student, in.vocab, scratch.as());
     const A teacher_lse = in.teacher_log_sum_exp[target];
     const SoftRow<A> values = {state.log_sum_exp(), teacher_lse,
                                exponential(teacher_lse - in.overlap_log_sum_exp[target]),
                                in.weights[row]};
-    auto sums = soft_sums<kOf>(student, teacher, in.vocab, values, write_gradient);
+    auto sums = soft_sums<kOf, kWhole>(student, teacher, in.vocab, values, write_gradient);
     sums = block_reduce(
         sums, scratch.template as<SoftSums<A>>(), [](const SoftSums<A>& a, const SoftSums<A>& b) {
           return SoftSums<A>{a.loss + b.loss, a.overlap + b.overlap, a.slope + b.slope};
@@ -293,21 +295,21 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>)
 }
 
 // The kernel for one divergence.
-template <class T>
+template <bool kWhole, class T>
 auto soft_kernel(Divergence divergence) {
   switch (divergence) {
     case Divergence::kReverseKl:
-      return soft_rows_kernel<Divergence::kReverseKl, T>;
+      return soft_rows_kernel<Divergence::kReverseKl, kWhole, T>;
     case Divergence::kJensenShannon:
-      return soft_rows_kernel<Divergence::kJensenShannon, T>;
+      return soft_rows_kernel<Divergence::kJensenShannon, kWhole, T>;
     case Divergence::kTotalVariation:
-      return soft_rows_kernel<Divergence::kTotalVariation, T>;
+      return soft_rows_kernel<Divergence::kTotalVariation, kWhole, T>;
     case Divergence::kLogAcceptance:
-      return soft_rows_kernel<Divergence::kLogAcceptance, T>;
+      return soft_rows_kernel<Divergence::kLogAcceptance, kWhole, T>;
     case Divergence::kCrossEntropy:
       break;
   }
-  return soft_rows_kernel<Divergence::kCrossEntropy, T>;
+  return soft_rows_kernel<Divergence::kCrossEntropy, kWhole, T>;
 }
 
 template <class T>
@@ -349,7 +351,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<T>) label_rows_kernel(LabelR
     const bool counts = label >= 0 && label < in.vocab;
     // Read before row_state's barrier, after which the gradient may overwrite it.
     const A target = counts ? static_cast<A>(student[label]) : A(0);
-    const auto state = row_state(student, in.vocab, scratch.as());
+    const auto state = row_state<false>(student, in.vocab, scratch.as());
     const A lse = state.log_sum_exp();
     if (threadIdx.x == 0) {
       in.results.loss[row] = counts ? lse - target : A(0);
@@ -373,9 +375,11 @@ cudaError_t launch_rows(void (*kernel)(Parameters...), const RowsShape& shape, c
 int launch_row_statistics(const RowsShape& shape, const void* logits, void* log_sum_exp,
                           int64_t* argmax, cudaStream_t stream) {
   return with_type(shape.type, [&]<class T>(T) {
-    return launch_rows<T>(statistics_kernel<T>, shape, stream, static_cast<const T*>(logits),
-                          shape.rows, shape.vocab, static_cast<Accumulate<T>*>(log_sum_exp),
-                          argmax);
+    const auto* rows = static_cast<const T*>(logits);
+    const bool whole = are_whole_packs<T>(shape.vocab, rows);
+    return launch_rows<T>(whole ? statistics_kernel<true, T> : statistics_kernel<false, T>, shape,
+                          stream, rows, shape.rows, shape.vocab,
+                          static_cast<Accumulate<T>*>(log_sum_exp), argmax);
   });
 }
 
@@ -392,7 +396,10 @@ int launch_divergence_rows(const RowsShape& shape, const DivergenceRowsPointers&
                             static_cast<const A*>(p.overlap_log_sum_exp),
                             static_cast<const A*>(p.weights),
                             Results<A>(p.results)};
-    return launch_rows<T>(soft_kernel<T>(divergence), shape, stream, in, write_gradient);
+    const bool whole = are_whole_packs<T>(shape.vocab, in.student, in.teacher);
+    return launch_rows<T>(
+        whole ? soft_kernel<true, T>(divergence) : soft_kernel<false, T>(divergence), shape, stream,
+        in, write_gradient);
   });
 }
 

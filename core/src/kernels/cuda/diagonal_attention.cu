@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 
 #include "kernels/cuda/diagonal_attention.h"
 #include "outrider/kernels/device_launch.cuh"
 #include "outrider/kernels/device_packs.cuh"
+#include "outrider/kernels/device_whole_packs.cuh"
 
 // A group of lanes, a power of two of them, has one position of one key head: a lane holds a pack
 // of each vector (or several, of long ones), and the group's queries come one after another, which
@@ -13,9 +15,8 @@ namespace outrider::cuda {
 namespace {
 
 using kernels::Accumulate;
-using kernels::load_pack;
 using kernels::Pack;
-using kernels::store_pack;
+using kernels::Packs;
 
 constexpr int kThreads = 128;
 constexpr int64_t kScratchBytes = 48 << 10;
@@ -78,24 +79,24 @@ __device__ int64_t begin_of(const Place& place, int part, int lanes) {
   return (int64_t{part} * lanes + place.lane) * Pack<T>::kSize;
 }
 
-template <class T, int kParts>
+template <class T, int kParts, bool kWhole>
 __device__ Share<T, kParts> load_share(const T* vector, const Place& place, int lanes,
                                        int64_t size) {
   Share<T, kParts> share;
 #pragma unroll
   for (int p = 0; p < kParts; ++p) {
-    share.parts[p] = load_pack(vector, begin_of<T>(place, p, lanes), size);
+    share.parts[p] = Packs<kWhole>::load(vector, begin_of<T>(place, p, lanes), size);
   }
   return share;
 }
 
-template <class T, int kParts>
+template <class T, int kParts, bool kWhole>
 __device__ void store_share(T* vector, const Share<T, kParts>& share, const Place& place, int lanes,
                             int64_t size) {
   if (!place.exists) return;
 #pragma unroll
   for (int p = 0; p < kParts; ++p) {
-    store_pack(vector, begin_of<T>(place, p, lanes), size, share.parts[p]);
+    Packs<kWhole>::store(vector, begin_of<T>(place, p, lanes), size, share.parts[p]);
   }
 }
 
@@ -152,15 +153,15 @@ struct Merged {
   }
 };
 
-template <class T, int kParts>
+template <class T, int kParts, bool kWhole>
 __global__ void __launch_bounds__(kThreads)
     merge_kernel(DiagonalAttentionShape shape, Division division, HeadVectors query,
                  Diagonals diagonals, HeadVectors output, Accumulate<T>* lse) {
   using Number = Accumulate<T>;
   const auto place = place_of(shape, division);
   const auto load = [&](const HeadVectors& x, int64_t head) {
-    return load_share<T, kParts>(vector_at<T>(x, place, head), place, division.lanes,
-                                 shape.head_dim);
+    return load_share<T, kParts, kWhole>(vector_at<T>(x, place, head), place, division.lanes,
+                                         shape.head_dim);
   };
   const int64_t group = shape.heads / shape.kv_heads;
   for (int64_t head = place.kv_head * group; head < (place.kv_head + 1) * group; ++head) {
@@ -177,8 +178,8 @@ __global__ void __launch_bounds__(kThreads)
                  load(diagonal.value, place.kv_head));
     }
     const Number after = merged.finish();
-    store_share(vector_at<T>(output, place, head), merged.sum, place, division.lanes,
-                shape.head_dim);
+    store_share<T, kParts, kWhole>(vector_at<T>(output, place, head), merged.sum, place,
+                                   division.lanes, shape.head_dim);
     __syncwarp();  // a lane may not write what another still reads
     if (place.exists && place.lane == 0) lse[index] = after;
   }
@@ -190,7 +191,7 @@ struct KeyWeight {
   Number weight, d_score;
 };
 
-template <class T, int kParts>
+template <class T, int kParts, bool kWhole>
 __global__ void __launch_bounds__(kThreads)
     merge_backward_kernel(DiagonalAttentionShape shape, Division division, HeadVectors grad,
                           HeadVectors query, Diagonals diagonals, HeadVectors output,
@@ -200,11 +201,12 @@ __global__ void __launch_bounds__(kThreads)
   extern __shared__ __align__(16) unsigned char scratch[];
   const auto place = place_of(shape, division);
   const auto load = [&](const HeadVectors& x, int64_t head) {
-    return load_share<T, kParts>(vector_at<T>(x, place, head), place, division.lanes,
-                                 shape.head_dim);
+    return load_share<T, kParts, kWhole>(vector_at<T>(x, place, head), place, division.lanes,
+                                         shape.head_dim);
   };
   const auto store = [&](const HeadVectors& x, int64_t head, const Share<T, kParts>& share) {
-    store_share(vector_at<T>(x, place, head), share, place, division.lanes, shape.head_dim);
+    store_share<T, kParts, kWhole>(vector_at<T>(x, place, head), share, place, division.lanes,
+                                   shape.head_dim);
   };
   const int64_t group = shape.heads / shape.kv_heads, first = place.kv_head * group;
   const int count = diagonals.count;
@@ -247,15 +249,34 @@ int64_t scratch_bytes(const DiagonalAttentionShape& shape, int64_t diagonals) {
          static_cast<int64_t>(sizeof(KeyWeight<Accumulate<T>>));
 }
 
-/// call(T{}, constant parts) for the type and the packs that a lane holds of a vector.
-template <class Call>
+/// Whether a vector is whole packs wherever it lies.
+template <class T>
+bool are_whole(int64_t head_dim, const HeadVectors& x) {
+  const auto* data = static_cast<const T*>(x.data);
+  return kernels::are_whole_packs<T>(head_dim, data) &&
+         kernels::are_whole_packs<T>(x.batch_stride) &&
+         kernels::are_whole_packs<T>(x.head_stride) &&
+         kernels::are_whole_packs<T>(x.position_stride);
+}
+
+/// Those of all diagonals, and some besides.
+template <class T, class Diagonal>
+bool are_whole(const DiagonalAttentionShape& shape, const Diagonal* diagonals, int count,
+               std::initializer_list<HeadVectors> others) {
+  const auto is_whole = [&](const HeadVectors& x) { return are_whole<T>(shape.head_dim, x); };
+  return std::all_of(others.begin(), others.end(), is_whole) &&
+         std::all_of(diagonals, diagonals + count, [&](const Diagonal& diagonal) {
+           return is_whole(diagonal.key) && is_whole(diagonal.value);
+         });
+}
+
+/// call(constant packs that a lane holds of a vector of T)
+template <class T, class Call>
 int with_parts(const DiagonalAttentionShape& shape, Call call) {
-  return kernels::with_type(shape.type, [&]<class T>(T element) {
-    const int64_t covered = 32 * Pack<T>::kSize;
-    if (shape.head_dim <= covered) return call(element, std::integral_constant<int, 1>{});
-    if (shape.head_dim <= 2 * covered) return call(element, std::integral_constant<int, 2>{});
-    return call(element, std::integral_constant<int, 4>{});
-  });
+  const int64_t covered = 32 * Pack<T>::kSize;
+  if (shape.head_dim <= covered) return call(std::integral_constant<int, 1>{});
+  if (shape.head_dim <= 2 * covered) return call(std::integral_constant<int, 2>{});
+  return call(std::integral_constant<int, 4>{});
 }
 
 template <class T>
@@ -277,10 +298,14 @@ int diagonals_per_launch(const DiagonalAttentionShape& shape) {
 int merge_diagonals(const DiagonalAttentionShape& shape, const HeadVectors& query,
                     const Diagonals& diagonals, const HeadVectors& output, void* lse,
                     CUstream_st* stream) {
-  return with_parts(shape, [&]<class T, int kParts>(T, std::integral_constant<int, kParts>) -> int {
-    return kernels::launch(merge_kernel<T, kParts>, grid_of<T>(shape), dim3(kThreads), 0, stream,
-                           shape, division_of<T>(shape), query, diagonals, output,
-                           static_cast<Accumulate<T>*>(lse));
+  return kernels::with_type(shape.type, [&]<class T>(T) {
+    const bool whole = are_whole<T>(shape, diagonals.at, diagonals.count, {query, output});
+    return with_parts<T>(shape, [&]<int kParts>(std::integral_constant<int, kParts>) -> int {
+      const auto kernel = whole ? merge_kernel<T, kParts, true> : merge_kernel<T, kParts, false>;
+      return kernels::launch(kernel, grid_of<T>(shape), dim3(kThreads), 0, stream, shape,
+                             division_of<T>(shape), query, diagonals, output,
+                             static_cast<Accumulate<T>*>(lse));
+    });
   });
 }
 
@@ -288,11 +313,18 @@ int merge_diagonals_backward(const DiagonalAttentionShape& shape, const HeadVect
                              const HeadVectors& query, const Diagonals& diagonals,
                              const HeadVectors& output, const void* lse, const HeadVectors& d_query,
                              const DiagonalGradients& gradients, CUstream_st* stream) {
-  return with_parts(shape, [&]<class T, int kParts>(T, std::integral_constant<int, kParts>) -> int {
-    return kernels::launch(merge_backward_kernel<T, kParts>, grid_of<T>(shape), dim3(kThreads),
-                           static_cast<size_t>(scratch_bytes<T>(shape, diagonals.count)), stream,
-                           shape, division_of<T>(shape), grad, query, diagonals, output,
-                           static_cast<const Accumulate<T>*>(lse), d_query, gradients);
+  return kernels::with_type(shape.type, [&]<class T>(T) {
+    const bool whole =
+        are_whole<T>(shape, diagonals.at, diagonals.count, {grad, query, output, d_query}) &&
+        are_whole<T>(shape, gradients.at, diagonals.count, {});
+    return with_parts<T>(shape, [&]<int kParts>(std::integral_constant<int, kParts>) -> int {
+      const auto kernel =
+          whole ? merge_backward_kernel<T, kParts, true> : merge_backward_kernel<T, kParts, false>;
+      return kernels::launch(kernel, grid_of<T>(shape), dim3(kThreads),
+                             static_cast<size_t>(scratch_bytes<T>(shape, diagonals.count)), stream,
+                             shape, division_of<T>(shape), grad, query, diagonals, output,
+                             static_cast<const Accumulate<T>*>(lse), d_query, gradients);
+    });
   });
 }
 

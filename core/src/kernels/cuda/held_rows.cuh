@@ -8,17 +8,18 @@
 
 #include "outrider/kernels/device_launch.cuh"
 #include "outrider/kernels/device_packs.cuh"
+#include "outrider/kernels/device_whole_packs.cuh"
 
 namespace outrider::kernels {
 
-/// A thread's part of its block's row.
+/// A thread's part of the row of whole packs that the threads of one threadIdx.y hold together.
 template <class T>
 struct HeldRow {
   static constexpr int kPacks = 4;
   Pack<T> packs[kPacks];
 
   __device__ HeldRow(const T* row, int64_t size) {
-    for_each([&](Pack<T>& pack, int64_t begin) { pack = load_pack(row, begin, size); });
+    for_each([&](Pack<T>& pack, int64_t begin) { pack = Packs<true>::load(row, begin, size); });
   }
 
   /// body(pack, where it begins); what lies beyond the row's end is zeros.
@@ -31,15 +32,20 @@ struct HeldRow {
   }
 };
 
-/// Threads of a block, at most `limit`, that hold a row; none for wider ones, for those that do not
-/// all begin at a pack's boundary, and where blocks would be a warp, too few threads at a time.
+/// Whether one warp holds a row.
+template <class T>
+bool warp_holds(int64_t width) {
+  return width <= 32 * HeldRow<T>::kPacks * Pack<T>::kSize;
+}
+
+/// Threads of a block, at most `limit`, that hold a row of whole packs; none for wider ones, and
+/// where blocks would be a warp, too few threads at a time.
 template <class T>
 std::optional<int> threads_that_hold(int64_t width, int limit) {
   constexpr int kPacks = HeldRow<T>::kPacks;
   const int threads = row_threads<T>((width + kPacks - 1) / kPacks, limit);
   const bool fits = width <= int64_t{threads} * kPacks * Pack<T>::kSize;
-  const bool is_worth_it = width % Pack<T>::kSize == 0 && threads > 32;
-  return fits && is_worth_it ? std::optional(threads) : std::nullopt;
+  return fits && threads > 32 ? std::optional(threads) : std::nullopt;
 }
 
 }  // namespace outrider::kernels

@@ -5,6 +5,7 @@
 #include "outrider/kernels/device_launch.cuh"
 #include "outrider/kernels/device_packs.cuh"
 #include "outrider/kernels/device_reduce.cuh"
+#include "outrider/kernels/device_whole_packs.cuh"
 #include "outrider/kernels/fp8.h"
 
 namespace outrider::cuda {
@@ -103,7 +104,8 @@ int quantize_rows(kernels::DataType type, int64_t rows, int64_t width, const voi
                   float* scales, CUstream_st* stream) {
   if (rows == 0 || width == 0) return cudaSuccess;
   return kernels::with_type(type, [&]<class T>(T) {
-    const auto holding = kernels::threads_that_hold<T>(width, kThreads);
+    const bool whole = kernels::are_whole_packs<T>(width, static_cast<const T*>(x));
+    const auto holding = whole ? kernels::threads_that_hold<T>(width, kThreads) : std::nullopt;
     return kernels::launch(
         holding ? quantize_held_kernel<T> : quantize_kernel<T>, dim3(kernels::grid_size(rows)),
         dim3(holding.value_or(kernels::row_threads<T>(width, kThreads))), 0, stream, rows, width,

@@ -12,9 +12,10 @@ using kernels::Accumulate;
 using kernels::ColumnOrder;
 using kernels::RmsShape;
 using kernels::RowSums;
+using Whole = kernels::Packs<true>;
 
 constexpr int kThreads = 512;
-constexpr int64_t kBackwardBlocks = 264;    // two for each multiprocessor of an H100
+constexpr int64_t kBackwardBlocks = 264;    // two of kThreads for each multiprocessor of an H100
 constexpr size_t kSharedLimit = 96 * 1024;  // two blocks still fit
 
 template <class T>
@@ -43,14 +44,31 @@ __global__ void __launch_bounds__(kThreads) held_rows_kernel(Norm<T> n, T* y) {
     held.for_each([&](const auto& x, int64_t) { sums.first += kernels::sum_of_squares<T>(x); });
     const auto scale = n.shape.root_of(kernels::sum_of_block(sums, scratch.as()).first);
     held.for_each([&](const auto& x, int64_t begin) {
-      const auto w = kernels::load_pack(n.w, begin, hidden);
-      kernels::store_pack(y + offset, begin, hidden, kernels::normalized<T>(x, scale, w));
+      const auto w = Whole::load(n.w, begin, hidden);
+      Whole::store(y + offset, begin, hidden, kernels::normalized<T>(x, scale, w));
     });
   }
 }
 
-// A block goes over some rows and keeps its share of the weight's gradient.
+// A warp for each row, which it holds: no barrier, and blocks of several rows.
 template <class T>
+__global__ void __launch_bounds__(kThreads) narrow_rows_kernel(Norm<T> n, T* y) {
+  const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
+  if (row >= n.rows) return;
+  const int64_t hidden = n.shape.hidden, offset = row * hidden;
+  kernels::HeldRow<T> held(n.x + offset, hidden);
+  Accumulate<T> sum = 0;
+  held.for_each([&](const auto& x, int64_t) { sum += kernels::sum_of_squares<T>(x); });
+  for (int mask = 16; mask > 0; mask /= 2) sum += kernels::shuffle_xor(sum, mask);
+  const auto scale = n.shape.root_of(sum);
+  held.for_each([&](const auto& x, int64_t begin) {
+    const auto w = Whole::load(n.w, begin, hidden);
+    Whole::store(y + offset, begin, hidden, kernels::normalized<T>(x, scale, w));
+  });
+}
+
+// A block goes over some rows and keeps its share of the weight's gradient.
+template <bool kWhole, class T>
 __global__ void __launch_bounds__(kThreads, 2)
     backward_kernel(Norm<T> n, const T* grad_y, T* grad_x, Accumulate<T>* workspace,
                     bool sums_in_shared_memory) {
@@ -63,9 +81,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   // A column changes hands between rows of different alignment: every row begins with a barrier.
   for (int64_t row = blockIdx.x; row < n.rows; row += gridDim.x) {
     const int64_t offset = row * hidden;
-    kernels::norm_row_backward(n.shape, n.x + offset, n.w, grad_y + offset,
-                               grad_x ? grad_x + offset : nullptr, lines.order(), lines.line(0),
-                               scratch.as());
+    kernels::norm_row_backward<kWhole>(n.shape, n.x + offset, n.w, grad_y + offset,
+                                       grad_x ? grad_x + offset : nullptr, lines.order(),
+                                       lines.line(0), scratch.as());
   }
   lines.finish();
 }
@@ -78,7 +96,12 @@ Norm<T> norm_of(const RmsNormShape& shape, const void* x, const void* w) {
           static_cast<const T*>(w)};
 }
 
-int64_t backward_blocks(const RmsNormShape& shape) { return std::min(shape.rows, kBackwardBlocks); }
+// The more, the smaller they are: a block waits for each of its rows.
+template <class T>
+int64_t backward_blocks(const RmsNormShape& shape) {
+  const int threads = kernels::row_threads<T>(shape.hidden, kThreads);
+  return std::min(shape.rows, kBackwardBlocks * (kThreads / threads));
+}
 
 template <class T>
 size_t line_bytes(const RmsNormShape& shape) {
@@ -89,15 +112,16 @@ template <class T>
 cudaError_t launch_backward(const RmsNormShape& shape, const Norm<T>& norm, const T* grad_y,
                             T* grad_x, Accumulate<T>* workspace, cudaStream_t stream) {
   if (shape.rows == 0) return cudaSuccess;
+  const bool whole = kernels::are_whole_packs<T>(shape.hidden, norm.x, norm.w, grad_y, grad_x);
+  const auto kernel = whole ? backward_kernel<true, T> : backward_kernel<false, T>;
   const size_t bytes = line_bytes<T>(shape);
   const bool fits = bytes <= kSharedLimit;
   if (fits) {
-    const auto status =
-        cudaFuncSetAttribute(backward_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(kSharedLimit));
+    const auto status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                             static_cast<int>(kSharedLimit));
     if (status != cudaSuccess) return status;
   }
-  return kernels::launch(backward_kernel<T>, dim3(static_cast<unsigned>(backward_blocks(shape))),
+  return kernels::launch(kernel, dim3(static_cast<unsigned>(backward_blocks<T>(shape))),
                          dim3(kernels::row_threads<T>(shape.hidden, kThreads)), fits ? bytes : 0,
                          stream, norm, grad_y, grad_x, workspace, fits);
 }
@@ -108,17 +132,27 @@ int rms_norm(const RmsNormShape& shape, const void* x, const void* w, void* y,
              CUstream_st* stream) {
   if (shape.rows == 0 || shape.hidden == 0) return cudaSuccess;
   return kernels::with_type(shape.type, [&]<class T>(T) {
-    const auto holding = kernels::threads_that_hold<T>(shape.hidden, kThreads);
+    const auto norm = norm_of<T>(shape, x, w);
+    const bool whole =
+        kernels::are_whole_packs<T>(shape.hidden, norm.x, norm.w, static_cast<T*>(y));
+    if (whole && kernels::warp_holds<T>(shape.hidden)) {
+      constexpr int64_t kRows = 8;
+      return kernels::launch(narrow_rows_kernel<T>,
+                             dim3(kernels::grid_size((shape.rows + kRows - 1) / kRows)),
+                             dim3(32, kRows), 0, stream, norm, static_cast<T*>(y));
+    }
+    const auto holding =
+        whole ? kernels::threads_that_hold<T>(shape.hidden, kThreads) : std::nullopt;
     return kernels::launch(holding ? held_rows_kernel<T> : forward_kernel<T>,
                            dim3(kernels::grid_size(shape.rows)),
                            dim3(holding.value_or(kernels::row_threads<T>(shape.hidden, kThreads))),
-                           0, stream, norm_of<T>(shape, x, w), static_cast<T*>(y));
+                           0, stream, norm, static_cast<T*>(y));
   });
 }
 
 size_t rms_norm_workspace_bytes(const RmsNormShape& shape) {
   return kernels::with_type(shape.type, [&]<class T>(T) {
-    return static_cast<size_t>(backward_blocks(shape)) * line_bytes<T>(shape);
+    return static_cast<size_t>(backward_blocks<T>(shape)) * line_bytes<T>(shape);
   });
 }
 
@@ -131,7 +165,7 @@ int rms_norm_backward(const RmsNormShape& shape, const void* grad_y, const void*
                            static_cast<T*>(gradients.x), lines, stream);
     if (status != cudaSuccess) return status;
     const auto sum_into = [&]<class Out>(Out* w) {
-      return kernels::column_sum<Out, T>(lines, backward_blocks(shape),
+      return kernels::column_sum<Out, T>(lines, backward_blocks<T>(shape),
                                          ColumnOrder<T>(shape.hidden).size(), shape.hidden, w,
                                          stream);
     };

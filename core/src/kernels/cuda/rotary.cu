@@ -3,19 +3,22 @@
 #include "kernels/cuda/rotary.h"
 #include "outrider/kernels/device_launch.cuh"
 #include "outrider/kernels/device_packs.cuh"
+#include "outrider/kernels/device_whole_packs.cuh"
 
-// A block turns all heads of one position; a thread holds a pack of a vector's first half and the
-// pack of its second half that turns with it, of one head after another: the tables stay.
+// A block turns all heads of some positions; a thread holds a pack of a vector's first half and the
+// pack of its second half that turns with it, of some heads one after another: the tables stay.
 
 namespace outrider::cuda {
 namespace {
 
-using kernels::load_pack;
 using kernels::Pack;
+using kernels::Packs;
 using kernels::rounded;
-using kernels::store_pack;
 
 constexpr int kMostThreads = 256;
+// Heads that a thread turns one after another, and of these at once: what it loads for them is on
+// its way together.
+constexpr int kHeadsInTurn = 4, kAtOnce = 2;
 // So that a block holds a head, in the widest type.
 constexpr int64_t kMostRotated = 1024;
 
@@ -25,10 +28,11 @@ struct TablePacks {
   Pack<T> c1, c2, s1, s2;
 };
 
-template <class T>
+template <bool kWhole, class T>
 __device__ TablePacks<T> load_tables(const T* cos, const T* sin, int64_t begin, int64_t half) {
-  return {load_pack(cos, begin, half), load_pack(cos + half, begin, half),
-          load_pack(sin, begin, half), load_pack(sin + half, begin, half)};
+  using P = Packs<kWhole>;
+  return {P::load(cos, begin, half), P::load(cos + half, begin, half), P::load(sin, begin, half),
+          P::load(sin + half, begin, half)};
 }
 
 // The pair (first, second) turned: (x1 c1 - x2 s1, x2 c2 + x1 s2), or its transpose.
@@ -68,40 +72,88 @@ __device__ Vector<T> vector_of(const RotaryPair& pair, int64_t head, int64_t seq
           static_cast<T*>(heads.y) + offset(heads.to)};
 }
 
-template <class T, bool kInverse>
+/// A block's threads: `packs` of a half for each of `beside` heads at a time, for each of some
+/// positions.
+struct Division {
+  int packs, beside, positions;
+
+  int threads() const { return packs * beside * positions; }
+};
+
+template <class T, bool kInverse, bool kWhole>
 __global__ void __launch_bounds__(kMostThreads)
-    rotary_kernel(RotaryShape shape, RotaryPair pair, const T* cos, const T* sin) {
-  const int64_t sequence = blockIdx.x / shape.length, position = blockIdx.x % shape.length;
-  const int64_t table = (shape.table_batch == 1 ? 0 : sequence) * shape.length + position;
-  const int64_t heads = pair.first.heads + pair.second.heads;
+    rotary_kernel(RotaryShape shape, RotaryPair pair, const T* cos, const T* sin, Division by) {
+  using P = Packs<kWhole>;
+  const auto thread = static_cast<int>(threadIdx.x), lanes = by.packs * by.beside;
+  const unsigned row = blockIdx.x * by.positions + thread / lanes;
+  const auto length = static_cast<unsigned>(shape.length);
+  const int64_t sequence = row / length, position = row % length;
+  if (sequence >= shape.batch) return;
+  const int64_t table = sequence * shape.table_stride + position * shape.rotated;
+  const auto heads = static_cast<int>(pair.first.heads + pair.second.heads);
   const int64_t half = shape.rotated / 2;
-  const auto packs = static_cast<int>((half + Pack<T>::kSize - 1) / Pack<T>::kSize);
-  const int beside = static_cast<int>(blockDim.x) / packs;  // heads that the block turns at a time
-  const int64_t begin = int64_t{static_cast<int>(threadIdx.x) % packs} * Pack<T>::kSize;
-  const auto tables =
-      load_tables(cos + table * shape.rotated, sin + table * shape.rotated, begin, half);
-  const int first_head = static_cast<int>(threadIdx.x) / packs;
-  for (int64_t head = first_head < beside ? first_head : heads; head < heads; head += beside) {
-    const auto [from, to] = vector_of<T>(pair, head, sequence, position);
-    auto first = load_pack(from, begin, half), second = load_pack(from + half, begin, half);
-    turn<T, kInverse>(first, second, tables);
-    store_pack(to, begin, half, first);
-    store_pack(to + half, begin, half, second);
+  const int lane = thread % lanes;
+  const int64_t begin = int64_t{lane % by.packs} * Pack<T>::kSize;
+  const auto tables = load_tables<kWhole>(cos + table, sin + table, begin, half);
+  for (int head = lane / by.packs; head < heads; head += kAtOnce * by.beside) {
+    Vector<T> vectors[kAtOnce];
+    Pack<T> first[kAtOnce], second[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int own = head + i * by.beside;
+      vectors[i] = vector_of<T>(pair, own, sequence, position);
+      const int64_t there = own < heads ? half : 0;
+      first[i] = P::load(vectors[i].from, begin, there);
+      second[i] = P::load(vectors[i].from + half, begin, there);
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int64_t there = head + i * by.beside < heads ? half : 0;
+      turn<T, kInverse>(first[i], second[i], tables);
+      P::store(vectors[i].to, begin, there, first[i]);
+      P::store(vectors[i].to + half, begin, there, second[i]);
+    }
   }
   const auto kept = static_cast<int>(shape.head_dim - shape.rotated);
-  for (int item = static_cast<int>(threadIdx.x); item < kept * heads; item += blockDim.x) {
+  for (int item = lane; item < kept * heads; item += lanes) {
     const auto [from, to] = vector_of<T>(pair, item / kept, sequence, position);
     to[shape.rotated + item % kept] = from[shape.rotated + item % kept];
   }
 }
 
-// At least one head's packs; some heads one after another, for which the tables are loaded once.
+// Some heads one after another, for which the tables are loaded once.
 template <class T>
-int threads_for(const RotaryShape& shape, int64_t heads) {
-  constexpr int64_t kHeadsInTurn = 4;
-  const int64_t packs = (shape.rotated / 2 + Pack<T>::kSize - 1) / Pack<T>::kSize;
-  const int64_t wanted = packs * ((heads + kHeadsInTurn - 1) / kHeadsInTurn);
-  return static_cast<int>(std::clamp<int64_t>((wanted + 31) / 32 * 32, 32, kMostThreads));
+Division division_of(const RotaryShape& shape, int64_t heads) {
+  const auto packs = static_cast<int>(
+      std::max<int64_t>(1, (shape.rotated / 2 + Pack<T>::kSize - 1) / Pack<T>::kSize));
+  const auto wanted = static_cast<int>((heads + kHeadsInTurn - 1) / kHeadsInTurn);
+  const int beside = std::clamp(wanted, 1, kMostThreads / packs);
+  return {packs, beside, std::max(1, kMostThreads / (packs * beside))};
+}
+
+template <class T>
+bool are_whole(const RotaryHeads& heads) {
+  const auto is_whole = [](const void* x, const RotaryStrides& by) {
+    const auto* vectors = static_cast<const T*>(x);
+    return kernels::are_whole_packs<T>(by.batch, vectors) &&
+           kernels::are_whole_packs<T>(by.head, vectors) &&
+           kernels::are_whole_packs<T>(by.length, vectors);
+  };
+  return heads.heads == 0 || (is_whole(heads.x, heads.from) && is_whole(heads.y, heads.to));
+}
+
+/// Whether every half of a vector and of a table is whole packs.
+template <class T>
+bool are_whole(const RotaryShape& shape, const RotaryPair& pair, const T* cos, const T* sin) {
+  return kernels::are_whole_packs<T>(shape.rotated / 2, cos, sin) &&
+         kernels::are_whole_packs<T>(shape.table_stride, cos) && are_whole<T>(pair.first) &&
+         are_whole<T>(pair.second);
+}
+
+template <class T>
+auto kernel_for(bool inverse, bool whole) {
+  if (whole) return inverse ? rotary_kernel<T, true, true> : rotary_kernel<T, false, true>;
+  return inverse ? rotary_kernel<T, true, false> : rotary_kernel<T, false, false>;
 }
 
 }  // namespace
@@ -112,10 +164,12 @@ int rotary(const RotaryShape& shape, const RotaryPair& pair, const void* cos, co
   if (shape.batch * shape.length * heads == 0) return cudaSuccess;
   if (shape.rotated > kMostRotated) return cudaErrorInvalidValue;
   return kernels::with_type(shape.type, [&]<class T>(T) {
-    const auto kernel = inverse ? rotary_kernel<T, true> : rotary_kernel<T, false>;
-    return kernels::launch(kernel, dim3(static_cast<unsigned>(shape.batch * shape.length)),
-                           dim3(threads_for<T>(shape, heads)), 0, stream, shape, pair,
-                           static_cast<const T*>(cos), static_cast<const T*>(sin));
+    const auto *c = static_cast<const T*>(cos), *s = static_cast<const T*>(sin);
+    const auto kernel = kernel_for<T>(inverse, are_whole(shape, pair, c, s));
+    const auto by = division_of<T>(shape, heads);
+    const int64_t blocks = (shape.batch * shape.length + by.positions - 1) / by.positions;
+    return kernels::launch(kernel, dim3(static_cast<unsigned>(blocks)), dim3(by.threads()), 0,
+                           stream, shape, pair, c, s, by);
   });
 }
 

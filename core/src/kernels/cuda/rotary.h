@@ -16,7 +16,7 @@ namespace outrider::cuda {
 struct RotaryShape {
   kernels::DataType type;
   int64_t batch, length, head_dim, rotated;
-  int64_t table_batch;  // 1, or batch: each sequence has tables of its own
+  int64_t table_stride;  // elements from a sequence's tables to the next one's; 0: all have one
 };
 
 /// [batch, heads, length, head_dim] of which the vectors' elements lie beside each other; strides
@@ -39,8 +39,8 @@ struct RotaryPair {
   RotaryHeads first, second;
 };
 
-/// cos, sin [table_batch, length, rotated] contiguous. `inverse` turns back: the gradient of x from
-/// that of y.
+/// cos, sin [1 or batch, length, rotated], each sequence's contiguous. `inverse` turns back: the
+/// gradient of x from that of y.
 OUTRIDER_LAUNCHER int rotary(const RotaryShape& shape, const RotaryPair& heads, const void* cos,
                              const void* sin, bool inverse, CUstream_st* stream);
 

@@ -33,7 +33,10 @@ at::Tensor row_weights(const TrainBatch& batch, const Numerics& numerics, int64_
 }  // namespace
 
 TrainedRows trained_rows(const TrainBatch& batch, const Numerics& numerics, int64_t head) {
-  return loss::trained_rows(row_weights(batch, numerics, head), batch.input_ids.size(1));
+  const bool marks_others =
+      numerics.ignores_labels || numerics.ignores_attention_mask || numerics.mask_gates_successor;
+  return loss::trained_rows(row_weights(batch, numerics, head), batch.input_ids.size(1),
+                            marks_others ? std::nullopt : batch.most_targets);
 }
 
 at::Tensor predicted_tokens(const TrainBatch& batch, const TrainedRows& rows, int64_t head) {

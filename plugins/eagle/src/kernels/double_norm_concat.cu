@@ -4,6 +4,7 @@
 #include "outrider/kernels/device_launch.cuh"
 #include "outrider/kernels/device_packs.cuh"
 #include "outrider/kernels/device_rms_norm.cuh"
+#include "outrider/kernels/device_whole_packs.cuh"
 
 // Forward: a block normalises one half of one output row. Backward: a block goes over some rows and
 // keeps its share of the weights' gradients in shared memory, or in its line of the workspace where
@@ -31,7 +32,7 @@ using kernels::sum_of_squares;
 using kernels::weight_gradient;
 
 constexpr int kThreads = 512;
-constexpr int64_t kBackwardBlocks = 264;    // two for each multiprocessor of an H100
+constexpr int64_t kBackwardBlocks = 264;    // two of kThreads for each multiprocessor of an H100
 constexpr size_t kSharedLimit = 96 * 1024;  // two blocks still fit
 
 template <class T>
@@ -78,18 +79,18 @@ __device__ void norm_row_twice(const Problem<T>& p, const T* g, T* out,
   });
 }
 
-template <class T>
+template <class T, bool kWhole>
 __global__ void __launch_bounds__(kThreads) forward_kernel(Problem<T> p, T* out) {
   __shared__ kernels::ReduceScratch<RowSums<Accumulate<T>>> shared;
   auto* scratch = shared.as();
   for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
     T* left = out + 2 * row * p.norm.hidden;
     if (blockIdx.y == 0) {
-      norm_row(p.norm, p.e(row), p.w_e, left, scratch);
+      norm_row<kWhole>(p.norm, p.e(row), p.w_e, left, scratch);
     } else if (p.twice) {
       norm_row_twice(p, p.g(row), left + p.norm.hidden, scratch);
     } else {
-      norm_row(p.norm, p.g(row), p.w_h, left + p.norm.hidden, scratch);
+      norm_row<kWhole>(p.norm, p.g(row), p.w_h, left + p.norm.hidden, scratch);
     }
   }
 }
@@ -139,22 +140,22 @@ __device__ void norm_row_twice_backward(const Problem<T>& p, const T* g, const T
   });
 }
 
-template <class T, bool kTwice>
+template <class T, bool kTwice, bool kWhole>
 __device__ void row_backward(const Problem<T>& p, const BackwardPointers<T>& b, int64_t row,
                              const BlockLines<T, 2>& lines, RowSums<Accumulate<T>>* scratch) {
   const int64_t offset = row * p.norm.hidden;
   const T* left = b.grad_out + 2 * offset;
-  norm_row_backward(p.norm, p.e(row), p.w_e, left, b.grad_e ? b.grad_e + offset : nullptr,
-                    lines.order(), lines.line(0), scratch);
+  norm_row_backward<kWhole>(p.norm, p.e(row), p.w_e, left, b.grad_e ? b.grad_e + offset : nullptr,
+                            lines.order(), lines.line(0), scratch);
   if constexpr (kTwice) {
     norm_row_twice_backward(p, p.g(row), left + p.norm.hidden, b.grad_g + offset, lines, scratch);
   } else {
-    norm_row_backward(p.norm, p.g(row), p.w_h, left + p.norm.hidden, b.grad_g + offset,
-                      lines.order(), lines.line(1), scratch);
+    norm_row_backward<kWhole>(p.norm, p.g(row), p.w_h, left + p.norm.hidden, b.grad_g + offset,
+                              lines.order(), lines.line(1), scratch);
   }
 }
 
-template <class T, bool kTwice>
+template <class T, bool kTwice, bool kWhole>
 __global__ void __launch_bounds__(kThreads, 2)
     backward_kernel(Problem<T> p, BackwardPointers<T> b, bool sums_in_shared_memory) {
   __shared__ kernels::ReduceScratch<RowSums<Accumulate<T>>> scratch;
@@ -164,7 +165,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                                sums_in_shared_memory ? shared : nullptr);
   // A column changes hands between rows of different alignment: every row begins with a barrier.
   for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
-    row_backward<T, kTwice>(p, b, row, lines, scratch.as());
+    row_backward<T, kTwice, kWhole>(p, b, row, lines, scratch.as());
   }
   lines.finish();
 }
@@ -180,8 +181,21 @@ Problem<T> problem_of(const DoubleNormShape& shape, const DoubleNormInputs& in) 
           static_cast<const T*>(in.w_h)};
 }
 
+// Whether all rows are whole packs: the inputs' and those of `others`.
+template <class T, class... Pointers>
+bool are_whole(const DoubleNormShape& shape, const DoubleNormInputs& in,
+               const Pointers*... others) {
+  const auto *e = static_cast<const T*>(in.e.data), *g = static_cast<const T*>(in.g.data);
+  const auto *w_e = static_cast<const T*>(in.w_e), *w_h = static_cast<const T*>(in.w_h);
+  return kernels::are_whole_packs<T>(shape.hidden, e, g, w_e, w_h, others...) &&
+         kernels::are_whole_packs<T>(in.e.stride) && kernels::are_whole_packs<T>(in.g.stride);
+}
+
+// The more, the smaller they are: a block waits for each of its rows.
+template <class T>
 int64_t backward_blocks(const DoubleNormShape& shape) {
-  return std::min(shape.rows, kBackwardBlocks);
+  const int threads = kernels::row_threads<T>(shape.hidden, kThreads);
+  return std::min(shape.rows, kBackwardBlocks * (kThreads / threads));
 }
 
 // Bytes of one block's lines for w_e and w_h.
@@ -194,7 +208,10 @@ template <class T>
 cudaError_t launch_backward(const DoubleNormShape& shape, const DoubleNormInputs& in,
                             const BackwardPointers<T>& pointers, cudaStream_t stream) {
   if (shape.rows == 0) return cudaSuccess;
-  const auto kernel = shape.twice ? backward_kernel<T, true> : backward_kernel<T, false>;
+  const bool whole = are_whole<T>(shape, in, pointers.grad_out, pointers.grad_e, pointers.grad_g);
+  const auto kernel = shape.twice ? backward_kernel<T, true, false>
+                      : whole     ? backward_kernel<T, false, true>
+                                  : backward_kernel<T, false, false>;
   const size_t bytes = line_bytes<T>(shape);
   const bool fits = bytes <= kSharedLimit;
   if (fits) {
@@ -202,7 +219,7 @@ cudaError_t launch_backward(const DoubleNormShape& shape, const DoubleNormInputs
                                              static_cast<int>(kSharedLimit));
     if (status != cudaSuccess) return status;
   }
-  return kernels::launch(kernel, dim3(static_cast<unsigned>(backward_blocks(shape))),
+  return kernels::launch(kernel, dim3(static_cast<unsigned>(backward_blocks<T>(shape))),
                          dim3(kernels::row_threads<T>(shape.hidden, kThreads)), fits ? bytes : 0,
                          stream, problem_of<T>(shape, in), pointers, fits);
 }
@@ -210,7 +227,7 @@ cudaError_t launch_backward(const DoubleNormShape& shape, const DoubleNormInputs
 template <class T>
 cudaError_t sum_weight_gradients(const DoubleNormShape& shape, const Accumulate<T>* workspace,
                                  const DoubleNormGradients& gradients, cudaStream_t stream) {
-  const int64_t line = ColumnOrder<T>(shape.hidden).size(), blocks = backward_blocks(shape);
+  const int64_t line = ColumnOrder<T>(shape.hidden).size(), blocks = backward_blocks<T>(shape);
   const auto status = kernels::column_sum(workspace, blocks, 2 * line, shape.hidden,
                                           static_cast<T*>(gradients.w_e), stream);
   if (status != cudaSuccess) return status;
@@ -224,7 +241,9 @@ int forward(const DoubleNormShape& shape, const DoubleNormInputs& in, void* out,
             CUstream_st* stream) {
   if (shape.rows == 0 || shape.hidden == 0) return cudaSuccess;
   return kernels::with_type(shape.type, [&]<class T>(T) {
-    return kernels::launch(forward_kernel<T>, dim3(kernels::grid_size(shape.rows), 2),
+    const bool whole = are_whole<T>(shape, in, static_cast<T*>(out));
+    return kernels::launch(whole ? forward_kernel<T, true> : forward_kernel<T, false>,
+                           dim3(kernels::grid_size(shape.rows), 2),
                            dim3(kernels::row_threads<T>(shape.hidden, kThreads)), 0, stream,
                            problem_of<T>(shape, in), static_cast<T*>(out));
   });
@@ -232,7 +251,7 @@ int forward(const DoubleNormShape& shape, const DoubleNormInputs& in, void* out,
 
 size_t backward_workspace_bytes(const DoubleNormShape& shape) {
   return kernels::with_type(shape.type, [&]<class T>(T) {
-    return static_cast<size_t>(backward_blocks(shape)) * line_bytes<T>(shape);
+    return static_cast<size_t>(backward_blocks<T>(shape)) * line_bytes<T>(shape);
   });
 }
 
