@@ -4,8 +4,8 @@
                      [--modelopt-learning-rate LR]… [--program outrider] [-- options of outrider train]
 
 Each is trained in a process of its own with the device to itself, its clock started where its first step begins; then
-`outrider eval` decodes all drafts greedily with one engine. ModelOpt takes 32 conversations a step, padded to the longest,
-by default at three learning rates, of which the best counts.
+`outrider eval` decodes all drafts greedily with one engine. ModelOpt takes 32 conversations a step, padded to one length,
+by default at three learning rates, of which the best counts. Needs nvidia-modelopt and transformers.
 """
 
 import argparse
@@ -36,16 +36,20 @@ def conversations(folder):
 
 
 def batches(folder, device):
-    """Endless: ids, attention mask and loss mask [32, longest of them]."""
-    from torch.nn.utils.rnn import pad_sequence
+    """Endless: ids, attention mask and loss mask [32, longest of all], since ModelOpt keeps its attention masks."""
+    import torch
+
+    def padded(part, length):
+        return torch.stack([torch.nn.functional.pad(row, (0, length - len(row))) for row in part])
 
     rows, draw = list(conversations(folder)), random.Random(0)
+    longest = max(len(ids) for ids, _ in rows)
     while True:
         draw.shuffle(rows)
         for first in range(0, len(rows) - ROWS + 1, ROWS):
             ids, masks = zip(*rows[first:first + ROWS], strict=True)
             ones = [mask.new_ones(len(mask)) for mask in masks]
-            yield [pad_sequence(part, batch_first=True).to(device, non_blocking=True) for part in (ids, ones, masks)]
+            yield [padded(part, longest).to(device, non_blocking=True) for part in (ids, ones, masks)]
 
 
 def rate(progress):

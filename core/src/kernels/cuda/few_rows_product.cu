@@ -96,10 +96,6 @@ __global__ void __launch_bounds__(D::kThreads, D::kBlocks) product_kernel(FewRow
   }
   const auto* x = static_cast<const __nv_bfloat16*>(p.x) + quarter * 8;
   const auto* norm = static_cast<const __nv_bfloat16*>(p.norm) + quarter * 8;
-  // What follows these is another product, which reads weights alone before it waits; attention
-  // would read what was written lately. For more than eight rows it did not pay.
-  const bool begins_early = D::kHalves == 1 && (p.gated || p.residual);
-  if (begins_early) begin_dependents();
 
   float sums[D::kRowTiles][kTiles][4] = {};
   float squares[D::kHalves] = {};
@@ -119,7 +115,7 @@ __global__ void __launch_bounds__(D::kThreads, D::kBlocks) product_kernel(FewRow
     }
     if (!has_waited) {
       wait_for_previous();
-      if (!begins_early) begin_dependents();
+      begin_dependents();
     }
     has_waited = true;
 #pragma unroll
@@ -144,7 +140,7 @@ __global__ void __launch_bounds__(D::kThreads, D::kBlocks) product_kernel(FewRow
   }
   if (!has_waited) {
     wait_for_previous();
-    if (!begins_early) begin_dependents();
+    begin_dependents();
   }
 
 #pragma unroll
