@@ -72,7 +72,7 @@ def test_transformers_loads_the_copied_tokenizer(smol_eagle, model, tokenizer):
     chat = [{"role": "user", "content": "Hi"}]
     assert (copied.apply_chat_template(chat, tokenize=False)
             == tokenizer.apply_chat_template(chat, tokenize=False))
-    ours = {"model.safetensors", "config.json", "outrider_state.json"}
+    ours = {"model.safetensors", "config.json", "outrider_state.json", "outrider_probe.json"}
     companions = {path.name for path in model.iterdir()} - ours
     assert companions >= {"tokenizer.json", "tokenizer_config.json", "generation_config.json"}
     assert {path.name for path in smol_eagle.iterdir()} == companions | ours
