@@ -61,12 +61,11 @@ def rate(progress):
 
 def train_modelopt(arguments, learning_rate, out):
     """mtsp.convert on transformers' model in bfloat16 and autocast, as its example trains; saved as it saves."""
-    import copy
-
     import modelopt.torch.opt as mto
     import modelopt.torch.speculative as mtsp
     import torch
     from safetensors.torch import load_file
+    from toolkits import modelopt_config
     from transformers import AutoModelForCausalLM
 
     mto.enable_huggingface_checkpointing()
@@ -74,12 +73,7 @@ def train_modelopt(arguments, learning_rate, out):
     torch.backends.cuda.matmul.allow_tf32 = True
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.bfloat16).to(arguments.device)
     d2t = load_file(arguments.draft_vocab)["d2t"]
-    config = copy.deepcopy(mtsp.EAGLE3_DEFAULT_CFG["config"])
-    base = model.config
-    config["eagle_architecture_config"].update(
-        draft_vocab_size=len(d2t), intermediate_size=base.intermediate_size, head_dim=base.head_dim,
-        num_attention_heads=base.num_attention_heads, num_key_value_heads=base.num_key_value_heads)
-    config.update(eagle_ttt_steps=3, eagle_use_torch_compile=False)
+    config = modelopt_config(model.config.to_dict(), 3, len(d2t))
     with torch.device(arguments.device):
         mtsp.convert(model, [("eagle", config)])
     model.eagle_module.d2t.copy_(d2t)

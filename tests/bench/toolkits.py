@@ -57,6 +57,17 @@ def kept_tokens(shape, ids):
     return kept
 
 
+def modelopt_config(shape, steps, vocabulary):
+    """Of its EAGLE-3 for a base of this shape."""
+    import modelopt.torch.speculative as mtsp
+
+    config = copy.deepcopy(mtsp.EAGLE3_DEFAULT_CFG["config"])
+    config["eagle_architecture_config"].update(
+        {name: shape[name] for name in ("intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")},
+        draft_vocab_size=vocabulary)
+    return config | {"eagle_ttt_steps": steps, "eagle_use_torch_compile": False}
+
+
 class ModelOpt:
     """mtsp.convert on transformers' Llama; autocast, fused AdamW on the draft in bfloat16, gradients clipped to 1."""
 
@@ -67,11 +78,7 @@ class ModelOpt:
 
         torch.backends.cuda.matmul.allow_tf32 = True
         model = make_base(shape)
-        config = copy.deepcopy(mtsp.EAGLE3_DEFAULT_CFG["config"])
-        config["eagle_architecture_config"].update(
-            {name: shape[name] for name in ("intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")},
-            draft_vocab_size=vocabulary)
-        config.update(eagle_ttt_steps=steps, eagle_use_torch_compile=False)
+        config = modelopt_config(shape, steps, vocabulary)
         with DEVICE:
             mtsp.convert(model, [("eagle", config)])
         ids = draft_ids(shape, vocabulary)

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "kernels/cuda/diagonal_attention.h"
+#include "ops/head_vectors.h"
 #include "outrider/kernels/accumulation.h"
 #include "outrider/kernels/launch.h"
 
@@ -85,10 +86,6 @@ class ComposedDiagonals {
 };
 
 at::Tensor by_vectors(const at::Tensor& x) { return x.stride(3) == 1 ? x : x.contiguous(); }
-
-cuda::HeadVectors vectors_of(const at::Tensor& x) {
-  return {x.data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
-}
 
 /// A tensor that kernels write, or where its vectors do not lie together another in its place.
 class Written {

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/document_attention.h"
+#include "ops/head_vectors.h"
 #include "outrider/kernels/accumulation.h"
 #include "outrider/kernels/launch.h"
 
@@ -139,10 +140,6 @@ class DocumentTiles {
   static bool are_chunks(const at::Tensor& x) {
     return x.stride(3) == 1 && x.stride(0) % 8 == 0 && x.stride(1) % 8 == 0 &&
            x.stride(2) % 8 == 0 && reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
-  }
-
-  static cuda::HeadVectors vectors_of(const at::Tensor& x) {
-    return {x.const_data_ptr(), x.stride(0), x.stride(1), x.stride(2)};
   }
 
   const at::Tensor &query_, &key_, &value_;

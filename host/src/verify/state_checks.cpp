@@ -74,11 +74,11 @@ Checks named_changes(const Json& facts) {
   return found;
 }
 
-Checks check_base_config(const std::optional<Json>& dtype, const Json& facts) {
+Checks check_base_config(const std::optional<Json>& dtype, const fs::path& folder) {
   constexpr const char* kName = "base config";
   if (dtype)
     return {{kName, Outcome::kSame, "", "config.json is the base's that was converted", {}}};
-  auto found = named_changes(facts);
+  auto found = named_changes(facts_of(folder));
   if (found.empty()) {
     found.push_back({kName,
                      Outcome::kDiffers,
@@ -144,7 +144,7 @@ Checks check_state(const fs::path& folder) {
   const auto config = read_config(folder);
   if (metadata.base_model.contains("config_sha256")) {
     const auto dtype = recorded_dtype(config, metadata.base_model["config_sha256"]);
-    append(checks, check_base_config(dtype, facts_of(folder)));
+    append(checks, check_base_config(dtype, folder));
     if (dtype) append(checks, check_base_weights(folder, config, *dtype, metadata));
   }
   for (const auto& state : metadata.modes) {

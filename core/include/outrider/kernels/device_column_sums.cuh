@@ -3,6 +3,8 @@
 // Sums over rows for gradients of vectors, in two stages and a fixed order: every block sums some
 // rows into a line of a workspace, then the lines are added up. Include from .cu files only.
 
+#include <algorithm>
+
 #include "outrider/kernels/device_launch.cuh"
 #include "outrider/kernels/device_packs.cuh"
 
@@ -34,6 +36,15 @@ __device__ void add_to_line(Accumulate<T>* line, ColumnOrder<T> order, int64_t b
     const int64_t column = begin + i;
     if (column >= 0 && column < columns) line[order.place(column)] += pack.x[i];
   }
+}
+
+/// Blocks of row_threads() that go over some rows each, two of `most_threads` for each
+/// multiprocessor of an H100: the more, the smaller they are, since a block waits for each of its
+/// rows.
+template <class T>
+int64_t line_blocks(int64_t rows, int64_t hidden, int most_threads) {
+  constexpr int64_t kBlocks = 264;
+  return std::min(rows, kBlocks * (most_threads / row_threads<T>(hidden, most_threads)));
 }
 
 /// Lines of a block's sums for `kLines` weights' gradients, in shared memory where they fit, else

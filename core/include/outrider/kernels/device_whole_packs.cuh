@@ -4,8 +4,10 @@
 // way together: load_pack() waits for each pack before the next. Device code: include from .cu
 // files only.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 
 #include "outrider/kernels/device_packs.cuh"
 
@@ -43,10 +45,13 @@ struct Packs {
   }
 };
 
-/// Whether rows of `width`, which lie multiples of it apart, are whole packs.
+/// Whether rows are whole packs: each of `widths` is a row's width or how far rows lie apart, where
+/// that is no multiple of their width.
 template <class T, class... Pointers>
-bool are_whole_packs(int64_t width, const Pointers*... rows) {
-  return width % Pack<T>::kSize == 0 && ((reinterpret_cast<uintptr_t>(rows) % 16 == 0) && ...);
+bool are_whole_packs(std::initializer_list<int64_t> widths, const Pointers*... rows) {
+  const auto is_whole = [](int64_t width) { return width % Pack<T>::kSize == 0; };
+  return std::all_of(widths.begin(), widths.end(), is_whole) &&
+         ((reinterpret_cast<uintptr_t>(rows) % 16 == 0) && ...);
 }
 
 }  // namespace outrider::kernels

@@ -376,7 +376,7 @@ int launch_row_statistics(const RowsShape& shape, const void* logits, void* log_
                           int64_t* argmax, cudaStream_t stream) {
   return with_type(shape.type, [&]<class T>(T) {
     const auto* rows = static_cast<const T*>(logits);
-    const bool whole = are_whole_packs<T>(shape.vocab, rows);
+    const bool whole = are_whole_packs<T>({shape.vocab}, rows);
     return launch_rows<T>(whole ? statistics_kernel<true, T> : statistics_kernel<false, T>, shape,
                           stream, rows, shape.rows, shape.vocab,
                           static_cast<Accumulate<T>*>(log_sum_exp), argmax);
@@ -396,7 +396,7 @@ int launch_divergence_rows(const RowsShape& shape, const DivergenceRowsPointers&
                             static_cast<const A*>(p.overlap_log_sum_exp),
                             static_cast<const A*>(p.weights),
                             Results<A>(p.results)};
-    const bool whole = are_whole_packs<T>(shape.vocab, in.student, in.teacher);
+    const bool whole = are_whole_packs<T>({shape.vocab}, in.student, in.teacher);
     return launch_rows<T>(
         whole ? soft_kernel<true, T>(divergence) : soft_kernel<false, T>(divergence), shape, stream,
         in, write_gradient);

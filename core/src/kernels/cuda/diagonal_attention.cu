@@ -252,11 +252,8 @@ int64_t scratch_bytes(const DiagonalAttentionShape& shape, int64_t diagonals) {
 /// Whether a vector is whole packs wherever it lies.
 template <class T>
 bool are_whole(int64_t head_dim, const HeadVectors& x) {
-  const auto* data = static_cast<const T*>(x.data);
-  return kernels::are_whole_packs<T>(head_dim, data) &&
-         kernels::are_whole_packs<T>(x.batch_stride) &&
-         kernels::are_whole_packs<T>(x.head_stride) &&
-         kernels::are_whole_packs<T>(x.position_stride);
+  return kernels::are_whole_packs<T>({head_dim, x.batch_stride, x.head_stride, x.position_stride},
+                                     static_cast<const T*>(x.data));
 }
 
 /// Those of all diagonals, and some besides.

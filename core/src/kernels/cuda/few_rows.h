@@ -33,9 +33,7 @@ struct FewRowsProduct {
 };
 OUTRIDER_LAUNCHER int few_rows_product(const FewRowsProduct& product, CUstream_st* stream);
 
-/// Rotates queries and keys, writes the new keys and values behind the kept ones, and attends. Not
-/// right behind a product that is gated or adds a residual: that lets the next kernel start before
-/// what attention reads early is sure to be there.
+/// Rotates queries and keys, writes the new keys and values behind the kept ones, and attends.
 struct FewRowsAttention {
   int64_t batch, rows;                          // new rows of each sequence
   int64_t heads, key_heads, head_dim, rotated;  // head_dim 32, 64, 96, 128 or 256

@@ -12,8 +12,7 @@
 namespace outrider::cuda {
 
 /// Lets the next kernel start: it waits itself for what it reads of this one. Called behind
-/// wait_for_previous() where the next reads before its own wait what kernels write, so that it was
-/// written two kernels ago or earlier; at the very beginning where that reads weights alone.
+/// wait_for_previous(), so that what is read before that was written two kernels ago or earlier.
 __device__ inline void begin_dependents() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }

@@ -104,7 +104,7 @@ int quantize_rows(kernels::DataType type, int64_t rows, int64_t width, const voi
                   float* scales, CUstream_st* stream) {
   if (rows == 0 || width == 0) return cudaSuccess;
   return kernels::with_type(type, [&]<class T>(T) {
-    const bool whole = kernels::are_whole_packs<T>(width, static_cast<const T*>(x));
+    const bool whole = kernels::are_whole_packs<T>({width}, static_cast<const T*>(x));
     const auto holding = whole ? kernels::threads_that_hold<T>(width, kThreads) : std::nullopt;
     return kernels::launch(
         holding ? quantize_held_kernel<T> : quantize_kernel<T>, dim3(kernels::grid_size(rows)),

@@ -15,7 +15,6 @@ using kernels::RowSums;
 using Whole = kernels::Packs<true>;
 
 constexpr int kThreads = 512;
-constexpr int64_t kBackwardBlocks = 264;    // two of kThreads for each multiprocessor of an H100
 constexpr size_t kSharedLimit = 96 * 1024;  // two blocks still fit
 
 template <class T>
@@ -96,11 +95,9 @@ Norm<T> norm_of(const RmsNormShape& shape, const void* x, const void* w) {
           static_cast<const T*>(w)};
 }
 
-// The more, the smaller they are: a block waits for each of its rows.
 template <class T>
 int64_t backward_blocks(const RmsNormShape& shape) {
-  const int threads = kernels::row_threads<T>(shape.hidden, kThreads);
-  return std::min(shape.rows, kBackwardBlocks * (kThreads / threads));
+  return kernels::line_blocks<T>(shape.rows, shape.hidden, kThreads);
 }
 
 template <class T>
@@ -112,7 +109,7 @@ template <class T>
 cudaError_t launch_backward(const RmsNormShape& shape, const Norm<T>& norm, const T* grad_y,
                             T* grad_x, Accumulate<T>* workspace, cudaStream_t stream) {
   if (shape.rows == 0) return cudaSuccess;
-  const bool whole = kernels::are_whole_packs<T>(shape.hidden, norm.x, norm.w, grad_y, grad_x);
+  const bool whole = kernels::are_whole_packs<T>({shape.hidden}, norm.x, norm.w, grad_y, grad_x);
   const auto kernel = whole ? backward_kernel<true, T> : backward_kernel<false, T>;
   const size_t bytes = line_bytes<T>(shape);
   const bool fits = bytes <= kSharedLimit;
@@ -134,7 +131,7 @@ int rms_norm(const RmsNormShape& shape, const void* x, const void* w, void* y,
   return kernels::with_type(shape.type, [&]<class T>(T) {
     const auto norm = norm_of<T>(shape, x, w);
     const bool whole =
-        kernels::are_whole_packs<T>(shape.hidden, norm.x, norm.w, static_cast<T*>(y));
+        kernels::are_whole_packs<T>({shape.hidden}, norm.x, norm.w, static_cast<T*>(y));
     if (whole && kernels::warp_holds<T>(shape.hidden)) {
       constexpr int64_t kRows = 8;
       return kernels::launch(narrow_rows_kernel<T>,

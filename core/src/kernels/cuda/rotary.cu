@@ -134,10 +134,7 @@ Division division_of(const RotaryShape& shape, int64_t heads) {
 template <class T>
 bool are_whole(const RotaryHeads& heads) {
   const auto is_whole = [](const void* x, const RotaryStrides& by) {
-    const auto* vectors = static_cast<const T*>(x);
-    return kernels::are_whole_packs<T>(by.batch, vectors) &&
-           kernels::are_whole_packs<T>(by.head, vectors) &&
-           kernels::are_whole_packs<T>(by.length, vectors);
+    return kernels::are_whole_packs<T>({by.batch, by.head, by.length}, static_cast<const T*>(x));
   };
   return heads.heads == 0 || (is_whole(heads.x, heads.from) && is_whole(heads.y, heads.to));
 }
@@ -145,9 +142,8 @@ bool are_whole(const RotaryHeads& heads) {
 /// Whether every half of a vector and of a table is whole packs.
 template <class T>
 bool are_whole(const RotaryShape& shape, const RotaryPair& pair, const T* cos, const T* sin) {
-  return kernels::are_whole_packs<T>(shape.rotated / 2, cos, sin) &&
-         kernels::are_whole_packs<T>(shape.table_stride, cos) && are_whole<T>(pair.first) &&
-         are_whole<T>(pair.second);
+  return kernels::are_whole_packs<T>({shape.rotated / 2, shape.table_stride}, cos, sin) &&
+         are_whole<T>(pair.first) && are_whole<T>(pair.second);
 }
 
 template <class T>

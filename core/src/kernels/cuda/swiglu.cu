@@ -82,7 +82,7 @@ int swiglu(kernels::DataType type, int64_t count, const void* gate, const void* 
   return kernels::with_type(type, [&]<class T>(T) {
     const auto *g = static_cast<const T*>(gate), *u = static_cast<const T*>(up);
     auto* out = static_cast<T*>(y);
-    const bool whole = kernels::are_whole_packs<T>(count, g, u, out);
+    const bool whole = kernels::are_whole_packs<T>({count}, g, u, out);
     return kernels::launch(whole ? forward_kernel<true, T> : forward_kernel<false, T>,
                            blocks_for<T>(count), dim3(kThreads), 0, stream, count, g, u, out);
   });
@@ -95,7 +95,7 @@ int swiglu_backward(kernels::DataType type, int64_t count, const void* grad_y, c
     const auto *d = static_cast<const T*>(grad_y), *g = static_cast<const T*>(gate),
                *u = static_cast<const T*>(up);
     auto *d_gate = static_cast<T*>(grad_gate), *d_up = static_cast<T*>(grad_up);
-    const bool whole = kernels::are_whole_packs<T>(count, d, g, u, d_gate, d_up);
+    const bool whole = kernels::are_whole_packs<T>({count}, d, g, u, d_gate, d_up);
     return kernels::launch(whole ? backward_kernel<true, T> : backward_kernel<false, T>,
                            blocks_for<T>(count), dim3(kThreads), 0, stream, count, d, g, u, d_gate,
                            d_up);

@@ -32,7 +32,6 @@ using kernels::sum_of_squares;
 using kernels::weight_gradient;
 
 constexpr int kThreads = 512;
-constexpr int64_t kBackwardBlocks = 264;    // two of kThreads for each multiprocessor of an H100
 constexpr size_t kSharedLimit = 96 * 1024;  // two blocks still fit
 
 template <class T>
@@ -187,15 +186,13 @@ bool are_whole(const DoubleNormShape& shape, const DoubleNormInputs& in,
                const Pointers*... others) {
   const auto *e = static_cast<const T*>(in.e.data), *g = static_cast<const T*>(in.g.data);
   const auto *w_e = static_cast<const T*>(in.w_e), *w_h = static_cast<const T*>(in.w_h);
-  return kernels::are_whole_packs<T>(shape.hidden, e, g, w_e, w_h, others...) &&
-         kernels::are_whole_packs<T>(in.e.stride) && kernels::are_whole_packs<T>(in.g.stride);
+  return kernels::are_whole_packs<T>({shape.hidden, in.e.stride, in.g.stride}, e, g, w_e, w_h,
+                                     others...);
 }
 
-// The more, the smaller they are: a block waits for each of its rows.
 template <class T>
 int64_t backward_blocks(const DoubleNormShape& shape) {
-  const int threads = kernels::row_threads<T>(shape.hidden, kThreads);
-  return std::min(shape.rows, kBackwardBlocks * (kThreads / threads));
+  return kernels::line_blocks<T>(shape.rows, shape.hidden, kThreads);
 }
 
 // Bytes of one block's lines for w_e and w_h.
