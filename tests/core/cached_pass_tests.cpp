@@ -123,6 +123,13 @@ TEST_CASE("sequences of a batch differ in length, leave it and change places") {
     const auto first = at::cat({ids[0].slice(0, 0, 7), next[0], token[1]});
     CHECK_CLOSE(last[0][0], hidden_of(*model, third.unsqueeze(0))[0][7], 1e-12);
     CHECK_CLOSE(last[1][0], hidden_of(*model, first.unsqueeze(0))[0][10], 1e-12);
+    for (const int64_t sequences : {3, 1, 3}) {
+      cache.restart(sequences);
+      CHECK(cache.lengths() == std::vector<int64_t>(static_cast<size_t>(sequences), 0));
+      const auto again = run(*model, ids.slice(0, 0, sequences).slice(1, 0, 7), &cache).last_hidden;
+      CHECK_CLOSE(again, begun.slice(0, 0, sequences), 1e-12);
+      cache.commit(std::vector<int64_t>(static_cast<size_t>(sequences), 7));
+    }
   }
 }
 

@@ -14,7 +14,7 @@ const Kind kKind{kOptions, kOptions, 0.02};  // rounded to eight bits a few time
 
 TEST_CASE("products of a few rows, with what surrounds them, are those of float64") {
   at::manual_seed(31);
-  for (const int64_t rows : {1, 2, 7, 8, 9, 16, 17, 24, 25, 32}) {
+  for (const int64_t rows : {1, 2, 7, 8, 9, 16, 17, 24, 25, 32, 33, 64, 130}) {
     for (const bool is_normed : {false, true}) {
       check_product(kKind, {rows, 576, {576, 192, 192}}, is_normed, false, false, rows % 2 == 0);
       check_product(kKind, {rows, 2048, {8192}}, is_normed, false, false, false);
@@ -30,7 +30,9 @@ TEST_CASE("what the kernels for few rows do not know is left to others") {
   const c10::InferenceMode inference;
   const auto weight = at::randn({64, 64}, kKind.options);
   CHECK(ops::takes_few_rows(at::randn({32, 64}, kKind.options), {{weight, {}}}));
-  CHECK_FALSE(ops::takes_few_rows(at::randn({33, 64}, kKind.options), {{weight, {}}}));
+  CHECK(ops::takes_few_rows(at::randn({ops::kMostRowsOfPass, 64}, kKind.options), {{weight, {}}}));
+  CHECK_FALSE(ops::takes_few_rows(at::randn({ops::kMostRowsOfPass + 1, 64}, kKind.options),
+                                  {{weight, {}}}));
   CHECK_FALSE(
       ops::takes_few_rows(at::randn({1, 64}, kKind.options.dtype(at::kHalf)), {{weight, {}}}));
   CHECK_FALSE(ops::takes_few_rows(at::randn({64, 1}, kKind.options).t(), {{weight.t(), {}}}));
@@ -41,10 +43,29 @@ TEST_CASE("what the kernels for few rows do not know is left to others") {
 
 TEST_CASE("attention of a few rows to kept keys is that of plain loops") {
   check_attentions(kKind);
+  check_attention(kKind, {20, 4, 4, 2, 64, 64, std::vector<int64_t>(20, 40)});
+  check_attention(kKind, {16, 2, 128, 128, 32, 32, std::vector<int64_t>(16, 800)});
 }
 
 TEST_CASE("a base gives few rows behind kept ones what it gives them in one pass over all") {
   check_bases(kKind);
+}
+
+TEST_CASE("many sequences of few rows go the same way, and those of many rows do not") {
+  at::manual_seed(35);
+  const auto ids = at::randint(0, 505, {20, 90}, kKind.options.dtype(at::kLong));
+  for (const char* architecture : {"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}) {
+    CAPTURE(architecture);
+    const auto model = model_of(kKind, config_of(architecture, 64));
+    for (const int64_t rows : {1, 4, 32}) check_pass(kKind, *model, ids, 50, rows);
+    nn::KvCache cache(3, 1);
+    const c10::InferenceMode inference;
+    const auto one = ids.slice(0, 0, 1);
+    model->run_base({.input_ids = one.slice(1, 0, 9), .request = everything(), .cache = &cache});
+    cache.commit({9});
+    model->run_base({.input_ids = one.slice(1, 9, 42), .request = everything(), .cache = &cache});
+    CHECK(cache.prepared().empty());
+  }
 }
 
 using Sequences = std::vector<std::vector<int64_t>>;
@@ -88,6 +109,25 @@ TEST_CASE("decoding that goes on by itself makes likely tokens, and stops where 
       CHECK(stopped.sequences[b].tokens == expected);
     }
   }
+}
+
+TEST_CASE("many sequences that end one after the other are decoded alike each time") {
+  at::manual_seed(36);
+  const auto model = model_of(kKind, config_of("LlamaForCausalLM", 64));
+  const decode::Decoder decoder(*model, {});
+  Sequences prompts;
+  for (int64_t i = 0; i < 40; ++i) prompts.push_back(std::vector<int64_t>(1 + i % 7, 10 * i + 3));
+  decode::DecodeOptions options;
+  options.max_new_tokens = 60;
+  for (int64_t token = 0; token < 505; token += 12) options.stop_tokens.push_back(token);
+  const auto first = decoder.run(prompts, options), second = decoder.run(prompts, options);
+  check_likeliest(*model, prompts, first);
+  size_t stopped = 0;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    CHECK(second.sequences[i].tokens == first.sequences[i].tokens);
+    stopped += first.sequences[i].stopped ? 1 : 0;
+  }
+  CHECK(stopped > 5);
 }
 
 }  // namespace outrider::testing::few_rows

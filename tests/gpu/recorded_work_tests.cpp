@@ -215,6 +215,30 @@ TEST_CASE("paths through trees are kept as plain loops keep them, again and agai
   }
 }
 
+TEST_CASE("slots come back with what was prepared for them, with the rows of who goes on") {
+  constexpr int64_t kLayers = 2, kRows = 5;
+  nn::KvCache cache(kLayers, 4);
+  const void* places[5] = {};
+  for (int64_t time = 0; time < 3; ++time) {
+    cache.restart(4);
+    auto keys = at::randn({4, 2, kRows, 32}, kOptions);
+    for (int64_t layer = 0; layer < kLayers; ++layer) cache.append(layer, keys, keys + 1);
+    cache.commit({5, 3, 4, 2});
+    for (const auto& going_on : std::vector<std::vector<int64_t>>{{0, 1, 2, 3}, {2, 0}, {1}}) {
+      cache.keep(going_on);
+      keys = keys.index_select(0, at::tensor(going_on, at::kLong).to(keys.device()));
+      const auto& slots = cache.slots(1, {}, 0);
+      CHECK(slots.key.slice(2, 0, kRows).equal(keys));
+      CHECK(slots.value.slice(2, 0, kRows).equal(keys + 1));
+      CHECK(cache.prepared<int64_t>("how often")++ == time);
+      const void*& place = places[going_on.size()];
+      if (time > 0) CHECK(slots.key.const_data_ptr() == place);
+      place = slots.key.const_data_ptr();
+    }
+    CHECK(cache.lengths() == std::vector<int64_t>{5});
+  }
+}
+
 TEST_CASE("a drafter that is recorded proposes what it does without") {
   const c10::InferenceMode inference;
   for (const auto& way : ways()) {
@@ -222,7 +246,7 @@ TEST_CASE("a drafter that is recorded proposes what it does without") {
     CAPTURE(way.config.dump());
     const auto model = converted(way.config, way.mode);
     auto& draft = *model->speculative_state().front().draft;
-    for (const int64_t batch : {1, 2, 3}) {
+    for (const int64_t batch : {1, 2, 3, 12}) {
       CAPTURE(batch);
       const auto expected = proposals(*draft.make_drafter(), *model, batch, false);
       const auto drafter = draft.make_drafter();
@@ -252,7 +276,8 @@ TEST_CASE("a recorded drafter whose cache grows is recorded anew") {
 
 TEST_CASE("a decoder decodes the same again with what it has recorded, beside another one") {
   const std::vector<std::vector<int64_t>> one{{3, 1, 4, 1, 5, 9, 2, 6}},
-      several{{3, 1, 4}, {1, 5, 9, 2, 6, 5}, {3, 5, 8, 9}};
+      several{{3, 1, 4}, {1, 5, 9, 2, 6, 5}, {3, 5, 8, 9}},
+      many{{3}, {1, 4}, {1, 5, 9}, {2, 6}, {5}, {3, 5, 8}, {9}, {7, 9, 3}, {2}, {3, 8}, {4, 6}};
   const auto form = decode::likely_form(9, 4, 3);
   for (const auto& way : ways()) {
     const auto model = converted(way.config, way.mode);
@@ -261,11 +286,12 @@ TEST_CASE("a decoder decodes the same again with what it has recorded, beside an
       return decode::Decoder(
           *model, [draft] { return draft->make_drafter(); }, draft->hidden_states_needed());
     };
-    for (const auto* prompts : {&one, &several}) {
+    for (const auto* prompts : {&one, &several, &many}) {
       for (const double temperature : {0.0, 0.9}) {
         for (const auto& request : requests(form)) {
           decode::DecodeOptions options;
           options.max_new_tokens = 48;
+          if (prompts == &many) options.stop_tokens = {2, 3, 5, 7};
           options.sampling.temperature = temperature;
           options.draft = request;
           for (size_t i = 0; i < prompts->size(); ++i) options.seeds.push_back(7 + i);

@@ -74,13 +74,14 @@ BaseOutputs gathered(BaseOutputs outputs, const at::Tensor& index) {
   return outputs;
 }
 
-// Of answers that are usual in length, trees included.
+// Of answers that are usual in length, trees included, and of finished ones that go on.
 int64_t expected_rows(const Rows& prompts, const DecodeOptions& options) {
   constexpr int64_t kUsualAnswer = 1024, kGrain = 64;
   size_t longest = 0;
   for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
-  const int64_t rows = static_cast<int64_t>(longest) + options.draft.max_tokens +
-                       std::min(options.max_new_tokens, kUsualAnswer);
+  const int64_t answer = std::min(options.max_new_tokens, kUsualAnswer);
+  const int64_t rows = static_cast<int64_t>(longest) + options.draft.max_tokens + answer +
+                       (prompts.size() > 1 ? answer / 2 : 0);
   return (rows + kGrain) / kGrain * kGrain;
 }
 
@@ -150,7 +151,8 @@ class TokensUnderWay {
   std::optional<c10::Event> arrived_;
 };
 
-/// The sequences of one batch that are not finished, and what base and drafter know of them.
+/// The sequences of one batch, and what base and drafter know of them. On a GPU finished ones go on
+/// with the others, for nothing, until they are half of all: what is recorded is for so many.
 class Generation {
  public:
   Generation(CausalLM& base, nn::KvCache& cache, Drafter* drafter, HiddenStateRequest request,
@@ -163,13 +165,13 @@ class Generation {
         cache_(cache),
         last_(prompts.size(), kNone) {
     result_.sequences.resize(prompts.size());
-    for (size_t i = 0; i < prompts.size(); ++i) active_.push_back(i);
+    for (size_t i = 0; i < prompts.size(); ++i) numbers_.push_back(i);
     cache_.expect(expected_rows(prompts, options));
     read(prompts);
   }
 
   DecodedBatch finish() {
-    while (!active_.empty()) {
+    while (!numbers_.empty()) {
       if (!go_on_plainly()) round();
     }
     return std::move(result_);
@@ -218,10 +220,11 @@ class Generation {
     if (!under_way_) under_way_ = more_tokens(last_tokens(), 0);
     if (!under_way_) return false;
     const auto ready = *std::exchange(under_way_, std::nullopt);
-    if (ready.sequences() == active_) under_way_ = more_tokens(ready.last(), ready.count());
-    const auto news = ready.of(active_);
-    for (size_t b = 0; b < active_.size(); ++b) {
-      result_.sequences[active_[b]].rounds += rounds_for(active_[b], news[b]);
+    if (ready.sequences() == numbers_) under_way_ = more_tokens(ready.last(), ready.count());
+    const auto news = ready.of(numbers_);
+    for (size_t b = 0; b < numbers_.size(); ++b) {
+      auto& sequence = result_.sequences[numbers_[b]];
+      if (!is_finished(sequence)) sequence.rounds += rounds_for(sequence, news[b]);
     }
     take(news);
     return true;
@@ -232,13 +235,14 @@ class Generation {
   std::optional<TokensUnderWay> more_tokens(const at::Tensor& ids, int64_t not_taken) {
     constexpr int64_t kMost = 8;
     int64_t steps = kMost;
-    for (const size_t i : active_) {
-      steps = std::min(steps, missing(result_.sequences[i]) - not_taken);
+    for (const size_t i : numbers_) {
+      const auto& sequence = result_.sequences[i];
+      if (!is_finished(sequence)) steps = std::min(steps, missing(sequence) - not_taken);
     }
     if (steps <= 0) return std::nullopt;
     const auto tokens = base_.continue_greedily(cache_, ids, steps);
     if (!tokens) return std::nullopt;
-    return TokensUnderWay(active_, *tokens);
+    return TokensUnderWay(numbers_, *tokens);
   }
 
   int64_t missing(const DecodedSequence& sequence) const {
@@ -246,10 +250,10 @@ class Generation {
   }
 
   // Up to the one that ended the sequence.
-  int64_t rounds_for(size_t number, const std::vector<int64_t>& tokens) const {
+  int64_t rounds_for(const DecodedSequence& sequence, const std::vector<int64_t>& tokens) const {
     const auto stop = std::ranges::find_if(tokens, [&](int64_t token) { return is_stop(token); });
     const auto count = stop - tokens.begin() + (stop == tokens.end() ? 0 : 1);
-    return std::min<int64_t>(count, missing(result_.sequences[number]));
+    return std::min<int64_t>(count, missing(sequence));
   }
 
   DraftTree propose() {
@@ -268,7 +272,7 @@ class Generation {
     const auto verdict = verified(ids, tree);
     record(verdict);
     Rows news;
-    for (size_t b = 0; b < active_.size(); ++b) {
+    for (size_t b = 0; b < numbers_.size(); ++b) {
       news.emplace_back();
       for (const int64_t node : verdict.paths[b]) {
         news[b].push_back(verdict.tokens[b][static_cast<size_t>(node)]);
@@ -340,8 +344,9 @@ class Generation {
 
   void record(const Verdict& verdict) {
     cache_.commit_paths(accepted_rows(verdict));
-    for (size_t b = 0; b < active_.size(); ++b) {
-      auto& sequence = result_.sequences[active_[b]];
+    for (size_t b = 0; b < numbers_.size(); ++b) {
+      auto& sequence = result_.sequences[numbers_[b]];
+      if (is_finished(sequence)) continue;
       ++sequence.rounds;
       const auto levels = level_count(verdict.tokens[b], verdict.parents[b]);
       const auto size = std::max(sequence.drafted.size(), levels);
@@ -369,41 +374,59 @@ class Generation {
            options_.stop_tokens.end();
   }
 
-  // Appends the tokens of a round, up to a stop token or the limit; what is finished leaves.
+  // Appends the tokens of a round, up to a stop token or the limit.
   void take(const Rows& news) {
-    std::vector<int64_t> going_on, last;
-    std::vector<size_t> active;
-    for (size_t b = 0; b < active_.size(); ++b) {
+    std::vector<int64_t> going_on;
+    for (size_t b = 0; b < numbers_.size(); ++b) {
       last_[b] = news[b].back();
-      if (append(active_[b], news[b])) continue;
-      going_on.push_back(static_cast<int64_t>(b));
-      active.push_back(active_[b]);
-      last.push_back(last_[b]);
+      append(numbers_[b], news[b]);
+      if (!is_finished(result_.sequences[numbers_[b]])) going_on.push_back(static_cast<int64_t>(b));
     }
-    if (active.size() == active_.size()) return;
-    active_ = std::move(active);
-    last_ = std::move(last);
-    if (active_.empty()) return;
-    cache_.keep(going_on);
-    sampler_.keep(going_on);
-    if (drafter_) drafter_->keep(going_on);
+    if (base_.device().is_cuda() && !going_on.empty()) fill_to_half(going_on);
+    if (going_on.size() < numbers_.size()) keep(going_on);
   }
 
-  // Whether the sequence is finished.
-  bool append(size_t number, const std::vector<int64_t>& tokens) {
+  // All of them where more than half go on, else half, so that few numbers of sequences exist.
+  void fill_to_half(std::vector<int64_t>& going_on) const {
+    const size_t half = (numbers_.size() + 1) / 2;
+    const size_t count = going_on.size() > half ? numbers_.size() : half;
+    for (size_t b = 0; b < numbers_.size() && going_on.size() < count; ++b) {
+      if (is_finished(result_.sequences[numbers_[b]])) going_on.push_back(static_cast<int64_t>(b));
+    }
+    std::ranges::sort(going_on);
+  }
+
+  void keep(const std::vector<int64_t>& sequences) {
+    std::vector<int64_t> last;
+    std::vector<size_t> numbers;
+    for (const int64_t b : sequences) {
+      numbers.push_back(numbers_[static_cast<size_t>(b)]);
+      last.push_back(last_[static_cast<size_t>(b)]);
+    }
+    numbers_ = std::move(numbers);
+    last_ = std::move(last);
+    if (numbers_.empty()) return;
+    cache_.keep(sequences);
+    sampler_.keep(sequences);
+    if (drafter_) drafter_->keep(sequences);
+  }
+
+  void append(size_t number, const std::vector<int64_t>& tokens) {
     auto& sequence = result_.sequences[number];
+    if (is_finished(sequence)) return;
     std::vector<int64_t> taken;
     for (const int64_t token : tokens) {
       taken.push_back(token);
       sequence.tokens.push_back(token);
       sequence.stopped = is_stop(token);
-      if (sequence.stopped || is_full(sequence)) break;
+      if (is_finished(sequence)) break;
     }
     if (options_.on_tokens) options_.on_tokens(number, taken);
-    return sequence.stopped || is_full(sequence);
   }
 
-  bool is_full(const DecodedSequence& sequence) const { return missing(sequence) <= 0; }
+  bool is_finished(const DecodedSequence& sequence) const {
+    return sequence.stopped || missing(sequence) <= 0;
+  }
 
   CausalLM& base_;
   Drafter* drafter_;
@@ -411,8 +434,8 @@ class Generation {
   const DecodeOptions& options_;
   Sampler sampler_;
   nn::KvCache& cache_;
-  std::vector<int64_t> last_;   // of each active sequence; not in the cache yet
-  std::vector<size_t> active_;  // numbers of the prompts
+  std::vector<int64_t> last_;    // tokens of the sequences; not in the cache yet
+  std::vector<size_t> numbers_;  // of their prompts
   std::optional<TokensUnderWay> under_way_;
   BaseOutputs outputs_;  // of the last pass
   DecodedBatch result_;
@@ -465,11 +488,10 @@ DecodedBatch Decoder::run(const std::vector<std::vector<int64_t>>& prompts,
   const c10::InferenceMode inference;
   const auto sequences = static_cast<int64_t>(prompts.size());
   auto caches = kept_->taken();
-  if (caches.base && caches.base->batch_size() == sequences) {
-    caches.base->clear();
-  } else {
+  if (!caches.base) {
     caches.base = std::make_unique<nn::KvCache>(base_.config().num_hidden_layers, sequences);
   }
+  caches.base->restart(sequences);
   if (drafters_ && !caches.drafter) caches.drafter = drafters_();
   auto result =
       Generation(base_, *caches.base, caches.drafter.get(), hidden_states_, prompts, options)

@@ -8,7 +8,6 @@
 #include <limits>
 #include <utility>
 
-#include "kernels/cuda/few_rows.h"
 #include "outrider/error.h"
 #include "outrider/ops/attention.h"
 #include "outrider/ops/cached_attention.h"
@@ -61,8 +60,8 @@ CosSin CachedPass::tables(RotaryEmbedding& rotary, at::ScalarType type) const {
 
 // A prompt of one row has nothing before it and goes the way of prompts.
 bool CachedPass::may_be_few() const {
-  return c10::InferenceMode::is_enabled() &&
-         cache_.batch_size() * new_rows_ <= cuda::kMostFewRows && cache_.longest() > 0;
+  return c10::InferenceMode::is_enabled() && new_rows_ <= ops::kMostRowsOfSequence &&
+         cache_.batch_size() * new_rows_ <= ops::kMostRowsOfPass && cache_.longest() > 0;
 }
 
 FewRowsPlace CachedPass::place_of(int64_t layer, const FewRowsLayer& parts, const at::Tensor& rows,

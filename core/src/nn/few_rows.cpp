@@ -31,7 +31,8 @@ ops::FewRowsAttention attention_of(const FewRowsLayer& layer, const FewRowsPlace
 
 bool takes_few_rows(const FewRowsLayer& layer, const at::Tensor& input,
                     const at::Tensor& residual) {
-  return ops::attends_few_rows(residual, layer.head_dim) && ops::takes_few_rows(input, layer.qkv) &&
+  return residual.size(1) <= ops::kMostRowsOfSequence &&
+         ops::attends_few_rows(residual, layer.head_dim) && ops::takes_few_rows(input, layer.qkv) &&
          ops::takes_few_rows(residual, layer.heads * layer.head_dim, {layer.output}) &&
          ops::takes_few_rows(residual, layer.gate_up) &&
          ops::takes_few_rows(residual, layer.gate_up[0].weight.size(0), {layer.down});

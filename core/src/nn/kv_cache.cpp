@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "outrider/error.h"
 #include "outrider/kernels/recorded_work.h"
@@ -13,6 +14,7 @@ namespace outrider::nn {
 namespace {
 
 constexpr int64_t kLeastCapacity = 64;
+constexpr size_t kMostWaiting = 8;  // numbers of sequences whose slots wait
 
 bool is_beginning(const std::vector<int64_t>& path) {
   for (size_t i = 0; i < path.size(); ++i) {
@@ -32,7 +34,8 @@ at::Tensor sequence_index(const at::Tensor& slots) {
 }  // namespace
 
 KvCache::KvCache(int64_t num_layers, int64_t batch_size)
-    : layers_(static_cast<size_t>(num_layers)), lengths_(static_cast<size_t>(batch_size), 0) {}
+    : slots_{std::vector<Rows>(static_cast<size_t>(num_layers)), {}},
+      lengths_(static_cast<size_t>(batch_size), 0) {}
 
 int64_t KvCache::longest() const {
   return lengths_.empty() ? 0 : *std::max_element(lengths_.begin(), lengths_.end());
@@ -40,10 +43,10 @@ int64_t KvCache::longest() const {
 
 int64_t KvCache::capacity() const {
   int64_t least = std::numeric_limits<int64_t>::max();
-  for (const auto& layer : layers_) {
+  for (const auto& layer : slots_.layers) {
     least = std::min(least, layer.key.defined() ? layer.key.size(2) : 0);
   }
-  return layers_.empty() ? 0 : least;
+  return slots_.layers.empty() ? 0 : least;
 }
 
 bool KvCache::has_room(int64_t new_rows) const { return capacity() >= longest() + new_rows; }
@@ -57,7 +60,7 @@ bool KvCache::are_alike() const {
 void KvCache::reserve(Rows& layer, const at::Tensor& like, int64_t rows) {
   const int64_t capacity = layer.key.defined() ? layer.key.size(2) : 0;
   if (rows <= capacity) return;
-  prepared_.clear();
+  slots_.prepared.clear();
   const int64_t more = std::max({rows, 2 * capacity, kLeastCapacity, expected_});
   for (auto* tensor : {&layer.key, &layer.value}) {
     auto larger = at::zeros({like.size(0), like.size(1), more, like.size(3)}, like.options());
@@ -84,13 +87,13 @@ void KvCache::write(const at::Tensor& all, const at::Tensor& rows) {
 }
 
 const KvCache::Rows& KvCache::slots(int64_t layer, const at::Tensor& like, int64_t new_rows) {
-  auto& all = layers_.at(static_cast<size_t>(layer));
+  auto& all = slots_.layers.at(static_cast<size_t>(layer));
   reserve(all, like, longest() + new_rows);
   return all;
 }
 
 void KvCache::make_room(int64_t new_rows) {
-  for (auto& layer : layers_) {
+  for (auto& layer : slots_.layers) {
     if (layer.key.defined()) reserve(layer, layer.key, longest() + new_rows);
   }
 }
@@ -128,7 +131,7 @@ void KvCache::move_paths(const std::vector<std::vector<int64_t>>& paths) {
     std::copy(path.begin(), path.end(), from.mutable_data_ptr<int64_t>() + b * width);
   }
   const auto begin = at::tensor(lengths_, at::kLong).unsqueeze(1);
-  const auto device = layers_.front().key.device();
+  const auto device = slots_.layers.front().key.device();
   auto& work = prepared<kernels::RecordedWork>(fmt::format("paths of {} rows", width));
   work.run({(begin + from).to(device), (begin + at::arange(width)).to(device)},
            [this](const std::vector<at::Tensor>& inputs) {
@@ -140,7 +143,7 @@ void KvCache::move_paths(const std::vector<std::vector<int64_t>>& paths) {
 // Of each sequence, slots [B,n].
 void KvCache::move_rows(const at::Tensor& from, const at::Tensor& to) {
   const auto sequence = sequence_index(to);
-  for (auto& layer : layers_) {
+  for (auto& layer : slots_.layers) {
     for (auto* all : {&layer.key, &layer.value}) {
       const auto rows = by_slot(*all);
       rows.index_put_({sequence, to}, rows.index({sequence, from}));
@@ -164,16 +167,52 @@ void KvCache::truncate(const std::vector<int64_t>& lengths) {
   set_lengths(lengths);
 }
 
+// Those of now wait for as many sequences to come again; empty ones where none of that number wait.
+KvCache::Slots KvCache::exchanged_for(int64_t sequences) {
+  Slots found{std::vector<Rows>(slots_.layers.size()), {}};
+  const auto place = std::ranges::find(waiting_, sequences, &std::pair<int64_t, Slots>::first);
+  if (place != waiting_.end()) {
+    found = std::move(place->second);
+    waiting_.erase(place);
+  }
+  const auto& first = slots_.layers.front().key;
+  if (first.defined() && first.is_cuda()) {
+    waiting_.emplace_back(batch_size(), slots_);
+    if (waiting_.size() > kMostWaiting) waiting_.erase(waiting_.begin());
+  }
+  return std::exchange(slots_, std::move(found));
+}
+
+void KvCache::restart(int64_t sequences) {
+  if (sequences != batch_size()) exchanged_for(sequences);
+  set_lengths(std::vector<int64_t>(static_cast<size_t>(sequences), 0));
+}
+
 void KvCache::keep(const std::vector<int64_t>& sequences) {
   std::vector<int64_t> lengths;
   for (const int64_t b : sequences) lengths.push_back(lengths_.at(static_cast<size_t>(b)));
-  prepared_.clear();
-  for (auto& layer : layers_) {
-    if (!layer.key.defined()) continue;
-    const auto index = at::tensor(sequences, at::kLong).to(layer.key.device());
-    layer = {layer.key.index_select(0, index), layer.value.index_select(0, index)};
-  }
+  const auto before = static_cast<int64_t>(sequences.size()) == batch_size()
+                          ? slots_
+                          : exchanged_for(static_cast<int64_t>(sequences.size()));
   set_lengths(std::move(lengths));
+  for (size_t i = 0; i < slots_.layers.size(); ++i) {
+    const auto& from = before.layers[i];
+    if (!from.key.defined()) continue;
+    const auto index = at::tensor(sequences, at::kLong).to(from.key.device());
+    take(slots_.layers[i], {from.key.index_select(0, index), from.value.index_select(0, index)});
+  }
+}
+
+// All rows of another layer's slots, of which there are not fewer than there were.
+void KvCache::take(Rows& layer, const Rows& rows) {
+  const int64_t count = rows.key.size(2);
+  if (!layer.key.defined() || layer.key.size(2) < count) {
+    slots_.prepared.clear();
+    layer = rows;
+    return;
+  }
+  layer.key.narrow(2, 0, count).copy_(rows.key);
+  layer.value.narrow(2, 0, count).copy_(rows.value);
 }
 
 }  // namespace outrider::nn

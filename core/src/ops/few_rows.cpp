@@ -7,9 +7,11 @@
 #include <array>
 
 #include "kernels/cuda/few_rows.h"
+#include "kernels/cuda/swiglu.h"
 #include "ops/few_rows_on_cpu.h"
 #include "outrider/error.h"
 #include "outrider/kernels/launch.h"
+#include "outrider/ops/rms_norm.h"
 
 namespace outrider::ops {
 namespace {
@@ -26,6 +28,51 @@ bool has_kernel_for(const LinearParameters& layer, int64_t inner, bool is_last) 
   return is_plain_on_device(layer.weight) && layer.weight.dim() == 2 &&
          layer.weight.size(1) == inner && (is_last || layer.weight.size(0) % kTile == 0) &&
          (!layer.bias.defined() || is_plain_on_device(layer.bias));
+}
+
+// y [n,out] = x [n,in] Wᵀ + b + residual, by cuBLAS.
+void multiply(const at::Tensor& x, const LinearParameters& layer, const at::Tensor& residual,
+              at::Tensor y) {
+  const auto weight = layer.weight.t();
+  if (!residual.defined() && !layer.bias.defined()) {
+    at::mm_out(y, x, weight);
+  } else if (!residual.defined()) {
+    at::addmm_out(y, layer.bias, x, weight);
+  } else {
+    at::addmm_out(y, residual, x, weight);
+    if (layer.bias.defined()) y.add_(layer.bias);
+  }
+}
+
+void multiply_gated(const at::Tensor& x, const std::vector<LinearParameters>& layers,
+                    const at::Tensor& y) {
+  const auto gate = at::empty_like(y), up = at::empty_like(y);
+  multiply(x, layers[0], {}, gate);
+  multiply(x, layers[1], {}, up);
+  const kernels::Launch launch("swiglu", y);
+  launch.check(cuda::swiglu(launch.type(), y.numel(), gate.const_data_ptr(), up.const_data_ptr(),
+                            y.data_ptr(), launch.stream()));
+}
+
+// Of more rows than a kernel takes.
+void multiply_many(const at::Tensor& x, const NormBefore& norm,
+                   const std::vector<LinearParameters>& layers, Joined joined,
+                   const at::Tensor& residual, const at::Tensor& y) {
+  const auto flat = [](const at::Tensor& t) { return t.view({-1, t.size(-1)}); };
+  const auto rows = norm.weight.defined() ? rms_norm(flat(x), norm.weight, norm.eps) : flat(x);
+  const auto all = flat(y), added = residual.defined() ? flat(residual) : at::Tensor();
+  if (joined == Joined::kGated) {
+    multiply_gated(rows, layers, all);
+    if (added.defined()) at::Tensor(all).add_(added);
+    return;
+  }
+  int64_t begin = 0;
+  for (const auto& layer : layers) {
+    const int64_t width = layer.weight.size(0);
+    multiply(rows, layer, added.defined() ? added.narrow(1, begin, width) : added,
+             all.narrow(1, begin, width));
+    begin += width;
+  }
 }
 
 const void* pointer_of(const at::Tensor& x) { return x.defined() ? x.const_data_ptr() : nullptr; }
@@ -75,7 +122,7 @@ bool takes_few_rows(const at::Tensor& x, int64_t inner,
   const int64_t rows = x.numel() / x.size(-1);
   if (x.is_cpu()) return on_cpu::takes_few_rows(x, rows, inner, layers);
   if (!cuda::few_rows_product || !is_plain_on_device(x) || inner % kInnerStep != 0 ||
-      rows > cuda::kMostFewRows) {
+      rows > kMostRowsOfPass) {
     return false;
   }
   return std::ranges::all_of(layers, [&](const LinearParameters& layer) {
@@ -87,8 +134,10 @@ void few_rows_product(const at::Tensor& x, const NormBefore& norm,
                       const std::vector<LinearParameters>& layers, Joined joined,
                       const at::Tensor& residual, const at::Tensor& y) {
   if (x.is_cpu()) return on_cpu::few_rows_product(x, norm, layers, joined, residual, y);
+  const int64_t rows = x.numel() / x.size(-1);
+  if (rows > cuda::kMostFewRows) return multiply_many(x, norm, layers, joined, residual, y);
   const kernels::Launch launch("few_rows_product", x);
-  cuda::FewRowsProduct product{.rows = x.numel() / x.size(-1),
+  cuda::FewRowsProduct product{.rows = rows,
                                .inner = x.size(-1),
                                .x = x.const_data_ptr(),
                                .norm = pointer_of(norm.weight),

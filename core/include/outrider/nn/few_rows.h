@@ -12,8 +12,8 @@
 
 namespace outrider::nn {
 
-/// A decoder layer as a few rows of a cached pass go through it on a GPU: five kernels. Weights are
-/// the layer's own.
+/// A decoder layer as a few rows of a cached pass go through it on a GPU: five kernels for up to 32
+/// rows. Weights are the layer's own.
 struct FewRowsLayer {
   ops::NormBefore input_norm, mlp_norm, query_norm, key_norm;
   std::vector<ops::LinearParameters> qkv;  // query, key, value

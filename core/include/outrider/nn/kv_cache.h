@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "outrider/api.h"
@@ -15,6 +16,8 @@ namespace outrider::nn {
 /// Keys and values of all that a batch of sequences holds, for each layer. The sequences may differ
 /// in length. New rows lie behind the end of their sequence and belong to it once they are
 /// committed; those that are not are overwritten by the next ones, so that nothing is to be undone.
+/// On a GPU the slots of other numbers of sequences, with what was prepared for them, wait until as
+/// many sequences are here again.
 class OUTRIDER_API KvCache {
  public:
   /// Heads, type and device are those of the first rows.
@@ -44,12 +47,12 @@ class OUTRIDER_API KvCache {
   /// Has room made for so many rows at once, when there is none for the next.
   void expect(int64_t rows) { expected_ = rows; }
   /// What passes have prepared for these very slots, by name; dropped when they move.
-  std::map<std::string, std::shared_ptr<void>>& prepared() { return prepared_; }
+  std::map<std::string, std::shared_ptr<void>>& prepared() { return slots_.prepared; }
   /// One of these, a std::shared_ptr<T> of make() where it is not there yet; always the same T
   /// under a name.
   template <class T, class Make>
   T& prepared(const std::string& name, const Make& make) {
-    auto& kept = prepared_[name];
+    auto& kept = slots_.prepared[name];
     if (!kept) kept = make();
     return *static_cast<T*>(kept.get());
   }
@@ -65,12 +68,20 @@ class OUTRIDER_API KvCache {
   void commit_paths(const std::vector<std::vector<int64_t>>& paths);
   /// Forgets what is behind these lengths, none longer than it is.
   void truncate(const std::vector<int64_t>& lengths);
-  /// Forgets all rows; the slots stay where they are.
-  void clear() { set_lengths(std::vector<int64_t>(lengths_.size(), 0)); }
+  /// Forgets all rows; so many sequences begin.
+  void restart(int64_t sequences);
   /// The sequences that go on, in their new order; none twice.
   void keep(const std::vector<int64_t>& sequences);
 
  private:
+  /// Of a number of sequences.
+  struct Slots {
+    std::vector<Rows> layers;  // [B,Hkv,capacity,D]
+    std::map<std::string, std::shared_ptr<void>> prepared;
+  };
+
+  Slots exchanged_for(int64_t sequences);
+  void take(Rows& layer, const Rows& rows);
   void reserve(Rows& layer, const at::Tensor& like, int64_t rows);
   void write(const at::Tensor& all, const at::Tensor& rows);
   void move_rows(const at::Tensor& from, const at::Tensor& to);
@@ -79,10 +90,10 @@ class OUTRIDER_API KvCache {
   void set_lengths(std::vector<int64_t> lengths);
   bool are_alike() const;
 
-  std::vector<Rows> layers_;  // [B,Hkv,capacity,D]
+  Slots slots_;
+  std::vector<std::pair<int64_t, Slots>> waiting_;  // by number of sequences, the last ones last
   std::vector<int64_t> lengths_;
   int64_t expected_ = 0;
-  std::map<std::string, std::shared_ptr<void>> prepared_;
   at::Tensor new_slots_;  // [B,n]: of the new rows of a pass; undefined before its first layer
 };
 

@@ -10,8 +10,12 @@
 
 /// Decoding's operators for a few rows in inference mode, of bfloat16 on a GPU, of float32 or
 /// bfloat16 on a CPU (whose weights may be bfloat16): each reads what it needs once, and does what
-/// surrounds a product on the way. Without a gradient.
+/// surrounds a product on the way. Without a gradient. On a GPU more than 32 rows are multiplied by
+/// cuBLAS, with what surrounds a product before and behind it.
 namespace outrider::ops {
+
+/// Rows of a pass that go this way on a GPU, of all sequences together and of each.
+constexpr int64_t kMostRowsOfPass = 2048, kMostRowsOfSequence = 32;
 
 /// RMSNorm before something else; undefined weight: none.
 struct NormBefore {

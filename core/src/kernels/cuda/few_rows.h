@@ -12,7 +12,7 @@ struct CUstream_st;
 /// cudaError_t, 0 for success, and do not wait for the stream.
 namespace outrider::cuda {
 
-constexpr int64_t kMostFewRows = 32;
+constexpr int64_t kMostFewRows = 32;  // of a product, and of one sequence's in attention
 
 struct FewRowsPart {
   const void* weight = nullptr;  // [outputs, inner]
@@ -35,7 +35,7 @@ OUTRIDER_LAUNCHER int few_rows_product(const FewRowsProduct& product, CUstream_s
 
 /// Rotates queries and keys, writes the new keys and values behind the kept ones, and attends.
 struct FewRowsAttention {
-  int64_t batch, rows;                          // new rows of each sequence
+  int64_t batch, rows;                          // new rows of each sequence, at most kMostFewRows
   int64_t heads, key_heads, head_dim, rotated;  // head_dim 32, 64, 96, 128 or 256
   const void* qkv;                              // [batch, rows, (heads + 2 key_heads) head_dim]
   const void* query_norm = nullptr;             // [head_dim]: RMSNorm of each head; null: none

@@ -27,6 +27,7 @@ constexpr int kKeysOfBlock = kKeptWarps * kKeys;
 // another one.
 constexpr int kWorthAShare = 4 * kKeysOfBlock;
 constexpr int kMostShares = 32;
+constexpr int64_t kManyBlocks = 4096;  // with which there is no use in more shares
 
 // Of a head's vector: a lane of four has the packs t, t + 4, … for scores; of eight the packs g,
 // g + 8, … of values.
@@ -599,9 +600,11 @@ struct Plan {
 
 Plan plan_of(const FewRowsAttention& a) {
   const int64_t queries = a.heads / a.key_heads * a.rows;
+  const int64_t tiles = (queries + kQueries - 1) / kQueries;
+  const int64_t most =
+      std::clamp<int64_t>(kManyBlocks / (a.batch * a.key_heads * tiles), 1, kMostShares);
   const int64_t shares = (a.capacity + kWorthAShare - 1) / kWorthAShare;
-  return {static_cast<int>((queries + kQueries - 1) / kQueries),
-          static_cast<int>(std::clamp<int64_t>(shares, 1, kMostShares))};
+  return {static_cast<int>(tiles), static_cast<int>(std::clamp<int64_t>(shares, 1, most))};
 }
 
 template <int kSize>

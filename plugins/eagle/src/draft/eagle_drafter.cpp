@@ -41,11 +41,8 @@ int64_t most_of_level(const TreeForm& form) {
 EagleDrafter::EagleDrafter(EagleDraft& draft) : draft_(draft) {}
 
 void EagleDrafter::begin(int64_t sequences, int64_t rows) {
-  if (cache_ && cache_->batch_size() == sequences) {
-    cache_->clear();
-  } else {
-    cache_ = std::make_unique<nn::KvCache>(draft_.decoder().num_layers(), sequences);
-  }
+  if (!cache_) cache_ = std::make_unique<nn::KvCache>(draft_.decoder().num_layers(), sequences);
+  cache_->restart(sequences);
   cache_->expect(rows + kUsualAnswer);
   lengths_.assign(static_cast<size_t>(sequences), 0);
   device_lengths_.reset();
