@@ -40,7 +40,8 @@ double limit_of(const OperatorSpec& spec, at::ScalarType type) {
 // Widths that are a power of two, that leave rows unaligned, and whose weight gradients do not fit
 // into shared memory.
 const std::vector<std::vector<int64_t>> kSizes = {{1, 1},      {3, 77},     {5, 3, 64},
-                                                  {300, 1000}, {700, 4096}, {2, 13001}};
+                                                  {300, 1000}, {700, 4096}, {2, 13001},
+                                                  {600, 576},  {9, 8192},   {2, 16384}};
 
 const std::vector<at::ScalarType> kTypes = {at::kFloat, at::kHalf, at::kBFloat16, at::kDouble};
 

@@ -23,6 +23,20 @@ c10::List<std::optional<at::Tensor>> rows_at(const at::Tensor& index) {
   return {std::optional<at::Tensor>(index)};
 }
 
+// Copying rows to their places costs by the element: as elements of 16 bytes, where all rows can be
+// seen so.
+void put_rows(at::Tensor to, const at::Tensor& index, at::Tensor from) {
+  const auto is_wide = [](const at::Tensor& rows) {
+    const int64_t size = 16 / rows.element_size();
+    return rows.is_contiguous() && rows.size(-1) % size == 0 && rows.storage_offset() % size == 0;
+  };
+  if (is_wide(to) && is_wide(from)) {
+    to = to.view(at::kComplexDouble);
+    from = from.view(at::kComplexDouble);
+  }
+  at::index_put_(to, rows_at(index), from);
+}
+
 // An index of -1 means the last row of what is read, and of what is written the one after all that
 // are there.
 at::Tensor indexed_gradient(const at::Tensor& output) {
@@ -120,8 +134,7 @@ void StudentChunks::write_gradient(const StudentChunk& chunk, const at::Tensor& 
     if (!gradients_[i].defined()) continue;
     if (students_.index.defined()) {
       const auto t = static_cast<int64_t>(i);
-      at::index_put_(gradients_[i], rows_at(students_.index[t].slice(0, chunk.begin, chunk.end)),
-                     by_step[t]);
+      put_rows(gradients_[i], students_.index[t].slice(0, chunk.begin, chunk.end), by_step[t]);
     } else {
       gradients_[i].slice(1, chunk.begin, chunk.end).copy_(by_step);
     }

@@ -31,6 +31,16 @@ struct Pack {
 };
 
 template <class T>
+__device__ Pack<T> pack_of(const uint4& bits) {
+  T elements[Pack<T>::kSize];
+  std::memcpy(elements, &bits, sizeof(bits));
+  Pack<T> pack;
+#pragma unroll
+  for (int i = 0; i < Pack<T>::kSize; ++i) pack.x[i] = static_cast<Accumulate<T>>(elements[i]);
+  return pack;
+}
+
+template <class T>
 __device__ bool is_whole_pack(const T* row, int64_t begin, int64_t size) {
   return begin >= 0 && begin + Pack<T>::kSize <= size &&
          reinterpret_cast<uintptr_t>(row + begin) % 16 == 0;
@@ -40,19 +50,14 @@ __device__ bool is_whole_pack(const T* row, int64_t begin, int64_t size) {
 /// `fill`.
 template <class T>
 __device__ Pack<T> load_pack(const T* row, int64_t begin, int64_t size, Accumulate<T> fill = 0) {
-  Pack<T> pack;
   if (is_whole_pack(row, begin, size)) {
-    const uint4 bits = *reinterpret_cast<const uint4*>(row + begin);
-    T elements[Pack<T>::kSize];
-    std::memcpy(elements, &bits, sizeof(bits));
+    return pack_of<T>(*reinterpret_cast<const uint4*>(row + begin));
+  }
+  Pack<T> pack;
 #pragma unroll
-    for (int i = 0; i < Pack<T>::kSize; ++i) pack.x[i] = static_cast<Accumulate<T>>(elements[i]);
-  } else {
-#pragma unroll
-    for (int i = 0; i < Pack<T>::kSize; ++i) {
-      const int64_t at = begin + i;
-      pack.x[i] = at >= 0 && at < size ? static_cast<Accumulate<T>>(row[at]) : fill;
-    }
+  for (int i = 0; i < Pack<T>::kSize; ++i) {
+    const int64_t at = begin + i;
+    pack.x[i] = at >= 0 && at < size ? static_cast<Accumulate<T>>(row[at]) : fill;
   }
   return pack;
 }

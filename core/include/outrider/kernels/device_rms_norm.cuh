@@ -1,12 +1,12 @@
 #pragma once
 
 // Root-mean-square norms of rows, y = w · cast(x / √(mean(x²) + eps)), a block for a row. Rows are
-// read again for every sum: a row stays in the cache. Device code: include from .cu files only.
+// read again for every sum: a row stays in the cache. Whole packs that fit into registers go by
+// device_held_norms.cuh. Device code: include from .cu files only.
 
 #include "outrider/kernels/device_column_sums.cuh"
 #include "outrider/kernels/device_packs.cuh"
 #include "outrider/kernels/device_reduce.cuh"
-#include "outrider/kernels/device_whole_packs.cuh"
 
 namespace outrider::kernels {
 
@@ -72,18 +72,17 @@ __device__ Accumulate<T> sum_of_squares(const Pack<T>& x) {
   return sum;
 }
 
-/// One row: out = rms(x, w). kWhole: all of them are whole packs.
-template <bool kWhole = false, class T>
+/// One row: out = rms(x, w).
+template <class T>
 __device__ void norm_row(RmsShape<T> shape, const T* x, const T* w, T* out,
                          RowSums<Accumulate<T>>* scratch) {
-  using P = Packs<kWhole>;
   const int64_t h = shape.hidden;
   const auto sums = row_sums(x, h, scratch, [&](int64_t begin, auto& s) {
-    s.first += sum_of_squares<T>(P::load(x, begin, h));
+    s.first += sum_of_squares<T>(load_pack(x, begin, h));
   });
   const auto scale = shape.root_of(sums.first);
   for_each_pack(x, h, [&](int64_t begin) {
-    P::store(out, begin, h, normalized<T>(P::load(x, begin, h), scale, P::load(w, begin, h)));
+    store_pack(out, begin, h, normalized<T>(load_pack(x, begin, h), scale, load_pack(w, begin, h)));
   });
 }
 
@@ -123,23 +122,22 @@ __device__ void add_norm_sums(const Pack<T>& x, const Pack<T>& w, const Pack<T>&
 }
 
 /// Backward of norm_row; `line` receives the gradient of w, grad_x may be null.
-template <bool kWhole = false, class T>
+template <class T>
 __device__ void norm_row_backward(RmsShape<T> shape, const T* x, const T* w, const T* grad,
                                   T* grad_x, ColumnOrder<T> order, Accumulate<T>* line,
                                   RowSums<Accumulate<T>>* scratch) {
-  using P = Packs<kWhole>;
   const int64_t h = shape.hidden;
   const auto sums = row_sums(x, h, scratch, [&](int64_t begin, auto& s) {
-    add_norm_sums<T>(P::load(x, begin, h), P::load(w, begin, h), P::load(grad, begin, h), s);
+    add_norm_sums<T>(load_pack(x, begin, h), load_pack(w, begin, h), load_pack(grad, begin, h), s);
   });
   const auto scale = shape.root_of(sums.first);
   const auto correction = shape.correction_of(scale, sums.second);
   for_each_pack(x, h, [&](int64_t begin) {
-    const auto x_pack = P::load(x, begin, h), grad_pack = P::load(grad, begin, h);
-    const auto w_pack = P::load(w, begin, h);
+    const auto x_pack = load_pack(x, begin, h), grad_pack = load_pack(grad, begin, h);
+    const auto w_pack = load_pack(w, begin, h);
     add_to_line(line, order, begin, h, weight_gradient<T>(x_pack, grad_pack, scale));
     if (grad_x == nullptr) return;
-    P::store(grad_x, begin, h, norm_gradient<T>(x_pack, w_pack, grad_pack, scale, correction));
+    store_pack(grad_x, begin, h, norm_gradient<T>(x_pack, w_pack, grad_pack, scale, correction));
   });
 }
 

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <initializer_list>
 
 #include "outrider/kernels/device_packs.cuh"
@@ -25,11 +24,7 @@ struct Packs {
       for (auto& x : pack.x) x = fill;
       uint4 bits = bits_of(pack);
       if (begin < size) bits = *reinterpret_cast<const uint4*>(row + begin);
-      T elements[Pack<T>::kSize];
-      std::memcpy(elements, &bits, sizeof(bits));
-#pragma unroll
-      for (int i = 0; i < Pack<T>::kSize; ++i) pack.x[i] = static_cast<Accumulate<T>>(elements[i]);
-      return pack;
+      return pack_of<T>(bits);
     } else {
       return load_pack(row, begin, size, fill);
     }

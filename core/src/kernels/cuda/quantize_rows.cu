@@ -1,7 +1,7 @@
 #include <cuda_fp8.h>
 
-#include "kernels/cuda/held_rows.cuh"
 #include "kernels/cuda/quantize_rows.h"
+#include "outrider/kernels/device_held_rows.cuh"
 #include "outrider/kernels/device_launch.cuh"
 #include "outrider/kernels/device_packs.cuh"
 #include "outrider/kernels/device_reduce.cuh"

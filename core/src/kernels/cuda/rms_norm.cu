@@ -1,7 +1,7 @@
 #include <algorithm>
 
-#include "kernels/cuda/held_rows.cuh"
 #include "kernels/cuda/rms_norm.h"
+#include "outrider/kernels/device_held_norms.cuh"
 #include "outrider/kernels/device_launch.cuh"
 #include "outrider/kernels/device_rms_norm.cuh"
 
@@ -12,7 +12,6 @@ using kernels::Accumulate;
 using kernels::ColumnOrder;
 using kernels::RmsShape;
 using kernels::RowSums;
-using Whole = kernels::Packs<true>;
 
 constexpr int kThreads = 512;
 constexpr size_t kSharedLimit = 96 * 1024;  // two blocks still fit
@@ -37,37 +36,22 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) held_rows_kernel(Norm<T> n, T* y) {
   __shared__ kernels::ReduceScratch<RowSums<Accumulate<T>>> scratch;
   for (int64_t row = blockIdx.x; row < n.rows; row += gridDim.x) {
-    const int64_t hidden = n.shape.hidden, offset = row * hidden;
-    kernels::HeldRow<T> held(n.x + offset, hidden);
-    RowSums<Accumulate<T>> sums;
-    held.for_each([&](const auto& x, int64_t) { sums.first += kernels::sum_of_squares<T>(x); });
-    const auto scale = n.shape.root_of(kernels::sum_of_block(sums, scratch.as()).first);
-    held.for_each([&](const auto& x, int64_t begin) {
-      const auto w = Whole::load(n.w, begin, hidden);
-      Whole::store(y + offset, begin, hidden, kernels::normalized<T>(x, scale, w));
-    });
+    const int64_t offset = row * n.shape.hidden;
+    kernels::norm_held_row(n.shape, n.x + offset, n.w, y + offset, scratch.as());
   }
 }
 
-// A warp for each row, which it holds: no barrier, and blocks of several rows.
+// A warp for each row.
 template <class T>
 __global__ void __launch_bounds__(kThreads) narrow_rows_kernel(Norm<T> n, T* y) {
   const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
   if (row >= n.rows) return;
-  const int64_t hidden = n.shape.hidden, offset = row * hidden;
-  kernels::HeldRow<T> held(n.x + offset, hidden);
-  Accumulate<T> sum = 0;
-  held.for_each([&](const auto& x, int64_t) { sum += kernels::sum_of_squares<T>(x); });
-  for (int mask = 16; mask > 0; mask /= 2) sum += kernels::shuffle_xor(sum, mask);
-  const auto scale = n.shape.root_of(sum);
-  held.for_each([&](const auto& x, int64_t begin) {
-    const auto w = Whole::load(n.w, begin, hidden);
-    Whole::store(y + offset, begin, hidden, kernels::normalized<T>(x, scale, w));
-  });
+  const int64_t offset = row * n.shape.hidden;
+  kernels::norm_row_of_warp(n.shape, n.x + offset, n.w, y + offset);
 }
 
 // A block goes over some rows and keeps its share of the weight's gradient.
-template <bool kWhole, class T>
+template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
     backward_kernel(Norm<T> n, const T* grad_y, T* grad_x, Accumulate<T>* workspace,
                     bool sums_in_shared_memory) {
@@ -80,11 +64,34 @@ __global__ void __launch_bounds__(kThreads, 2)
   // A column changes hands between rows of different alignment: every row begins with a barrier.
   for (int64_t row = blockIdx.x; row < n.rows; row += gridDim.x) {
     const int64_t offset = row * hidden;
-    kernels::norm_row_backward<kWhole>(n.shape, n.x + offset, n.w, grad_y + offset,
-                                       grad_x ? grad_x + offset : nullptr, lines.order(),
-                                       lines.line(0), scratch.as());
+    kernels::norm_row_backward(n.shape, n.x + offset, n.w, grad_y + offset,
+                               grad_x ? grad_x + offset : nullptr, lines.order(), lines.line(0),
+                               scratch.as());
   }
   lines.finish();
+}
+
+template <class T>
+struct BackwardRows {
+  int64_t hidden;
+  const T *all_x, *all_grads;
+  T* all_grad_x;
+
+  __device__ const T* x(int64_t row) const { return all_x + row * hidden; }
+  __device__ const T* grad(int64_t row) const { return all_grads + row * hidden; }
+  __device__ T* grad_x(int64_t row) const {
+    return all_grad_x ? all_grad_x + row * hidden : nullptr;
+  }
+};
+
+template <int kPacks, class T>
+__global__ void __launch_bounds__(kThreads, kPacks == 1 ? 2 : 1)
+    held_backward_kernel(Norm<T> n, const T* grad_y, T* grad_x, Accumulate<T>* workspace) {
+  __shared__ kernels::ReduceScratch<RowSums<Accumulate<T>>> scratch;
+  const ColumnOrder<T> order(n.shape.hidden);
+  const BackwardRows<T> rows{n.shape.hidden, n.x, grad_y, grad_x};
+  kernels::norm_rows_backward<kPacks>(n.shape, n.rows, n.w, rows, order,
+                                      workspace + blockIdx.x * order.size(), scratch.as());
 }
 
 template <class T>
@@ -109,8 +116,15 @@ template <class T>
 cudaError_t launch_backward(const RmsNormShape& shape, const Norm<T>& norm, const T* grad_y,
                             T* grad_x, Accumulate<T>* workspace, cudaStream_t stream) {
   if (shape.rows == 0) return cudaSuccess;
+  const dim3 grid(static_cast<unsigned>(backward_blocks<T>(shape))),
+      block(kernels::row_threads<T>(shape.hidden, kThreads));
   const bool whole = kernels::are_whole_packs<T>({shape.hidden}, norm.x, norm.w, grad_y, grad_x);
-  const auto kernel = whole ? backward_kernel<true, T> : backward_kernel<false, T>;
+  const int packs = whole ? kernels::packs_for_backward<T>(shape.hidden, kThreads) : 0;
+  if (packs > 0) {
+    return kernels::launch(packs == 1 ? held_backward_kernel<1, T> : held_backward_kernel<2, T>,
+                           grid, block, 0, stream, norm, grad_y, grad_x, workspace);
+  }
+  const auto kernel = backward_kernel<T>;
   const size_t bytes = line_bytes<T>(shape);
   const bool fits = bytes <= kSharedLimit;
   if (fits) {
@@ -118,9 +132,8 @@ cudaError_t launch_backward(const RmsNormShape& shape, const Norm<T>& norm, cons
                                              static_cast<int>(kSharedLimit));
     if (status != cudaSuccess) return status;
   }
-  return kernels::launch(kernel, dim3(static_cast<unsigned>(backward_blocks<T>(shape))),
-                         dim3(kernels::row_threads<T>(shape.hidden, kThreads)), fits ? bytes : 0,
-                         stream, norm, grad_y, grad_x, workspace, fits);
+  return kernels::launch(kernel, grid, block, fits ? bytes : 0, stream, norm, grad_y, grad_x,
+                         workspace, fits);
 }
 
 }  // namespace

@@ -1,14 +1,16 @@
 #include <algorithm>
 
 #include "double_norm_concat_cuda.h"
+#include "outrider/kernels/device_held_norms.cuh"
 #include "outrider/kernels/device_launch.cuh"
 #include "outrider/kernels/device_packs.cuh"
 #include "outrider/kernels/device_rms_norm.cuh"
 #include "outrider/kernels/device_whole_packs.cuh"
 
-// Forward: a block normalises one half of one output row. Backward: a block goes over some rows and
-// keeps its share of the weights' gradients in shared memory, or in its line of the workspace where
-// that is too small. Rows are read again for every sum: a row stays in the cache.
+// Forward: a block, or a warp, normalises one half of one output row. Backward: a block goes over
+// some rows. Rows of whole packs are held in registers; of others, and of those that are normed
+// twice, a block keeps its share of the weights' gradients in shared memory, or in its line of the
+// workspace where that is too small, and reads rows again for every sum: a row stays in the cache.
 
 namespace outrider::eagle::cuda {
 namespace {
@@ -78,20 +80,55 @@ __device__ void norm_row_twice(const Problem<T>& p, const T* g, T* out,
   });
 }
 
-template <class T, bool kWhole>
+template <class T>
 __global__ void __launch_bounds__(kThreads) forward_kernel(Problem<T> p, T* out) {
   __shared__ kernels::ReduceScratch<RowSums<Accumulate<T>>> shared;
   auto* scratch = shared.as();
   for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
     T* left = out + 2 * row * p.norm.hidden;
     if (blockIdx.y == 0) {
-      norm_row<kWhole>(p.norm, p.e(row), p.w_e, left, scratch);
+      norm_row(p.norm, p.e(row), p.w_e, left, scratch);
     } else if (p.twice) {
       norm_row_twice(p, p.g(row), left + p.norm.hidden, scratch);
     } else {
-      norm_row<kWhole>(p.norm, p.g(row), p.w_h, left + p.norm.hidden, scratch);
+      norm_row(p.norm, p.g(row), p.w_h, left + p.norm.hidden, scratch);
     }
   }
+}
+
+// One half of rows of whole packs, normed once.
+template <class T>
+struct Half {
+  bool is_g;
+  RowParts rows;
+  const T* w;
+  int64_t hidden;
+
+  __device__ explicit Half(const Problem<T>& p)
+      : is_g(blockIdx.y == 1),
+        rows(is_g ? p.g_rows : p.e_rows),
+        w(is_g ? p.w_h : p.w_e),
+        hidden(p.norm.hidden) {}
+  __device__ const T* in(int64_t row) const { return row_of<T>(rows, row, hidden); }
+  __device__ int64_t place_in_output(int64_t row) const { return (2 * row + is_g) * hidden; }
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) held_forward_kernel(Problem<T> p, T* out) {
+  __shared__ kernels::ReduceScratch<RowSums<Accumulate<T>>> scratch;
+  const Half<T> half(p);
+  for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
+    kernels::norm_held_row(p.norm, half.in(row), half.w, out + half.place_in_output(row),
+                           scratch.as());
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) narrow_forward_kernel(Problem<T> p, T* out) {
+  const Half<T> half(p);
+  const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
+  if (row >= p.rows) return;
+  kernels::norm_row_of_warp(p.norm, half.in(row), half.w, out + half.place_in_output(row));
 }
 
 template <class T>
@@ -139,22 +176,46 @@ __device__ void norm_row_twice_backward(const Problem<T>& p, const T* g, const T
   });
 }
 
-template <class T, bool kTwice, bool kWhole>
+template <class T>
+struct HalfBackward {
+  Half<T> half;
+  const T* grad_out;
+  T* all_grad_x;
+
+  __device__ const T* x(int64_t row) const { return half.in(row); }
+  __device__ const T* grad(int64_t row) const { return grad_out + half.place_in_output(row); }
+  __device__ T* grad_x(int64_t row) const {
+    return all_grad_x ? all_grad_x + row * half.hidden : nullptr;
+  }
+};
+
+template <int kPacks, class T>
+__global__ void __launch_bounds__(kThreads, kPacks == 1 ? 2 : 1)
+    held_backward_kernel(Problem<T> p, BackwardPointers<T> b) {
+  __shared__ kernels::ReduceScratch<RowSums<Accumulate<T>>> scratch;
+  const Half<T> half(p);
+  const HalfBackward<T> rows{half, b.grad_out, half.is_g ? b.grad_g : b.grad_e};
+  const ColumnOrder<T> order(half.hidden);
+  auto* line = b.workspace + (2 * blockIdx.x + half.is_g) * order.size();
+  kernels::norm_rows_backward<kPacks>(p.norm, p.rows, half.w, rows, order, line, scratch.as());
+}
+
+template <class T, bool kTwice>
 __device__ void row_backward(const Problem<T>& p, const BackwardPointers<T>& b, int64_t row,
                              const BlockLines<T, 2>& lines, RowSums<Accumulate<T>>* scratch) {
   const int64_t offset = row * p.norm.hidden;
   const T* left = b.grad_out + 2 * offset;
-  norm_row_backward<kWhole>(p.norm, p.e(row), p.w_e, left, b.grad_e ? b.grad_e + offset : nullptr,
-                            lines.order(), lines.line(0), scratch);
+  norm_row_backward(p.norm, p.e(row), p.w_e, left, b.grad_e ? b.grad_e + offset : nullptr,
+                    lines.order(), lines.line(0), scratch);
   if constexpr (kTwice) {
     norm_row_twice_backward(p, p.g(row), left + p.norm.hidden, b.grad_g + offset, lines, scratch);
   } else {
-    norm_row_backward<kWhole>(p.norm, p.g(row), p.w_h, left + p.norm.hidden, b.grad_g + offset,
-                              lines.order(), lines.line(1), scratch);
+    norm_row_backward(p.norm, p.g(row), p.w_h, left + p.norm.hidden, b.grad_g + offset,
+                      lines.order(), lines.line(1), scratch);
   }
 }
 
-template <class T, bool kTwice, bool kWhole>
+template <class T, bool kTwice>
 __global__ void __launch_bounds__(kThreads, 2)
     backward_kernel(Problem<T> p, BackwardPointers<T> b, bool sums_in_shared_memory) {
   __shared__ kernels::ReduceScratch<RowSums<Accumulate<T>>> scratch;
@@ -164,7 +225,7 @@ __global__ void __launch_bounds__(kThreads, 2)
                                sums_in_shared_memory ? shared : nullptr);
   // A column changes hands between rows of different alignment: every row begins with a barrier.
   for (int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
-    row_backward<T, kTwice, kWhole>(p, b, row, lines, scratch.as());
+    row_backward<T, kTwice>(p, b, row, lines, scratch.as());
   }
   lines.finish();
 }
@@ -205,10 +266,17 @@ template <class T>
 cudaError_t launch_backward(const DoubleNormShape& shape, const DoubleNormInputs& in,
                             const BackwardPointers<T>& pointers, cudaStream_t stream) {
   if (shape.rows == 0) return cudaSuccess;
-  const bool whole = are_whole<T>(shape, in, pointers.grad_out, pointers.grad_e, pointers.grad_g);
-  const auto kernel = shape.twice ? backward_kernel<T, true, false>
-                      : whole     ? backward_kernel<T, false, true>
-                                  : backward_kernel<T, false, false>;
+  const auto problem = problem_of<T>(shape, in);
+  const dim3 block(kernels::row_threads<T>(shape.hidden, kThreads));
+  const auto blocks = static_cast<unsigned>(backward_blocks<T>(shape));
+  const bool whole =
+      !shape.twice && are_whole<T>(shape, in, pointers.grad_out, pointers.grad_e, pointers.grad_g);
+  const int packs = whole ? kernels::packs_for_backward<T>(shape.hidden, kThreads) : 0;
+  if (packs > 0) {
+    return kernels::launch(packs == 1 ? held_backward_kernel<1, T> : held_backward_kernel<2, T>,
+                           dim3(blocks, 2), block, 0, stream, problem, pointers);
+  }
+  const auto kernel = shape.twice ? backward_kernel<T, true> : backward_kernel<T, false>;
   const size_t bytes = line_bytes<T>(shape);
   const bool fits = bytes <= kSharedLimit;
   if (fits) {
@@ -216,9 +284,8 @@ cudaError_t launch_backward(const DoubleNormShape& shape, const DoubleNormInputs
                                              static_cast<int>(kSharedLimit));
     if (status != cudaSuccess) return status;
   }
-  return kernels::launch(kernel, dim3(static_cast<unsigned>(backward_blocks<T>(shape))),
-                         dim3(kernels::row_threads<T>(shape.hidden, kThreads)), fits ? bytes : 0,
-                         stream, problem_of<T>(shape, in), pointers, fits);
+  return kernels::launch(kernel, dim3(blocks), block, fits ? bytes : 0, stream, problem, pointers,
+                         fits);
 }
 
 template <class T>
@@ -238,11 +305,20 @@ int forward(const DoubleNormShape& shape, const DoubleNormInputs& in, void* out,
             CUstream_st* stream) {
   if (shape.rows == 0 || shape.hidden == 0) return cudaSuccess;
   return kernels::with_type(shape.type, [&]<class T>(T) {
-    const bool whole = are_whole<T>(shape, in, static_cast<T*>(out));
-    return kernels::launch(whole ? forward_kernel<T, true> : forward_kernel<T, false>,
+    const auto problem = problem_of<T>(shape, in);
+    const bool whole = !shape.twice && are_whole<T>(shape, in, static_cast<T*>(out));
+    if (whole && kernels::warp_holds<T>(shape.hidden)) {
+      constexpr int64_t kRows = 8;
+      return kernels::launch(narrow_forward_kernel<T>,
+                             dim3(kernels::grid_size((shape.rows + kRows - 1) / kRows), 2),
+                             dim3(32, kRows), 0, stream, problem, static_cast<T*>(out));
+    }
+    const auto holding =
+        whole ? kernels::threads_that_hold<T>(shape.hidden, kThreads) : std::nullopt;
+    return kernels::launch(holding ? held_forward_kernel<T> : forward_kernel<T>,
                            dim3(kernels::grid_size(shape.rows), 2),
-                           dim3(kernels::row_threads<T>(shape.hidden, kThreads)), 0, stream,
-                           problem_of<T>(shape, in), static_cast<T*>(out));
+                           dim3(holding.value_or(kernels::row_threads<T>(shape.hidden, kThreads))),
+                           0, stream, problem, static_cast<T*>(out));
   });
 }
 

@@ -1,7 +1,7 @@
 #pragma once
 
 // Rows that a block holds in registers, so that each is read once and all of it is on its way at a
-// time. Include from .cu files only.
+// time. Device code: include from .cu files only.
 
 #include <cstdint>
 #include <optional>
@@ -30,6 +30,24 @@ struct HeldRow {
       body(packs[i], (int64_t{i} * blockDim.x + threadIdx.x) * Pack<T>::kSize);
     }
   }
+};
+
+/// The same as it lies in memory, of so many packs: half the registers, or a quarter.
+template <class T, int kPacks>
+struct HeldBits {
+  uint4 bits[kPacks];
+
+  __device__ static int64_t begin(int i) {
+    return (int64_t{i} * blockDim.x + threadIdx.x) * Pack<T>::kSize;
+  }
+  /// What lies beyond the row's end is zeros.
+  __device__ void load(const T* row, int64_t size) {
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) {
+      bits[i] = begin(i) < size ? *reinterpret_cast<const uint4*>(row + begin(i)) : uint4{};
+    }
+  }
+  __device__ Pack<T> pack(int i) const { return pack_of<T>(bits[i]); }
 };
 
 /// Whether one warp holds a row.
