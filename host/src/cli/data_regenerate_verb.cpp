@@ -22,6 +22,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr int64_t kBatchSize = 8, kBatchSizeOfGpu = 32;
+
 struct RegenerateArguments {
   DecodeArguments decode;
   fs::path prompts, model, out;
@@ -245,7 +247,7 @@ void add_data_regenerate_verb(CLI::App& data, const GlobalOptions& global) {
                         "--temperatures 0,0.7 --out chats.jsonl");
   auto arguments = std::make_shared<RegenerateArguments>();
   arguments->decode.load.hash_weights = true;
-  arguments->decode.batch_size = 8;
+  arguments->decode.batch_size = kBatchSize;
   arguments->decode.decode.max_new_tokens = 1024;
   verb->add_option("file", arguments->prompts,
                    "JSON Lines of conversations as `data prepare` reads them, whose answers do not "
@@ -264,7 +266,14 @@ void add_data_regenerate_verb(CLI::App& data, const GlobalOptions& global) {
       ->capture_default_str();
   add_drafter_options(*verb, arguments->decode);
   add_base_decode_options(*verb, arguments->decode);
-  verb->callback([arguments, &global] { regenerate(*arguments, global); });
+  auto* batch_size = verb->get_option("--batch-size");
+  batch_size->description(
+      fmt::format("{}; on a GPU {} by default", batch_size->get_description(), kBatchSizeOfGpu));
+  verb->callback([arguments, batch_size, &global] {
+    const bool is_on_gpu = arguments->decode.model.device.rfind("cuda", 0) == 0;
+    if (batch_size->empty() && is_on_gpu) arguments->decode.batch_size = kBatchSizeOfGpu;
+    regenerate(*arguments, global);
+  });
 }
 
 }  // namespace outrider::cli
