@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <utility>
 
 #include "outrider/error.h"
 #include "outrider/kernels/recorded_work.h"
@@ -14,7 +13,6 @@ namespace outrider::nn {
 namespace {
 
 constexpr int64_t kLeastCapacity = 64;
-constexpr size_t kMostWaiting = 8;  // numbers of sequences whose slots wait
 
 bool is_beginning(const std::vector<int64_t>& path) {
   for (size_t i = 0; i < path.size(); ++i) {
@@ -34,8 +32,7 @@ at::Tensor sequence_index(const at::Tensor& slots) {
 }  // namespace
 
 KvCache::KvCache(int64_t num_layers, int64_t batch_size)
-    : slots_{std::vector<Rows>(static_cast<size_t>(num_layers)), {}},
-      lengths_(static_cast<size_t>(batch_size), 0) {}
+    : layers_(static_cast<size_t>(num_layers)), lengths_(static_cast<size_t>(batch_size), 0) {}
 
 int64_t KvCache::longest() const {
   return lengths_.empty() ? 0 : *std::max_element(lengths_.begin(), lengths_.end());
@@ -43,10 +40,10 @@ int64_t KvCache::longest() const {
 
 int64_t KvCache::capacity() const {
   int64_t least = std::numeric_limits<int64_t>::max();
-  for (const auto& layer : slots_.layers) {
+  for (const auto& layer : layers_) {
     least = std::min(least, layer.key.defined() ? layer.key.size(2) : 0);
   }
-  return slots_.layers.empty() ? 0 : least;
+  return layers_.empty() ? 0 : least;
 }
 
 bool KvCache::has_room(int64_t new_rows) const { return capacity() >= longest() + new_rows; }
@@ -56,14 +53,19 @@ bool KvCache::are_alike() const {
                      [&](int64_t length) { return length == lengths_.front(); });
 }
 
+KvCache::Rows KvCache::first_of(const Rows& layer) const {
+  return {layer.key.narrow(0, 0, batch_size()), layer.value.narrow(0, 0, batch_size())};
+}
+
 // Values that were never written are multiplied by weights of zero: they must be finite.
 void KvCache::reserve(Rows& layer, const at::Tensor& like, int64_t rows) {
   const int64_t capacity = layer.key.defined() ? layer.key.size(2) : 0;
   if (rows <= capacity) return;
-  slots_.prepared.clear();
+  prepared_.clear();
   const int64_t more = std::max({rows, 2 * capacity, kLeastCapacity, expected_});
+  const int64_t sequences = layer.key.defined() ? layer.key.size(0) : batch_size();
   for (auto* tensor : {&layer.key, &layer.value}) {
-    auto larger = at::zeros({like.size(0), like.size(1), more, like.size(3)}, like.options());
+    auto larger = at::zeros({sequences, like.size(1), more, like.size(3)}, like.options());
     if (tensor->defined()) larger.narrow(2, 0, capacity).copy_(*tensor);
     *tensor = larger;
   }
@@ -86,14 +88,14 @@ void KvCache::write(const at::Tensor& all, const at::Tensor& rows) {
   by_slot(all).index_put_({sequence_index(slots), slots}, by_slot(rows));
 }
 
-const KvCache::Rows& KvCache::slots(int64_t layer, const at::Tensor& like, int64_t new_rows) {
-  auto& all = slots_.layers.at(static_cast<size_t>(layer));
+KvCache::Rows KvCache::slots(int64_t layer, const at::Tensor& like, int64_t new_rows) {
+  auto& all = layers_.at(static_cast<size_t>(layer));
   reserve(all, like, longest() + new_rows);
-  return all;
+  return first_of(all);
 }
 
 void KvCache::make_room(int64_t new_rows) {
-  for (auto& layer : slots_.layers) {
+  for (auto& layer : layers_) {
     if (layer.key.defined()) reserve(layer, layer.key, longest() + new_rows);
   }
 }
@@ -131,7 +133,7 @@ void KvCache::move_paths(const std::vector<std::vector<int64_t>>& paths) {
     std::copy(path.begin(), path.end(), from.mutable_data_ptr<int64_t>() + b * width);
   }
   const auto begin = at::tensor(lengths_, at::kLong).unsqueeze(1);
-  const auto device = slots_.layers.front().key.device();
+  const auto device = layers_.front().key.device();
   auto& work = prepared<kernels::RecordedWork>(fmt::format("paths of {} rows", width));
   work.run({(begin + from).to(device), (begin + at::arange(width)).to(device)},
            [this](const std::vector<at::Tensor>& inputs) {
@@ -143,7 +145,7 @@ void KvCache::move_paths(const std::vector<std::vector<int64_t>>& paths) {
 // Of each sequence, slots [B,n].
 void KvCache::move_rows(const at::Tensor& from, const at::Tensor& to) {
   const auto sequence = sequence_index(to);
-  for (auto& layer : slots_.layers) {
+  for (auto& layer : layers_) {
     for (auto* all : {&layer.key, &layer.value}) {
       const auto rows = by_slot(*all);
       rows.index_put_({sequence, to}, rows.index({sequence, from}));
@@ -167,52 +169,28 @@ void KvCache::truncate(const std::vector<int64_t>& lengths) {
   set_lengths(lengths);
 }
 
-// Those of now wait for as many sequences to come again; empty ones where none of that number wait.
-KvCache::Slots KvCache::exchanged_for(int64_t sequences) {
-  Slots found{std::vector<Rows>(slots_.layers.size()), {}};
-  const auto place = std::ranges::find(waiting_, sequences, &std::pair<int64_t, Slots>::first);
-  if (place != waiting_.end()) {
-    found = std::move(place->second);
-    waiting_.erase(place);
-  }
-  const auto& first = slots_.layers.front().key;
-  if (first.defined() && first.is_cuda()) {
-    waiting_.emplace_back(batch_size(), slots_);
-    if (waiting_.size() > kMostWaiting) waiting_.erase(waiting_.begin());
-  }
-  return std::exchange(slots_, std::move(found));
-}
-
 void KvCache::restart(int64_t sequences) {
-  if (sequences != batch_size()) exchanged_for(sequences);
   set_lengths(std::vector<int64_t>(static_cast<size_t>(sequences), 0));
+  for (auto& layer : layers_) {
+    if (!layer.key.defined() || layer.key.size(0) >= sequences) continue;
+    layer = {};
+    prepared_.clear();
+  }
 }
 
 void KvCache::keep(const std::vector<int64_t>& sequences) {
+  const int64_t used = longest();
   std::vector<int64_t> lengths;
   for (const int64_t b : sequences) lengths.push_back(lengths_.at(static_cast<size_t>(b)));
-  const auto before = static_cast<int64_t>(sequences.size()) == batch_size()
-                          ? slots_
-                          : exchanged_for(static_cast<int64_t>(sequences.size()));
   set_lengths(std::move(lengths));
-  for (size_t i = 0; i < slots_.layers.size(); ++i) {
-    const auto& from = before.layers[i];
-    if (!from.key.defined()) continue;
-    const auto index = at::tensor(sequences, at::kLong).to(from.key.device());
-    take(slots_.layers[i], {from.key.index_select(0, index), from.value.index_select(0, index)});
+  for (const auto& layer : layers_) {
+    if (!layer.key.defined()) continue;
+    const auto index = at::tensor(sequences, at::kLong).to(layer.key.device());
+    for (const auto& all : {layer.key, layer.value}) {
+      const auto rows = all.narrow(2, 0, used);
+      rows.narrow(0, 0, batch_size()).copy_(rows.index_select(0, index));
+    }
   }
-}
-
-// All rows of another layer's slots, of which there are not fewer than there were.
-void KvCache::take(Rows& layer, const Rows& rows) {
-  const int64_t count = rows.key.size(2);
-  if (!layer.key.defined() || layer.key.size(2) < count) {
-    slots_.prepared.clear();
-    layer = rows;
-    return;
-  }
-  layer.key.narrow(2, 0, count).copy_(rows.key);
-  layer.value.narrow(2, 0, count).copy_(rows.value);
 }
 
 }  // namespace outrider::nn

@@ -16,6 +16,8 @@
 namespace outrider::ops {
 namespace {
 
+static_assert(kMostRowsOfSequence == cuda::kMostFewRows);
+
 constexpr int64_t kInnerStep = 32, kTile = 8;
 constexpr std::array<int64_t, 5> kHeadSizes = {32, 64, 96, 128, 256};
 

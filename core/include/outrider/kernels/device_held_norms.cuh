@@ -44,6 +44,28 @@ __device__ void norm_row_of_warp(RmsShape<T> shape, const T* x, const T* w, T* y
   store_normalized(held, shape.root_of(sum), w, y, shape.hidden);
 }
 
+/// Kernels that norm rows: a warp each, a block that holds it, a block that reads it again.
+template <class Kernel>
+struct NormKernels {
+  Kernel of_warp, held, plain;
+};
+
+/// Launches the one for rows of this width; blockIdx.y is one of `parts` of a row's work.
+template <class T, class Kernel, class... Arguments>
+cudaError_t launch_norms(const NormKernels<Kernel>& kernels, bool are_whole, int64_t rows,
+                         int64_t hidden, unsigned parts, int most_threads, cudaStream_t stream,
+                         const Arguments&... arguments) {
+  if (are_whole && warp_holds<T>(hidden)) {
+    constexpr int64_t kRows = 8;
+    return launch(kernels.of_warp, dim3(grid_size((rows + kRows - 1) / kRows), parts),
+                  dim3(32, kRows), 0, stream, arguments...);
+  }
+  const auto holding = are_whole ? threads_that_hold<T>(hidden, most_threads) : std::nullopt;
+  return launch(holding ? kernels.held : kernels.plain, dim3(grid_size(rows), parts),
+                dim3(holding.value_or(row_threads<T>(hidden, most_threads))), 0, stream,
+                arguments...);
+}
+
 /// norm_row_backward() of all rows of a block, every gridDim.x-th of `count`, the next of which is
 /// on its way while one is summed. rows.x(i), rows.grad(i) and rows.grad_x(i), which may be null,
 /// are row i's; `line` becomes the sum of the gradients of w.

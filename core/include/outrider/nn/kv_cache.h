@@ -6,7 +6,6 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "outrider/api.h"
@@ -16,8 +15,8 @@ namespace outrider::nn {
 /// Keys and values of all that a batch of sequences holds, for each layer. The sequences may differ
 /// in length. New rows lie behind the end of their sequence and belong to it once they are
 /// committed; those that are not are overwritten by the next ones, so that nothing is to be undone.
-/// On a GPU the slots of other numbers of sequences, with what was prepared for them, wait until as
-/// many sequences are here again.
+/// Slots stay where they are when sequences leave or others begin, and what was prepared for a
+/// number of sequences waits until as many are here again.
 class OUTRIDER_API KvCache {
  public:
   /// Heads, type and device are those of the first rows.
@@ -41,18 +40,20 @@ class OUTRIDER_API KvCache {
   Rows append(int64_t layer, const at::Tensor& key, const at::Tensor& value);
   /// All slots of a layer, [B,Hkv,capacity,D], with room for n new rows; `like` [B,Hkv,…,D] has
   /// their heads and type. What is written behind the ends counts as new rows.
-  const Rows& slots(int64_t layer, const at::Tensor& like, int64_t new_rows);
+  Rows slots(int64_t layer, const at::Tensor& like, int64_t new_rows);
   /// Makes room for n new rows in every layer that has had some.
   void make_room(int64_t new_rows);
   /// Has room made for so many rows at once, when there is none for the next.
   void expect(int64_t rows) { expected_ = rows; }
-  /// What passes have prepared for these very slots, by name; dropped when they move.
-  std::map<std::string, std::shared_ptr<void>>& prepared() { return slots_.prepared; }
+  using Prepared = std::map<std::string, std::shared_ptr<void>>;
+  /// What passes have prepared for these very slots and so many sequences, by name; dropped when
+  /// slots move.
+  Prepared& prepared() { return prepared_[batch_size()]; }
   /// One of these, a std::shared_ptr<T> of make() where it is not there yet; always the same T
   /// under a name.
   template <class T, class Make>
   T& prepared(const std::string& name, const Make& make) {
-    auto& kept = slots_.prepared[name];
+    auto& kept = prepared()[name];
     if (!kept) kept = make();
     return *static_cast<T*>(kept.get());
   }
@@ -74,14 +75,7 @@ class OUTRIDER_API KvCache {
   void keep(const std::vector<int64_t>& sequences);
 
  private:
-  /// Of a number of sequences.
-  struct Slots {
-    std::vector<Rows> layers;  // [B,Hkv,capacity,D]
-    std::map<std::string, std::shared_ptr<void>> prepared;
-  };
-
-  Slots exchanged_for(int64_t sequences);
-  void take(Rows& layer, const Rows& rows);
+  Rows first_of(const Rows& layer) const;
   void reserve(Rows& layer, const at::Tensor& like, int64_t rows);
   void write(const at::Tensor& all, const at::Tensor& rows);
   void move_rows(const at::Tensor& from, const at::Tensor& to);
@@ -90,8 +84,8 @@ class OUTRIDER_API KvCache {
   void set_lengths(std::vector<int64_t> lengths);
   bool are_alike() const;
 
-  Slots slots_;
-  std::vector<std::pair<int64_t, Slots>> waiting_;  // by number of sequences, the last ones last
+  std::vector<Rows> layers_;  // [most B so far,Hkv,capacity,D], of which the first B are used
+  std::map<int64_t, Prepared> prepared_;  // by number of sequences
   std::vector<int64_t> lengths_;
   int64_t expected_ = 0;
   at::Tensor new_slots_;  // [B,n]: of the new rows of a pass; undefined before its first layer

@@ -145,18 +145,10 @@ int rms_norm(const RmsNormShape& shape, const void* x, const void* w, void* y,
     const auto norm = norm_of<T>(shape, x, w);
     const bool whole =
         kernels::are_whole_packs<T>({shape.hidden}, norm.x, norm.w, static_cast<T*>(y));
-    if (whole && kernels::warp_holds<T>(shape.hidden)) {
-      constexpr int64_t kRows = 8;
-      return kernels::launch(narrow_rows_kernel<T>,
-                             dim3(kernels::grid_size((shape.rows + kRows - 1) / kRows)),
-                             dim3(32, kRows), 0, stream, norm, static_cast<T*>(y));
-    }
-    const auto holding =
-        whole ? kernels::threads_that_hold<T>(shape.hidden, kThreads) : std::nullopt;
-    return kernels::launch(holding ? held_rows_kernel<T> : forward_kernel<T>,
-                           dim3(kernels::grid_size(shape.rows)),
-                           dim3(holding.value_or(kernels::row_threads<T>(shape.hidden, kThreads))),
-                           0, stream, norm, static_cast<T*>(y));
+    const kernels::NormKernels<void (*)(Norm<T>, T*)> all{narrow_rows_kernel<T>,
+                                                          held_rows_kernel<T>, forward_kernel<T>};
+    return kernels::launch_norms<T>(all, whole, shape.rows, shape.hidden, 1, kThreads, stream, norm,
+                                    static_cast<T*>(y));
   });
 }
 

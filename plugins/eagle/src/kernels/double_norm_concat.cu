@@ -307,18 +307,10 @@ int forward(const DoubleNormShape& shape, const DoubleNormInputs& in, void* out,
   return kernels::with_type(shape.type, [&]<class T>(T) {
     const auto problem = problem_of<T>(shape, in);
     const bool whole = !shape.twice && are_whole<T>(shape, in, static_cast<T*>(out));
-    if (whole && kernels::warp_holds<T>(shape.hidden)) {
-      constexpr int64_t kRows = 8;
-      return kernels::launch(narrow_forward_kernel<T>,
-                             dim3(kernels::grid_size((shape.rows + kRows - 1) / kRows), 2),
-                             dim3(32, kRows), 0, stream, problem, static_cast<T*>(out));
-    }
-    const auto holding =
-        whole ? kernels::threads_that_hold<T>(shape.hidden, kThreads) : std::nullopt;
-    return kernels::launch(holding ? held_forward_kernel<T> : forward_kernel<T>,
-                           dim3(kernels::grid_size(shape.rows), 2),
-                           dim3(holding.value_or(kernels::row_threads<T>(shape.hidden, kThreads))),
-                           0, stream, problem, static_cast<T*>(out));
+    const kernels::NormKernels<void (*)(Problem<T>, T*)> all{
+        narrow_forward_kernel<T>, held_forward_kernel<T>, forward_kernel<T>};
+    return kernels::launch_norms<T>(all, whole, shape.rows, shape.hidden, 2, kThreads, stream,
+                                    problem, static_cast<T*>(out));
   });
 }
 
