@@ -13,7 +13,7 @@ std::string name_of(const DraftRequest& request) {
     return fmt::format("parents {} ranks {}", fmt::join(request.form->parents, ","),
                        fmt::join(request.form->ranks, ","));
   }
-  const auto name =
+  auto name =
       fmt::format("{} tokens, {} deep, {} wide", request.max_tokens, request.depth, request.width);
   if (!request.sampler) return name;
   const auto& sampling = request.sampler->options();

@@ -46,7 +46,7 @@ at::Tensor places_that_count(const at::Tensor& weights, std::optional<int64_t> m
     return at::arange(weights.size(0), weights.options().dtype(at::kLong));
   }
   const auto left_out = weights.eq(0).to(at::kByte);
-  return at::argsort(left_out, /*stable=*/true, /*dim=*/0, /*descending=*/false).slice(0, 0, *most);
+  return at::argsort(left_out, /*stable=*/true, /*dim=*/0, /*descending=*/false).slice(0, 0, most);
 }
 
 }  // namespace
