@@ -74,14 +74,14 @@ BaseOutputs gathered(BaseOutputs outputs, const at::Tensor& index) {
   return outputs;
 }
 
-// Of answers that are usual in length, trees included, and of finished ones that go on.
-int64_t expected_rows(const Rows& prompts, const DecodeOptions& options) {
+// Of answers that are usual in length, trees included, and of finished ones where they go on.
+int64_t expected_rows(const Rows& prompts, const DecodeOptions& options, bool finished_go_on) {
   constexpr int64_t kUsualAnswer = 1024, kGrain = 64;
   size_t longest = 0;
   for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
   const int64_t answer = std::min(options.max_new_tokens, kUsualAnswer);
   const int64_t rows = static_cast<int64_t>(longest) + options.draft.max_tokens + answer +
-                       (prompts.size() > 1 ? answer / 2 : 0);
+                       (finished_go_on && prompts.size() > 1 ? answer / 2 : 0);
   return (rows + kGrain) / kGrain * kGrain;
 }
 
@@ -166,7 +166,7 @@ class Generation {
         last_(prompts.size(), kNone) {
     result_.sequences.resize(prompts.size());
     for (size_t i = 0; i < prompts.size(); ++i) numbers_.push_back(i);
-    cache_.expect(expected_rows(prompts, options));
+    cache_.expect(expected_rows(prompts, options, finished_go_on()));
     read(prompts);
   }
 
@@ -382,9 +382,12 @@ class Generation {
       append(numbers_[b], news[b]);
       if (!is_finished(result_.sequences[numbers_[b]])) going_on.push_back(static_cast<int64_t>(b));
     }
-    if (base_.device().is_cuda() && !going_on.empty()) fill_to_half(going_on);
+    if (finished_go_on() && !going_on.empty()) fill_to_half(going_on);
     if (going_on.size() < numbers_.size()) keep(going_on);
   }
+
+  // Where passes are recorded for a number of sequences.
+  bool finished_go_on() const { return base_.device().is_cuda(); }
 
   // All of them where more than half go on, else half, so that few numbers of sequences exist.
   void fill_to_half(std::vector<int64_t>& going_on) const {

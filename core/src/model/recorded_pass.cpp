@@ -19,8 +19,7 @@ constexpr int64_t kStepsOfRecording = 8;
 
 bool is_form_known(const PassForm& form, const nn::KvCache& cache, const DecoderStack& stack) {
   return cuda::few_rows_start && c10::InferenceMode::is_enabled() && cache.longest() > 0 &&
-         stack.embedding.is_cuda() && form.rows <= ops::kMostRowsOfSequence &&
-         form.sequences * form.rows <= ops::kMostRowsOfPass &&
+         stack.embedding.is_cuda() && ops::are_few_rows(form.sequences, form.rows) &&
          stack.embedding.scalar_type() == at::kBFloat16 && stack.embedding.is_contiguous() &&
          !stack.rotary.depends_on_length();
 }

@@ -60,8 +60,8 @@ CosSin CachedPass::tables(RotaryEmbedding& rotary, at::ScalarType type) const {
 
 // A prompt of one row has nothing before it and goes the way of prompts.
 bool CachedPass::may_be_few() const {
-  return c10::InferenceMode::is_enabled() && new_rows_ <= ops::kMostRowsOfSequence &&
-         cache_.batch_size() * new_rows_ <= ops::kMostRowsOfPass && cache_.longest() > 0;
+  return c10::InferenceMode::is_enabled() && ops::are_few_rows(cache_.batch_size(), new_rows_) &&
+         cache_.longest() > 0;
 }
 
 FewRowsPlace CachedPass::place_of(int64_t layer, const FewRowsLayer& parts, const at::Tensor& rows,

@@ -31,7 +31,7 @@ ops::FewRowsAttention attention_of(const FewRowsLayer& layer, const FewRowsPlace
 
 bool takes_few_rows(const FewRowsLayer& layer, const at::Tensor& input,
                     const at::Tensor& residual) {
-  return residual.size(1) <= ops::kMostRowsOfSequence &&
+  return ops::are_few_rows(residual.size(0), residual.size(1)) &&
          ops::attends_few_rows(residual, layer.head_dim) && ops::takes_few_rows(input, layer.qkv) &&
          ops::takes_few_rows(residual, layer.heads * layer.head_dim, {layer.output}) &&
          ops::takes_few_rows(residual, layer.gate_up) &&

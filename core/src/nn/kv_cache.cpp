@@ -183,9 +183,10 @@ void KvCache::keep(const std::vector<int64_t>& sequences) {
   std::vector<int64_t> lengths;
   for (const int64_t b : sequences) lengths.push_back(lengths_.at(static_cast<size_t>(b)));
   set_lengths(std::move(lengths));
+  auto index = at::tensor(sequences, at::kLong);
   for (const auto& layer : layers_) {
     if (!layer.key.defined()) continue;
-    const auto index = at::tensor(sequences, at::kLong).to(layer.key.device());
+    index = index.to(layer.key.device());
     for (const auto& all : {layer.key, layer.value}) {
       const auto rows = all.narrow(2, 0, used);
       rows.narrow(0, 0, batch_size()).copy_(rows.index_select(0, index));

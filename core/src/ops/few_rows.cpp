@@ -36,14 +36,9 @@ bool has_kernel_for(const LinearParameters& layer, int64_t inner, bool is_last) 
 void multiply(const at::Tensor& x, const LinearParameters& layer, const at::Tensor& residual,
               at::Tensor y) {
   const auto weight = layer.weight.t();
-  if (!residual.defined() && !layer.bias.defined()) {
-    at::mm_out(y, x, weight);
-  } else if (!residual.defined()) {
-    at::addmm_out(y, layer.bias, x, weight);
-  } else {
-    at::addmm_out(y, residual, x, weight);
-    if (layer.bias.defined()) y.add_(layer.bias);
-  }
+  const auto& added = residual.defined() ? residual : layer.bias;
+  added.defined() ? at::addmm_out(y, added, x, weight) : at::mm_out(y, x, weight);
+  if (residual.defined() && layer.bias.defined()) y.add_(layer.bias);
 }
 
 void multiply_gated(const at::Tensor& x, const std::vector<LinearParameters>& layers,
@@ -65,7 +60,7 @@ void multiply_many(const at::Tensor& x, const NormBefore& norm,
   const auto all = flat(y), added = residual.defined() ? flat(residual) : at::Tensor();
   if (joined == Joined::kGated) {
     multiply_gated(rows, layers, all);
-    if (added.defined()) at::Tensor(all).add_(added);
+    if (added.defined()) all.add_(added);
     return;
   }
   int64_t begin = 0;

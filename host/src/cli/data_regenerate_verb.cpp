@@ -270,7 +270,7 @@ void add_data_regenerate_verb(CLI::App& data, const GlobalOptions& global) {
   batch_size->description(
       fmt::format("{}; on a GPU {} by default", batch_size->get_description(), kBatchSizeOfGpu));
   verb->callback([arguments, batch_size, &global] {
-    const bool is_on_gpu = arguments->decode.model.device.rfind("cuda", 0) == 0;
+    const bool is_on_gpu = arguments->decode.model.device.starts_with("cuda");
     if (batch_size->empty() && is_on_gpu) arguments->decode.batch_size = kBatchSizeOfGpu;
     regenerate(*arguments, global);
   });

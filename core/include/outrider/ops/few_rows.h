@@ -17,6 +17,10 @@ namespace outrider::ops {
 /// Rows of a pass that go this way on a GPU, of all sequences together and of each.
 constexpr int64_t kMostRowsOfPass = 2048, kMostRowsOfSequence = 32;
 
+constexpr bool are_few_rows(int64_t sequences, int64_t rows_of_each) {
+  return rows_of_each <= kMostRowsOfSequence && sequences * rows_of_each <= kMostRowsOfPass;
+}
+
 /// RMSNorm before something else; undefined weight: none.
 struct NormBefore {
   at::Tensor weight;
