@@ -30,6 +30,7 @@ struct Pack {
   Accumulate<T> x[kSize];
 };
 
+/// Widens what lies in memory; bits_of() is the inverse.
 template <class T>
 __device__ Pack<T> pack_of(const uint4& bits) {
   T elements[Pack<T>::kSize];
