@@ -13,7 +13,7 @@ MEASURED = {
     ("8b-k3-2048x8",): (29.3, 27405), ("8b-k3-2048x8", "--base-precision", "fp8"): (24.3, 35857),
     ("8b-k3-2048x1",): (23.8, 24256), ("8b-k7-2048x8",): (30.8, 18210), ("8b-k7-4096x8",): (39.2, 17714),
     ("8b-k7-32768x1",): (39.1, 12712), ("1b-k3-2048x8",): (9.6, 109712), ("1b-k3-2048x1",): (6.2, 91994),
-    ("1b-k7-2048x8",): (12.9, 63784), ("1b-k7-4096x8",): (14.2, 58445)}
+    ("1b-k7-2048x8",): (12.9, 63784), ("1b-k7-4096x8",): (20.3, 63916)}
 
 
 @pytest.fixture
@@ -45,6 +45,18 @@ def test_parameters_are_counted(plan):
     eight = plan("--workload", "8b-k3-2048x8", "--base-precision", "fp8")["step"]["memory"]
     matrices, rows = layer - 2 * h, 2 * h + 2 * kv + 2 * i + h
     assert memory["base"] - eight["base"] == 32 * (matrices - 4 * rows)
+
+
+def test_products_are_kept_for_as_many_steps_as_there_is_room_for(plan):
+    def memory_of(*options, memory="80GiB"):
+        return plan("--workload", "8b-k7-2048x8", *options, memory=memory)["step"]["memory"]
+
+    step = 16384 * 2 * 14336 * 2  # gate and up of one step, in bfloat16
+    none, all_of_them = memory_of("--recompute", "products"), memory_of("--recompute", "elementwise")
+    assert all_of_them["kept"] - none["kept"] == 7 * step
+    some = memory_of()
+    assert some["kept"] - none["kept"] == step and some["total"] <= 32 * GIB < some["total"] + step
+    assert memory_of(memory="140GiB") == some and memory_of(memory="24GiB") == none
 
 
 def test_a_run_is_what_was_planned(plan, train, eagle, shards, tmp_path):

@@ -11,10 +11,10 @@
 #include "bench/timing.h"
 #include "data/batches.h"
 #include "machine/device.h"
-#include "plan/step_cost.h"
 #include "trainer/base_precision.h"
 #include "trainer/recorded_passes.h"
 #include "trainer/run_setup.h"
+#include "trainer/step_cost.h"
 #include "trainer/step_setup.h"
 
 namespace outrider {
@@ -47,7 +47,7 @@ class BenchedStep {
     draw_batches(workload);
     training_mode_.emplace(*model_);
     training_.emplace(*model_, optimizer_options(options.settings), GradientReduction{},
-                      recompute_of(options.settings, options.device));
+                      recompute_of(options.settings, *model_));
     if (auto how = recording_of(options.settings, options.device, model_->config().hidden_size,
                                 options.on_note)) {
       recorded_.emplace(*training_, *std::move(how));

@@ -28,14 +28,15 @@ int64_t padded_width(int64_t length) {
 
 PlannedStep step_of(const CausalLM& model, const PlanOptions& options, int64_t rows, int64_t length,
                     int64_t passes) {
-  const auto recompute =
-      recompute_within(options.settings, static_cast<int64_t>(options.device_memory));
   const auto recording =
       recording_of(options.settings, at::Device(at::kCUDA), model.config().hidden_size, {});
-  PlannedStep step{{rows, length, recompute.level, recompute.most_kept}};
+  PlannedStep step{{rows, length, recompute_asked(options.settings)}};
   step.accumulates = passes > 1;
   step.is_recorded = recording && rows * length <= recording->most_tokens.value_or(rows * length);
   step.base_in_eight_bits = options.settings.base_precision == "fp8";
+  if (options.settings.recompute == "auto") {
+    step.shape.most_kept = room_for_products(model, step, options.device_memory);
+  }
   return step;
 }
 

@@ -6,7 +6,7 @@
 #include "outrider/api.h"
 #include "outrider/host/token_shards.h"
 #include "outrider/host/trainer.h"
-#include "plan/step_cost.h"
+#include "trainer/step_cost.h"
 
 namespace outrider {
 

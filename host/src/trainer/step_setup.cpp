@@ -1,9 +1,14 @@
 #include "trainer/step_setup.h"
 
+#include <ATen/core/DimVector.h>
+
+#include <map>
+
 #include "first_line.h"
 #include "machine/device.h"
 #include "outrider/error.h"
 #include "outrider/text.h"
+#include "trainer/step_cost.h"
 
 namespace outrider {
 namespace {
@@ -12,8 +17,24 @@ namespace {
 // memory is not worth it.
 constexpr int64_t kMostElementsForGraphs = int64_t{1} << 25;
 
-// Products are computed again where they would take more than this part of a device's memory.
-constexpr int64_t kShareOfKept = 20;
+// Shapes come again and again.
+std::function<int64_t(const TrainBatch&)> room_on_device(const TrainingSettings& settings,
+                                                         const CausalLM& model) {
+  const PlannedStep step{.accumulates = settings.gradient_accumulation_steps > 1,
+                         .base_in_eight_bits = settings.base_precision == "fp8"};
+  const auto bytes = static_cast<double>(device_memory(model.device()).total);
+  return [&model, step, bytes,
+          known = std::map<at::DimVector, int64_t>()](const TrainBatch& batch) mutable {
+    const auto sizes = batch.input_ids.sizes();
+    const auto [found, is_new] = known.try_emplace(at::DimVector(sizes));
+    if (is_new) {
+      auto planned = step;
+      planned.shape = {.rows = sizes[0], .length = sizes[1]};
+      found->second = room_for_products(model, planned, bytes);
+    }
+    return found->second;
+  };
+}
 
 }  // namespace
 
@@ -22,18 +43,19 @@ AdamWOptions optimizer_options(const TrainingSettings& settings) {
           settings.max_grad_norm};
 }
 
-Recomputation recompute_of(const TrainingSettings& settings, at::Device device) {
-  const bool is_auto = settings.recompute == "auto";
-  if (is_auto && !device.is_cuda()) return {};
-  return recompute_within(settings, is_auto ? device_memory(device).total : 0);
+ops::Recompute recompute_asked(const TrainingSettings& settings) {
+  if (settings.recompute == "nothing") return ops::Recompute::kNothing;
+  if (settings.recompute == "products") return ops::Recompute::kProducts;
+  return ops::Recompute::kElementwise;
 }
 
-Recomputation recompute_within(const TrainingSettings& settings, int64_t device_bytes) {
-  const auto& asked = settings.recompute;
-  if (asked == "nothing") return {};
-  if (asked == "products") return {ops::Recompute::kProducts};
-  Recomputation recomputation{ops::Recompute::kElementwise};
-  if (asked == "auto") recomputation.most_kept = device_bytes / kShareOfKept;
+Recomputation recompute_of(const TrainingSettings& settings, const CausalLM& model) {
+  const bool is_auto = settings.recompute == "auto";
+  if (is_auto && !model.device().is_cuda()) return {};
+  // What a base that is trained itself takes is not predicted.
+  if (is_auto && trains_base(model)) return {ops::Recompute::kProducts};
+  Recomputation recomputation{recompute_asked(settings)};
+  if (is_auto) recomputation.most_kept = room_on_device(settings, model);
   return recomputation;
 }
 

@@ -13,9 +13,10 @@ namespace outrider {
 
 // What settings mean for the parts of a step.
 AdamWOptions optimizer_options(const TrainingSettings& settings);
-Recomputation recompute_of(const TrainingSettings& settings, at::Device device);
-/// The same on a GPU with so many bytes of memory.
-Recomputation recompute_within(const TrainingSettings& settings, int64_t device_bytes);
+/// What --recompute asks for on a GPU, but for how much is kept with `auto`.
+ops::Recompute recompute_asked(const TrainingSettings& settings);
+/// `model` must outlive it.
+Recomputation recompute_of(const TrainingSettings& settings, const CausalLM& model);
 /// Nothing where passes are not recorded. `say` is told where a draft's cannot be. Throws
 /// kInvalidArgument where recording is asked for elsewhere than on a GPU.
 std::optional<RecordedPasses::Options> recording_of(

@@ -89,7 +89,7 @@ Trainer::Trainer(CausalLM& model, const TrainOptions& options, MetricsCallback o
       on_metrics_(std::move(on_metrics)),
       gradient_sum_(sum_over(options, model.device())),
       training_(model, optimizer_options(options), reduction_by(gradient_sum_),
-                recompute_of(options, model.device())),
+                recompute_of(options, model)),
       data_(options.data, model, part_of(options)),
       eval_data_(open_if_given(options.eval_data, model, part_of(options))),
       selection_(select_conversations(data_.tokens(), model, options.max_length)),

@@ -16,14 +16,6 @@
 namespace outrider {
 namespace {
 
-bool includes_base(const std::vector<AdamW::Parameter>& parameters, const CausalLM& model) {
-  return std::ranges::any_of(parameters, [&](const auto& parameter) {
-    return std::ranges::none_of(model.speculative_state(), [&](const auto& draft) {
-      return parameter.name.starts_with(draft.attribute + ".");
-    });
-  });
-}
-
 /// Called when a backward pass has added up a parameter's gradient.
 class WhenComplete : public torch::autograd::PostAccumulateGradHook {
  public:
@@ -52,14 +44,22 @@ std::vector<AdamW::Parameter> trainable_parameters(const CausalLM& model) {
               "convert the base model again");
 }
 
+bool trains_base(const CausalLM& model) {
+  return std::ranges::any_of(trainable_parameters(model), [&](const auto& parameter) {
+    return std::ranges::none_of(model.speculative_state(), [&](const auto& draft) {
+      return parameter.name.starts_with(draft.attribute + ".");
+    });
+  });
+}
+
 TrainingStep::TrainingStep(CausalLM& model, const AdamWOptions& options,
                            GradientReduction reduction, Recomputation recompute)
     : model_(model),
       parameters_(trainable_parameters(model)),
-      trains_base_(includes_base(parameters_, model)),
+      trains_base_(outrider::trains_base(model)),
       optimizer_(parameters_, options),
       reduction_(std::move(reduction)),
-      recompute_(recompute) {
+      recompute_(std::move(recompute)) {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     torch::autograd::impl::set_post_acc_grad_hooks(
         parameters_[i].tensor, std::make_unique<WhenComplete>([this, i] { collect(i); }));
@@ -95,7 +95,7 @@ std::pair<ForwardOutput, at::Tensor> TrainingStep::forward_and_backward(ForwardI
                                                                         double share) {
   input.want_lm_loss = trains_base_;
   input.batch.recompute = recompute_.level;
-  input.batch.most_kept = recompute_.most_kept;
+  if (recompute_.most_kept) input.batch.most_kept = recompute_.most_kept(input.batch);
   auto output = model_.forward(input);
   const auto loss = output.loss * share;
   loss.backward();

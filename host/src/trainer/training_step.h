@@ -29,8 +29,11 @@ struct GradientReduction {
 /// What a step computes again: see TrainBatch::recompute and most_kept.
 struct Recomputation {
   ops::Recompute level = ops::Recompute::kNothing;
-  int64_t most_kept = std::numeric_limits<int64_t>::max();
+  std::function<int64_t(const TrainBatch&)> most_kept{};  // empty: without a limit
 };
+
+/// Whether a parameter that belongs to no draft would be trained.
+bool trains_base(const CausalLM& model);
 
 /// Updates of what a model trains: forward and backward over the batches of a step, gradients
 /// reduced and clipped, AdamW. It knows no file, clock or log.

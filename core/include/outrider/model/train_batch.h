@@ -41,8 +41,8 @@ struct TrainBatch {
   bool measure_acceptance = false;
   /// What drafts compute again in the backward pass, to save memory.
   ops::Recompute recompute = ops::Recompute::kNothing;
-  /// With kElementwise: bytes that kept products may take; where they would take more, they are
-  /// computed again as well.
+  /// With kElementwise: bytes that kept products may take. Those of the first steps are kept, as
+  /// many as fit; the others are computed again as well.
   int64_t most_kept = std::numeric_limits<int64_t>::max();
   /// Empty unless intermediate tensors are wanted.
   TensorRecorder recorder;

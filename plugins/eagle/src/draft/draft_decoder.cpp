@@ -96,15 +96,12 @@ at::Tensor DraftDecoder::shifted_right(const at::Tensor& x) const {
   return at::cat({wraps_ ? last : at::zeros_like(last), x.slice(1, 0, -1)}, 1);
 }
 
-// Products are kept while there is room for those of all steps.
-ops::Recompute DraftDecoder::recompute_in(const Pass& pass) const {
+ops::Recompute DraftDecoder::recompute_in(const Pass& pass, int64_t step) const {
   const auto& batch = pass.batch;
   if (batch.recompute != ops::Recompute::kElementwise) return batch.recompute;
-  const auto rows = static_cast<double>(batch.input_ids.numel() * pass.steps);
-  const auto row_bytes =
-      static_cast<double>(products_per_row_) * static_cast<double>(pass.embeddings.element_size());
-  return rows * row_bytes > static_cast<double>(batch.most_kept) ? ops::Recompute::kProducts
-                                                                 : batch.recompute;
+  const int64_t step_bytes =
+      batch.input_ids.numel() * products_per_row_ * pass.embeddings.element_size();
+  return step < batch.most_kept / step_bytes ? batch.recompute : ops::Recompute::kProducts;
 }
 
 StepContext DraftDecoder::lagged_context(const Pass& pass, int64_t step) const {
@@ -115,7 +112,7 @@ StepContext DraftDecoder::lagged_context(const Pass& pass, int64_t step) const {
                       {},
                       pass.batch.part,
                       {},
-                      recompute_in(pass)};
+                      recompute_in(pass, step)};
   if (const auto& documents = pass.batch.documents) context.documents = documents->first(size);
   const auto& key_mask = pass.batch.key_mask;
   if (!key_mask.defined() || (step > 0 && !masks_padding_keys_)) return context;
@@ -135,8 +132,7 @@ StepContext DraftDecoder::whole_context(const Pass& pass) const {
           key_mask.defined() ? shifted_left(key_mask) : at::Tensor(),
           {},
           std::nullopt,
-          std::nullopt,
-          recompute_in(pass)};
+          std::nullopt};
 }
 
 at::Tensor DraftDecoder::run_layers(const at::Tensor& hidden, const StepContext& context,
@@ -165,9 +161,10 @@ std::vector<at::Tensor> DraftDecoder::run_lagged(at::Tensor hidden, const Pass& 
 
 // Every step is a pass of its own over all positions, some of which read the step before's output.
 std::vector<at::Tensor> DraftDecoder::run_mixed(at::Tensor hidden, const Pass& pass) const {
-  const auto context = whole_context(pass);
+  auto context = whole_context(pass);
   std::vector<at::Tensor> outputs;
   for (int64_t step = 0; step < pass.steps; ++step) {
+    context.recompute = recompute_in(pass, step);
     if (step > 0 && pass.batch.recorder) {
       pass.batch.recorder(fmt::format("draft_input_hidden.step_{}", step), hidden);
     }

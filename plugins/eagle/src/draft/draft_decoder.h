@@ -49,7 +49,7 @@ class DraftDecoder {
     at::Tensor embeddings;  // [B,S,h] of the tokens
     int64_t length, steps;
   };
-  ops::Recompute recompute_in(const Pass& pass) const;
+  ops::Recompute recompute_in(const Pass& pass, int64_t step) const;
   StepContext lagged_context(const Pass& pass, int64_t step) const;
   StepContext whole_context(const Pass& pass) const;
   at::Tensor run_layers(const at::Tensor& hidden, const StepContext& context,

@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "eagle_draft.h"
 
@@ -44,15 +45,19 @@ std::optional<TrainingCost> EagleDraft::training_cost(const TrainingShape& shape
   const auto heads = static_cast<double>(head_count());
   const double positions = shape.positions(), passes = positions * steps * sizes.layers;
   const bool keeps_all = shape.recompute == ops::Recompute::kNothing;
-  const double products = passes * sizes.products() * element;
-  const bool keeps_products = keeps_all || (shape.recompute == ops::Recompute::kElementwise &&
-                                            products <= static_cast<double>(shape.most_kept));
+  const double step_products = positions * sizes.layers * sizes.products() * element;
+  const double kept_steps =
+      keeps_all ? steps
+      : shape.recompute == ops::Recompute::kElementwise
+          ? std::min(steps, std::floor(static_cast<double>(shape.most_kept) / step_products))
+          : 0;
   TrainingCost cost;
   cost.kept = passes * (sizes.elements() * element + sizes.statistics_bytes()) +
               positions * sizes.hidden * element * (1 + steps * heads);
-  if (keeps_products) cost.kept += products;
+  cost.kept += kept_steps * step_products;
   if (keeps_all) cost.kept += passes * sizes.elementwise() * element;
-  cost.working = positions * element * (sizes.working() + (keeps_products ? 0 : sizes.products()));
+  cost.working =
+      positions * element * (sizes.working() + (kept_steps < steps ? sizes.products() : 0));
   cost.operations = passes * 6 * static_cast<double>(shape.length) * sizes.queries;
   for (const auto& item : named_parameters()) {
     if (item.value().dim() != 2 || item.key().starts_with("embed_tokens.")) continue;

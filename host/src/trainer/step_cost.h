@@ -41,6 +41,12 @@ constexpr double kSlack = 0.02, kOutside = 0.8 * (1 << 30);
 /// Throws kNotConverted without a draft, kUnsupported for a base that is trained itself.
 OUTRIDER_API StepMemory memory_of(const CausalLM& model, const PlannedStep& step);
 
+/// Bytes that kept products of a step may take (TrainBatch::most_kept) on a device of so many:
+/// what all else leaves of nine tenths of it, or of 32 GiB where that is less. Beyond, memory is
+/// worth more than the few percent of time that products cost once more.
+OUTRIDER_API int64_t room_for_products(const CausalLM& model, PlannedStep step,
+                                       double device_bytes);
+
 /// Operations of a pass of products and attention, none of them twice.
 struct StepOperations {
   double base = 0.0, draft = 0.0;

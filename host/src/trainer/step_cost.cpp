@@ -1,4 +1,4 @@
-#include "plan/step_cost.h"
+#include "trainer/step_cost.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/ScalarType.h>
@@ -18,6 +18,8 @@ namespace {
 // As of the loss in ops/streaming_cross_entropy.h: the draft's logits of all steps on a GPU, and
 // the base's, one for all steps of a row: three steps are assumed.
 constexpr double kChunkBytes = 1 << 29, kFewestChunkRows = 4096, kOfDraftAndBase = 4.0 / 3;
+
+constexpr double kShareToFill = 0.9, kPlentyOfMemory = 32.0 * (1 << 30);
 
 struct Parameters {
   double base = 0.0, base_in_eight_bits = 0.0, draft = 0.0;  // bytes
@@ -190,6 +192,13 @@ StepMemory memory_of(const CausalLM& model, const PlannedStep& step) {
   update.gradients = gradients;
   const std::array moments{base_pass, backward, update};
   return with_slack(*std::ranges::max_element(moments, {}, &StepMemory::total));
+}
+
+int64_t room_for_products(const CausalLM& model, PlannedStep step, double device_bytes) {
+  step.shape.recompute = ops::Recompute::kProducts;
+  const double most = std::min(kShareToFill * device_bytes, kPlentyOfMemory);
+  const double room = (most - memory_of(model, step).total()) / (1 + kSlack);
+  return std::max(int64_t{0}, static_cast<int64_t>(room));
 }
 
 StepOperations operations_of(const CausalLM& model, const TrainingShape& shape) {
