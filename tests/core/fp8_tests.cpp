@@ -56,6 +56,14 @@ TEST_CASE("layers that read the same rows share them quantised, and others are n
   CHECK_CLOSE(second.forward(x), y * 2, 1e-5);
   CHECK(!at::allclose(first.forward(other), y));
   CHECK_CLOSE(first.forward(x), y, 0.0);
+  CHECK(x.use_count() == 1);  // and they are not kept
+}
+
+TEST_CASE("a layer that is alone with its rows gives what one beside others does") {
+  const auto weight = random({16, 16}, 5, at::kFloat), x = random({3, 16}, 6, at::kFloat);
+  const nn::Fp8Product alone(weight, {}, nullptr);
+  const nn::Fp8Product beside(weight, {}, std::make_shared<nn::Fp8Input>());
+  CHECK_CLOSE(alone.forward(x), beside.forward(x), 0.0);
 }
 
 TEST_CASE("a released weight keeps its shape") {

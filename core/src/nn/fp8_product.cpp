@@ -32,11 +32,15 @@ at::Tensor device_product(const ops::QuantizedRows& x, const ops::QuantizedRows&
 }  // namespace
 
 const ops::QuantizedRows& Fp8Input::of(const at::Tensor& rows) {
-  if (!last_.defined() || !last_.is_same(rows)) {
+  if (!made_last_of(rows)) {
     quantized_ = ops::quantize_rows(rows.flatten(0, -2));
-    last_ = rows;
+    last_.emplace(rows.getIntrusivePtr());
   }
   return quantized_;
+}
+
+bool Fp8Input::made_last_of(const at::Tensor& rows) const {
+  return last_ && last_->lock().get() == rows.unsafeGetTensorImpl();
 }
 
 Fp8Product::Fp8Product(const at::Tensor& weight, at::Tensor bias, std::shared_ptr<Fp8Input> input)
@@ -53,7 +57,7 @@ Fp8Product::Fp8Product(const at::Tensor& weight, at::Tensor bias, std::shared_pt
 }
 
 at::Tensor Fp8Product::forward(const at::Tensor& x) const {
-  const auto& rows = input_->of(x);
+  const auto rows = input_ ? input_->of(x) : ops::quantize_rows(x.flatten(0, -2));
   auto y = x.is_cuda() ? device_product(rows, weight_) : widened_product(rows, weight_);
   y = y.to(x.scalar_type());
   if (bias_.defined()) y = y + bias_;

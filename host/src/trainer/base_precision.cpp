@@ -30,6 +30,14 @@ std::vector<at::Tensor> last_hidden(CausalLM& model, const TrainingData& data,
   return all;
 }
 
+std::vector<nn::Linear*> linears_of(const torch::nn::Module& layer) {
+  std::vector<nn::Linear*> linears;
+  for (const auto& module : layer.modules()) {
+    if (auto* linear = module->as<nn::Linear>()) linears.push_back(linear);
+  }
+  return linears;
+}
+
 void compare(const LmHead& head, const at::Tensor& before, const at::Tensor& after,
              TeacherCost& cost) {
   for (int64_t begin = 0; begin < before.size(0); begin += kRowsAtOnce) {
@@ -47,16 +55,16 @@ void compare(const LmHead& head, const at::Tensor& before, const at::Tensor& aft
 
 void multiply_in_eight_bits(const CausalLM& model) {
   const auto input = std::make_shared<nn::Fp8Input>();
-  int64_t count = 0;
+  size_t count = 0;
   for (const auto& layer : model.decoder_layers()) {
-    for (const auto& module : layer->modules()) {
-      auto* linear = module->as<nn::Linear>();
-      if (!linear) continue;
-      linear->replace_product(
-          std::make_shared<nn::Fp8Product>(linear->weight, linear->bias, input));
+    const auto linears = linears_of(*layer);
+    for (auto* linear : linears) {
+      // The rows that the last one reads, an MLP's, are its alone, and the widest.
+      linear->replace_product(std::make_shared<nn::Fp8Product>(
+          linear->weight, linear->bias, linear == linears.back() ? nullptr : input));
       linear->release_weight();
-      ++count;
     }
+    count += linears.size();
   }
   if (count > 0) return;
   throw Error(ErrorCode::kUnsupported,

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 
 #include "outrider/api.h"
 #include "outrider/nn/linear.h"
@@ -11,13 +12,16 @@
 namespace outrider::nn {
 
 /// The rows that layers beside each other read, such as the projections of query, key and value:
-/// quantised once for all of them. Not for two threads at once.
+/// quantised once for all of them. It keeps what it made of the last ones, but not these. Not for
+/// two threads at once.
 class OUTRIDER_API Fp8Input {
  public:
   const ops::QuantizedRows& of(const at::Tensor& rows);
 
  private:
-  at::Tensor last_;
+  bool made_last_of(const at::Tensor& rows) const;
+
+  std::optional<c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>> last_;
   ops::QuantizedRows quantized_;
 };
 
@@ -28,7 +32,7 @@ class OUTRIDER_API Fp8Input {
 class OUTRIDER_API Fp8Product : public LinearProduct {
  public:
   /// weight [out,in], on a GPU with both sizes multiples of 16 (else kUnsupported); bias [out] or
-  /// undefined.
+  /// undefined; input null where no other layer reads the same rows: nothing is kept then.
   Fp8Product(const at::Tensor& weight, at::Tensor bias, std::shared_ptr<Fp8Input> input);
 
   /// No gradient. Throws kUnsupported where the GPU has no such products.
