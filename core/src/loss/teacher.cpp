@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "outrider/ops/linear.h"
+
 namespace outrider::loss {
 
 Teacher::Teacher(const BaseOutputs& base, at::Tensor target_ids)
@@ -14,7 +16,7 @@ Teacher::Teacher(const BaseOutputs& base, at::Tensor target_ids)
 ops::TeacherTargets Teacher::targets(const at::Tensor& rows) const {
   if (!logits_.defined()) {
     return {hidden_.index_select(0, rows),
-            [weight = weight_](const at::Tensor& r) { return at::linear(r, weight); },
+            [weight = weight_](const at::Tensor& r) { return ops::linear(r, weight); },
             {}};
   }
   return {rows,

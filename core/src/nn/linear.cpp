@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "outrider/ops/linear.h"
+#include "outrider/ops/product.h"
 
 namespace outrider::nn {
 
@@ -35,7 +36,7 @@ bool Linear::adds_in_place(const at::Tensor& residual, const at::Tensor& x) cons
 
 at::Tensor Linear::add_to(const at::Tensor& residual, const at::Tensor& x) const {
   if (!adds_in_place(residual, x)) return residual + forward(x);
-  residual.flatten(0, -2).addmm_(x.flatten(0, -2), weight.t());
+  ops::add_product(residual.flatten(0, -2), x.flatten(0, -2), weight.t());
   return residual;
 }
 

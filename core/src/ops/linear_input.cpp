@@ -7,6 +7,8 @@
 #include <utility>
 
 #include "outrider/error.h"
+#include "outrider/ops/linear.h"
+#include "outrider/ops/product.h"
 
 namespace outrider::ops {
 namespace {
@@ -71,8 +73,8 @@ class MadeAgain {
 
 // Σ dY W, added up in the products.
 at::Tensor input_gradient(const variable_list& grads, at::TensorList weights) {
-  auto sum = at::mm(grads[0], weights[0]);
-  for (size_t i = 1; i < grads.size(); ++i) sum.addmm_(grads[i], weights[i]);
+  auto sum = product(grads[0], weights[0]);
+  for (size_t i = 1; i < grads.size(); ++i) add_product(sum, grads[i], weights[i]);
   return sum;
 }
 
@@ -88,8 +90,7 @@ struct LinearOfInput : torch::autograd::Function<LinearOfInput> {
         c10::make_intrusive<KeptInput>(make, sources.size(), biases.size()));
     variable_list outputs;
     for (size_t i = 0; i < weights.size(); ++i) {
-      outputs.push_back(biases.empty() ? at::linear(x, weights[i])
-                                       : at::linear(x, weights[i], biases[i]));
+      outputs.push_back(linear(x, weights[i], biases.empty() ? at::Tensor() : biases[i]));
     }
     return outputs;
   }
@@ -109,7 +110,7 @@ struct LinearOfInput : torch::autograd::Function<LinearOfInput> {
     variable_list results;
     for (size_t i = 0; i < weights.size(); ++i) {
       const bool is_wanted = wanted[sources.size() + i];
-      results.push_back(is_wanted ? at::mm(grads[i].t(), input.rows()) : at::Tensor());
+      results.push_back(is_wanted ? product(grads[i].t(), input.rows()) : at::Tensor());
     }
     for (size_t i = 0; i < kept->biases; ++i) {
       results.push_back(wanted[saved.size() + i] ? grads[i].sum(0) : at::Tensor());

@@ -14,6 +14,7 @@
 #include "ops/student_chunks.h"
 #include "outrider/error.h"
 #include "outrider/kernels/accumulation.h"
+#include "outrider/ops/product.h"
 
 namespace outrider::ops {
 namespace {
@@ -91,24 +92,12 @@ void copy_results(const kernels::RowResults& from, const RowMetrics& to, int64_t
 
 at::Tensor logits_of(const at::Tensor& rows, const Head& head) {
   return head.bias.defined() ? at::addmm(head.bias, rows, head.weight.t())
-                             : at::mm(rows, head.weight.t());
-}
-
-// sum += aᵀ b, wider than a and b where those are of a half type. On a GPU the product adds to the
-// sum itself: otherwise it would be a second matrix of that size, and another pass over both.
-void add_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
-  if (sum.scalar_type() == a.scalar_type()) {
-    sum.addmm_(a.t(), b);
-  } else if (sum.is_cuda()) {
-    at::addmm_out(sum, sum, a.t(), b, sum.scalar_type());
-  } else {
-    sum.add_(at::mm(a.t(), b));
-  }
+                             : product(rows, head.weight.t());
 }
 
 // d_logits [R,V] of rows [R,h].
 void add_gradient(HeadGradients& gradients, const at::Tensor& d_logits, const at::Tensor& rows) {
-  if (gradients.weight.defined()) add_product(gradients.weight, d_logits, rows);
+  if (gradients.weight.defined()) add_product(gradients.weight, d_logits.t(), rows);
   if (gradients.bias.defined()) {
     gradients.bias.add_(d_logits.sum(0, /*keepdim=*/false, gradients.bias.scalar_type()));
   }
@@ -130,7 +119,7 @@ RowMetrics stream(StudentChunks& students, const Head& head, const Targets& targ
     copy_results(loss_rows(logits, targets, begin, end, weights, write_gradient), metrics, begin,
                  end);
     const auto& d_logits = logits;  // which the kernels wrote over them
-    if (students.wants_gradient()) students.write_gradient(chunk, at::mm(d_logits, head.weight));
+    if (students.wants_gradient()) students.write_gradient(chunk, product(d_logits, head.weight));
     add_gradient(gradients, d_logits, chunk.head_inputs);
   }
   return metrics;
@@ -247,7 +236,7 @@ StreamingLoss streaming_cross_entropy(const StudentRows& students, const at::Ten
 LogitStatistics streaming_logit_statistics(const at::Tensor& rows, const at::Tensor& weight) {
   return chunked_statistics(
       rows.size(0), rows_per_chunk(rows.size(0), 1, weight.size(0), weight), rows,
-      [&](int64_t begin, int64_t end) { return at::mm(rows.slice(0, begin, end), weight.t()); });
+      [&](int64_t begin, int64_t end) { return product(rows.slice(0, begin, end), weight.t()); });
 }
 
 LogitStatistics stored_logit_statistics(const at::Tensor& logits, const at::Tensor& index) {

@@ -17,8 +17,13 @@ AdamW::AdamW(const std::vector<Parameter>& parameters, const AdamWOptions& optio
     const bool is_float = tensor.scalar_type() == at::kFloat;
     // For float32 the "master" is the parameter itself: the same storage without its gradient.
     const auto master = is_float ? tensor.detach() : tensor.detach().to(at::kFloat);
-    slots_.push_back({name, tensor, master, at::zeros_like(master), at::zeros_like(master),
-                      at::zeros({}, master.options()), at::Tensor(),
+    slots_.push_back({name,
+                      {.parameter = tensor,
+                       .master = master,
+                       .gradient = {},
+                       .exp_avg = at::zeros_like(master),
+                       .exp_avg_sq = at::zeros_like(master),
+                       .step = at::zeros({}, master.options())},
                       options.decays_vectors || tensor.dim() > 1,
                       !is_float || is_rounded_when_saved});
   }
@@ -26,30 +31,19 @@ AdamW::AdamW(const std::vector<Parameter>& parameters, const AdamWOptions& optio
 
 at::Tensor AdamW::take_gradient(size_t index) {
   const at::NoGradGuard no_grad;
-  auto& gradient = slots_[index].parameter.mutable_grad();
+  auto& gradient = slots_[index].tensors.parameter.mutable_grad();
   if (!gradient.defined()) return {};
-  const auto taken = gradient.to(at::kFloat).contiguous();
+  const bool widens = options_.widens_gradients || !gradient.is_cuda();
+  const auto taken = (widens ? gradient.to(at::kFloat) : gradient).contiguous();
   gradient.reset();
   return taken;
 }
 
 void AdamW::add_gradient(size_t index, const at::Tensor& gradient) {
   const at::NoGradGuard no_grad;
-  auto& sum = slots_[index].gradient;
+  auto& sum = slots_[index].tensors.gradient;
   if (!gradient.defined()) return;
-  if (sum.defined()) {
-    sum.add_(gradient);
-  } else {
-    sum = gradient;
-  }
-}
-
-std::vector<at::Tensor> AdamW::gather(at::Tensor Slot::*member, bool decays) const {
-  std::vector<at::Tensor> tensors;
-  for (const auto& slot : slots_) {
-    if (slot.gradient.defined() && slot.decays == decays) tensors.push_back(slot.*member);
-  }
-  return tensors;
+  sum = sum.defined() ? sum.to(at::kFloat).add_(gradient) : gradient;
 }
 
 void AdamW::collect_gradients() {
@@ -58,7 +52,7 @@ void AdamW::collect_gradients() {
 
 std::vector<at::Tensor> AdamW::gradients() const {
   std::vector<at::Tensor> tensors;
-  for (const auto& slot : slots_) tensors.push_back(slot.gradient);
+  for (const auto& slot : slots_) tensors.push_back(slot.tensors.gradient);
   return tensors;
 }
 
@@ -68,61 +62,50 @@ std::vector<at::Tensor> AdamW::defined_gradients() const {
   return tensors;
 }
 
-at::Tensor AdamW::clip_gradients() const {
+at::Tensor AdamW::gradient_norm() const {
   const auto tensors = defined_gradients();
-  if (tensors.empty()) return at::zeros({}, slots_.front().step.options());
-  const auto norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(tensors, 2)), 2);
-  if (options_.max_grad_norm > 0) {
-    at::_foreach_mul_(tensors, at::clamp_max(options_.max_grad_norm / (norm + 1e-6), 1.0));
-  }
-  return norm;
+  if (tensors.empty()) return at::zeros({}, slots_.front().tensors.step.options());
+  return at::linalg_vector_norm(at::stack(at::_foreach_norm(tensors, 2, at::kFloat)), 2);
 }
 
-void AdamW::update(double learning_rate, bool decays) {
-  const auto masters = gather(&Slot::master, decays);
-  if (masters.empty()) return;
-  const auto steps = gather(&Slot::step, decays);
-  at::_foreach_add_(steps, 1);
-  at::_fused_adamw_(masters, gather(&Slot::gradient, decays), gather(&Slot::exp_avg, decays),
-                    gather(&Slot::exp_avg_sq, decays), /*max_exp_avg_sqs=*/{}, steps, learning_rate,
-                    options_.beta1, options_.beta2, decays ? options_.weight_decay : 0.0,
-                    options_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
-}
-
-void AdamW::round_masters() const {
-  std::vector<at::Tensor> parameters, masters;
+void AdamW::update(double learning_rate, const at::Tensor& gradient_scale, bool decays) {
+  std::vector<ops::AdamWTensors> updated;
   for (const auto& slot : slots_) {
-    if (!slot.gradient.defined() || slot.master.is_alias_of(slot.parameter)) continue;
-    parameters.push_back(slot.parameter);
-    masters.push_back(slot.master);
+    if (slot.tensors.gradient.defined() && slot.decays == decays) updated.push_back(slot.tensors);
   }
-  if (!parameters.empty()) at::_foreach_copy_(parameters, masters);
+  ops::adamw_(updated, gradient_scale,
+              {learning_rate, options_.beta1, options_.beta2, options_.epsilon,
+               decays ? options_.weight_decay : 0.0});
 }
 
 void AdamW::take_up_parameters() {
   const at::NoGradGuard no_grad;
   for (auto& slot : slots_) {
-    if (!slot.master.is_alias_of(slot.parameter)) slot.master.copy_(slot.parameter);
+    const auto& [parameter, master, gradient, exp_avg, exp_avg_sq, step] = slot.tensors;
+    if (!master.is_alias_of(parameter)) master.copy_(parameter);
   }
 }
 
 at::Tensor AdamW::step(double learning_rate) {
   const at::NoGradGuard no_grad;
-  const auto norm = clip_gradients();
-  update(learning_rate, /*decays=*/true);
-  update(learning_rate, /*decays=*/false);
-  round_masters();
-  for (auto& slot : slots_) slot.gradient.reset();
+  const auto norm = gradient_norm();
+  at::Tensor scale;
+  if (options_.max_grad_norm > 0) {
+    scale = at::clamp_max(options_.max_grad_norm / (norm + 1e-6), 1.0);
+  }
+  for (const bool decays : {true, false}) update(learning_rate, scale, decays);
+  for (auto& slot : slots_) slot.tensors.gradient.reset();
   return norm;
 }
 
 TensorMap AdamW::state() const {
   TensorMap state;
   for (const auto& slot : slots_) {
-    if (slot.has_stored_master) state["master." + slot.name] = slot.master;
-    state["exp_avg." + slot.name] = slot.exp_avg;
-    state["exp_avg_sq." + slot.name] = slot.exp_avg_sq;
-    state["step." + slot.name] = slot.step;
+    const auto& tensors = slot.tensors;
+    if (slot.has_stored_master) state["master." + slot.name] = tensors.master;
+    state["exp_avg." + slot.name] = tensors.exp_avg;
+    state["exp_avg_sq." + slot.name] = tensors.exp_avg_sq;
+    state["step." + slot.name] = tensors.step;
   }
   return state;
 }

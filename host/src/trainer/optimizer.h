@@ -8,6 +8,7 @@
 
 #include "outrider/api.h"
 #include "outrider/checkpoint/tensor_io.h"
+#include "outrider/ops/adamw.h"
 
 namespace outrider {
 
@@ -15,6 +16,8 @@ struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0.0;
   double max_grad_norm = 0.0;   // 0: gradients are not clipped
   bool decays_vectors = false;  // norms and biases too, as torch.optim.AdamW by itself
+  // Gradients are float32 from the beginning; else on a GPU only once several have been added up.
+  bool widens_gradients = false;
 };
 
 /// AdamW as torch.optim.AdamW computes it ("Decoupled Weight Decay Regularization",
@@ -34,16 +37,16 @@ class OUTRIDER_API AdamW {
   /// Takes the gradient of parameter `index`, if it has one, adding to what earlier calls since the
   /// last step took. Call when a backward pass has completed it.
   void collect_gradient(size_t index) { add_gradient(index, take_gradient(index)); }
-  /// The two halves of that: a parameter's gradient in float32, which it then has no more,
-  /// undefined where there is none; and adding one, which may become the optimizer's.
+  /// The two halves of that: a parameter's gradient, which it then has no more, undefined where
+  /// there is none; and adding one, which may become the optimizer's.
   at::Tensor take_gradient(size_t index);
   void add_gradient(size_t index, const at::Tensor& gradient);
   /// All of them: after a backward pass.
   void collect_gradients();
 
-  /// The collected ones, float32, by parameter, undefined where there is none; shares storage.
+  /// The collected ones, by parameter, undefined where there is none; shares storage.
   std::vector<at::Tensor> gradients() const;
-  const at::Tensor& gradient(size_t index) const { return slots_[index].gradient; }
+  const at::Tensor& gradient(size_t index) const { return slots_[index].tensors.gradient; }
 
   /// One update by the collected gradients, which are then forgotten. Parameters without a gradient
   /// stay as they are. Returns the gradients' total norm before clipping, a 0-dim float32 tensor.
@@ -62,14 +65,12 @@ class OUTRIDER_API AdamW {
  private:
   struct Slot {
     std::string name;
-    at::Tensor parameter, master, exp_avg, exp_avg_sq, step, gradient;
+    ops::AdamWTensors tensors;
     bool decays, has_stored_master;
   };
-  std::vector<at::Tensor> gather(at::Tensor Slot::*member, bool decays) const;
   std::vector<at::Tensor> defined_gradients() const;
-  at::Tensor clip_gradients() const;
-  void update(double learning_rate, bool decays);
-  void round_masters() const;
+  at::Tensor gradient_norm() const;
+  void update(double learning_rate, const at::Tensor& gradient_scale, bool decays);
 
   std::vector<Slot> slots_;
   AdamWOptions options_;

@@ -171,7 +171,7 @@ StepMemory memory_of(const CausalLM& model, const PlannedStep& step) {
   require_drafts(model);
   const auto parameters = parameters_of(model);
   const auto cost = draft_cost(model, step.shape);
-  const double gradients = 4 * parameters.trained;
+  const double gradients = (step.accumulates ? 4 : element_bytes(model)) * parameters.trained;
   const bool has_gradients = step.accumulates || step.is_recorded;
   const double states = hidden_state_bytes(model, step.shape);
   const StepMemory always{

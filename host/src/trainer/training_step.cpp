@@ -16,6 +16,12 @@
 namespace outrider {
 namespace {
 
+// What processes sum is float32.
+AdamWOptions with_sums(AdamWOptions options, const GradientReduction& reduction) {
+  options.widens_gradients = reduction.ready || reduction.finish;
+  return options;
+}
+
 /// Called when a backward pass has added up a parameter's gradient.
 class WhenComplete : public torch::autograd::PostAccumulateGradHook {
  public:
@@ -57,7 +63,7 @@ TrainingStep::TrainingStep(CausalLM& model, const AdamWOptions& options,
     : model_(model),
       parameters_(trainable_parameters(model)),
       trains_base_(outrider::trains_base(model)),
-      optimizer_(parameters_, options),
+      optimizer_(parameters_, with_sums(options, reduction)),
       reduction_(std::move(reduction)),
       recompute_(std::move(recompute)) {
   for (size_t i = 0; i < parameters_.size(); ++i) {

@@ -10,6 +10,7 @@
 
 #include "outrider/api.h"
 #include "outrider/model/causal_lm.h"
+#include "outrider/ops/product.h"
 #include "trainer/optimizer.h"
 
 namespace outrider {
@@ -54,7 +55,7 @@ class OUTRIDER_API TrainingStep {
   struct Pass {
     ForwardOutput output;
     at::Tensor loss;                    // times its share
-    std::vector<at::Tensor> gradients;  // float32, by parameter, undefined where there is none
+    std::vector<at::Tensor> gradients;  // by parameter, undefined where there is none
   };
   /// The work of learn() on a batch, whose results the step does not have yet: gradients are left
   /// in `places`, by parameter, where there are any. Waits for nothing where drafts do not.
@@ -87,6 +88,7 @@ class OUTRIDER_API TrainingStep {
   AdamW optimizer_;
   GradientReduction reduction_;
   Recomputation recompute_;
+  ops::TimedProducts timed_products_;
   bool is_last_ = false;                      // of the step's batches
   std::vector<at::Tensor>* taken_ = nullptr;  // where gradients go instead of to the optimizer
   at::Tensor loss_;                           // of the step so far
