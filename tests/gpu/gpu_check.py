@@ -49,6 +49,7 @@ def base_tensors():
 
 def make_shards(folder, vocab, rows=128, length=256):
     """Texts of few distinct tokens: what follows what can be learnt in some steps."""
+    sys.path.append(str(Path(__file__).resolve().parents[3] / "lib/outrider/python"))  # of a bundle
     from outrider.text.shard_writer import ShardWriter
 
     folder.mkdir(parents=True)

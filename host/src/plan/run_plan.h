@@ -15,7 +15,7 @@ struct PlanOptions {
   TrainingSettings settings;       // its batch and accumulation are what is looked for
   double device_memory = 0.0;      // bytes
   double device_flops = 8e14;      // of a large matrix product
-  double share_of_limit = 0.68;    // of that, what a whole step reaches
+  double share_of_limit = 0.71;    // of that, what a whole step reaches
   int64_t target_rows = 16;        // of an update
   int64_t rows = 0;                // of a pass; 0: as many as fit
   bool has_held_out_data = false;  // then the best model is kept too
