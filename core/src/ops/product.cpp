@@ -34,6 +34,7 @@ constexpr size_t kInAllRounds = 3;  // of the kernels that the library proposes
 constexpr double kSecondsOfRound = 2e-3;
 constexpr double kLeastGain = 0.01;  // less is what the clock's moves look like
 constexpr int64_t kAlignment = 16;
+constexpr int64_t kSampleRows = 256;
 
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
@@ -149,6 +150,12 @@ class Trial {
     return seconds_since(begin) / times;
   }
 
+  // The library's choice may divide k among blocks, which the kernels here never do: then results
+  // differ in their last bits, and in all rows.
+  bool gives_same_bits(const ProductKernel& kernel) const {
+    return at::equal(sample(nullptr), sample(&kernel));
+  }
+
   // Where it may be tried. Summing products need a place of their own, as what `out` holds must not
   // change: nothing where the device's memory would have to grow for that.
   std::optional<Trial> beside() const {
@@ -158,6 +165,13 @@ class Trial {
   }
 
  private:
+  // The first rows of what a run makes.
+  at::Tensor sample(const ProductKernel* kernel) const {
+    if (product_.adds) at::Tensor(out_).zero_();
+    run(kernel);
+    return out_.slice(0, 0, kSampleRows).clone();
+  }
+
   kernels::cuda::ProductPointers pointers() const {
     return {a_.const_data_ptr(), b_.const_data_ptr(), out_.mutable_data_ptr()};
   }
@@ -224,7 +238,7 @@ class KnownProducts {
     if (!known.is_timed && ++known.uses > kUsesBefore && has_time() && !trial.is_recorded()) {
       time(known, trial);
     }
-    return known.kernel;
+    return known.kernel && is_exact(product, *known.kernel, trial) ? known.kernel : std::nullopt;
   }
 
  private:
@@ -248,8 +262,17 @@ class KnownProducts {
     spent_ += seconds_since(begin);
   }
 
+  // Of each size by itself, since the library's choice changes with it.
+  bool is_exact(const MatrixProduct& product, const ProductKernel& kernel, const Trial& trial) {
+    if (const auto found = exact_.find(product); found != exact_.end()) return found->second;
+    if (trial.is_recorded()) return false;
+    const auto beside = trial.beside();
+    return beside && (exact_[product] = beside->gives_same_bits(kernel));
+  }
+
   std::mutex mutex_;
-  std::map<MatrixProduct, Known> known_;
+  std::map<MatrixProduct, Known> known_;  // by rounded sizes
+  std::map<MatrixProduct, bool> exact_;   // whether the kernel gives the library's bits
   std::optional<Clock::time_point> began_;
   int scopes_ = 0;
   double spent_ = 0.0;

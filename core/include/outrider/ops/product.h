@@ -13,8 +13,9 @@ OUTRIDER_API void add_product(const at::Tensor& sum, const at::Tensor& a, const 
 
 /// While one lives, large products of half types on a GPU that come again and again are computed by
 /// the fastest of the kernels that cuBLAS proposes, where that is not the one that it takes: a size
-/// is timed once, for a fraction of a second, which waits for the device. The kernels give the same
-/// bits. Together these times are kOfTheBeginning seconds and kShareOfTime of what passes after.
+/// is timed once, for a fraction of a second, which waits for the device. Only a kernel that gives
+/// the same bits is taken. Together these times are kOfTheBeginning seconds and kShareOfTime of
+/// what passes after.
 class OUTRIDER_API TimedProducts {
  public:
   TimedProducts();
