@@ -3,7 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <string>
+#include <initializer_list>
 
 #include "kernels/cuda/adamw.h"
 #include "outrider/error.h"

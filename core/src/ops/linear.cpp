@@ -1,6 +1,7 @@
 #include "outrider/ops/linear.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "outrider/ops/few_rows.h"
 #include "outrider/ops/product.h"

@@ -10,7 +10,6 @@
 #include <bit>
 #include <chrono>
 #include <cmath>
-#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>

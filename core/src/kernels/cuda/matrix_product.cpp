@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 
+#include <bit>
 #include <map>
 #include <mutex>
 #include <string>
