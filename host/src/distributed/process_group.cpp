@@ -25,6 +25,7 @@ ProcessGroup::ProcessGroup(const ProcessPlace& place) {
     rendezvous_ = std::make_unique<Rendezvous>(place);
     control_ = std::make_unique<Communicator>(*rendezvous_, "control",
                                               ProcessRange{0, place.world_size}, at::kCPU);
+    gather("here");  // one that ends at once would break connections that others still make
   } catch (const std::exception& e) {
     throw Error(ErrorCode::kProcessLost,
                 fmt::format("process {} of {} does not find the others at {}:{}: {}", place.rank,
