@@ -43,7 +43,7 @@ ops::AdamWTensors moved(const ops::AdamWTensors& from) {
 }
 
 void check_update(const ops::AdamWTensors& tensors, const at::Tensor& scale) {
-  const ops::AdamWCoefficients coefficients{0.01, 0.9, 0.999, 1e-8, 0.1};
+  const AdamWCoefficients coefficients{0.01, 0.9, 0.999, 1e-8, 0.1};
   const auto device = moved(tensors);
   auto host = tensors;
   host.gradient = host.gradient.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);

@@ -42,7 +42,7 @@ void update_in_one_pass(const AdamWTensors& p, const at::Tensor& scale,
        .step = p.step.const_data_ptr<float>(),
        .gradient_scale = scale.defined() ? scale.const_data_ptr<float>() : nullptr,
        .size = p.master.numel()},
-      {c.learning_rate, c.beta1, c.beta2, c.epsilon, c.weight_decay}, launch.stream()));
+      c, launch.stream()));
 }
 
 std::vector<at::Tensor> gathered(const std::vector<AdamWTensors>& parameters,

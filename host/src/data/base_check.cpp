@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "checkpoint/model_tensors.h"
 #include "data/batches.h"
 #include "outrider/checkpoint/tensor_io.h"
 #include "outrider/text.h"
@@ -42,16 +43,12 @@ std::vector<std::pair<std::string, at::Tensor>> stages(const BaseOutputs& base, 
   return all;
 }
 
-bool is_of_a_draft(const CausalLM& model, const std::string& name) {
-  return std::ranges::any_of(model.speculative_state(), [&](const AttachedDraft& attached) {
-    return name.starts_with(attached.attribute + ".");
-  });
-}
-
 std::vector<std::string> bad_weights(const CausalLM& model) {
   std::vector<std::string> names;
   for (const auto& item : model.named_parameters()) {
-    if (is_of_a_draft(model, item.key()) || at::isfinite(item.value()).all().item<bool>()) continue;
+    if (belongs_to_a_draft(model, item.key()) || at::isfinite(item.value()).all().item<bool>()) {
+      continue;
+    }
     names.push_back(in_quotes(item.key()));
   }
   return names;

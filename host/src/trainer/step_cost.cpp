@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "checkpoint/model_tensors.h"
 #include "data/batches.h"
 #include "outrider/error.h"
 
@@ -26,12 +27,6 @@ struct Parameters {
   double trained = 0.0, masters = 0.0;                       // elements
   double largest = 0.0;                                      // elements of a trained one
 };
-
-bool is_of_a_draft(const CausalLM& model, const std::string& name) {
-  return std::ranges::any_of(model.speculative_state(), [&](const auto& attached) {
-    return name.starts_with(attached.attribute + ".");
-  });
-}
 
 // A byte for each element of a layer's matrices, and a float32 scale for each row.
 double bytes_saved_in_eight_bits(const CausalLM& model) {
@@ -52,7 +47,7 @@ Parameters parameters_of(const CausalLM& model) {
   for (const auto& item : model.named_parameters()) {
     const auto& tensor = item.value();
     if (!seen.insert(tensor.unsafeGetTensorImpl()).second) continue;
-    const bool is_draft = is_of_a_draft(model, item.key());
+    const bool is_draft = belongs_to_a_draft(model, item.key());
     (is_draft ? all.draft : all.base) += static_cast<double>(tensor.nbytes());
     if (!tensor.requires_grad()) continue;
     if (!is_draft) {

@@ -50,13 +50,11 @@ ops::Recompute recompute_asked(const TrainingSettings& settings) {
 }
 
 Recomputation recompute_of(const TrainingSettings& settings, const CausalLM& model) {
-  const bool is_auto = settings.recompute == "auto";
-  if (is_auto && !model.device().is_cuda()) return {};
+  if (settings.recompute != "auto") return {recompute_asked(settings)};
+  if (!model.device().is_cuda()) return {};
   // What a base that is trained itself takes is not predicted.
-  if (is_auto && trains_base(model)) return {ops::Recompute::kProducts};
-  Recomputation recomputation{recompute_asked(settings)};
-  if (is_auto) recomputation.most_kept = room_on_device(settings, model);
-  return recomputation;
+  if (trains_base(model)) return {ops::Recompute::kProducts};
+  return {recompute_asked(settings), room_on_device(settings, model)};
 }
 
 std::optional<RecordedPasses::Options> recording_of(

@@ -10,6 +10,7 @@
 #include <tuple>
 #include <utility>
 
+#include "checkpoint/model_tensors.h"
 #include "data/batches.h"
 #include "outrider/error.h"
 
@@ -52,9 +53,7 @@ std::vector<AdamW::Parameter> trainable_parameters(const CausalLM& model) {
 
 bool trains_base(const CausalLM& model) {
   return std::ranges::any_of(trainable_parameters(model), [&](const auto& parameter) {
-    return std::ranges::none_of(model.speculative_state(), [&](const auto& draft) {
-      return parameter.name.starts_with(draft.attribute + ".");
-    });
+    return !belongs_to_a_draft(model, parameter.name);
   });
 }
 

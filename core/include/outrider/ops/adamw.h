@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "outrider/api.h"
+#include "outrider/kernels/adamw_coefficients.h"
 
 namespace outrider::ops {
 
@@ -15,10 +16,6 @@ struct AdamWTensors {
   at::Tensor gradient;             // float32, or on a GPU of the parameter's type
   at::Tensor exp_avg, exp_avg_sq;  // float32
   at::Tensor step;                 // float32, the updates so far
-};
-
-struct AdamWCoefficients {
-  double learning_rate, beta1, beta2, epsilon, weight_decay;
 };
 
 /// One update of each in place, as torch.optim.AdamW computes it ("Decoupled Weight Decay

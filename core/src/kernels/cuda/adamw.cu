@@ -42,7 +42,7 @@ __device__ void store(T* to, int64_t begin, int64_t size, const Values& values) 
 struct Factors {
   float beta1, beta2, log_beta1, log_beta2, rate, kept, epsilon;
 
-  explicit Factors(const AdamWNumbers& n)
+  explicit Factors(const AdamWCoefficients& n)
       : beta1(static_cast<float>(n.beta1)),
         beta2(static_cast<float>(n.beta2)),
         log_beta1(static_cast<float>(std::log(n.beta1))),
@@ -80,7 +80,8 @@ __global__ void __launch_bounds__(kThreads) adamw_kernel(AdamWPointers in, Facto
 }
 
 template <class G, class P>
-cudaError_t launch_adamw(const AdamWPointers& p, const AdamWNumbers& numbers, cudaStream_t stream) {
+cudaError_t launch_adamw(const AdamWPointers& p, const AdamWCoefficients& coefficients,
+                         cudaStream_t stream) {
   const auto* gradient = static_cast<const G*>(p.gradient);
   const auto* parameter = static_cast<const P*>(p.parameter);
   const bool is_whole =
@@ -88,17 +89,17 @@ cudaError_t launch_adamw(const AdamWPointers& p, const AdamWNumbers& numbers, cu
       are_whole_packs<float>({}, p.master, p.exp_avg, p.exp_avg_sq, gradient, parameter);
   const int64_t blocks = (p.size + kThreads * kPerThread - 1) / (kThreads * kPerThread);
   return launch(is_whole ? adamw_kernel<true, G, P> : adamw_kernel<false, G, P>,
-                dim3(grid_size(blocks)), dim3(kThreads), 0, stream, p, Factors(numbers));
+                dim3(grid_size(blocks)), dim3(kThreads), 0, stream, p, Factors(coefficients));
 }
 
 }  // namespace
 
 int adamw(DataType type, bool has_float_gradient, const AdamWPointers& pointers,
-          const AdamWNumbers& numbers, cudaStream_t stream) {
+          const AdamWCoefficients& coefficients, cudaStream_t stream) {
   if (pointers.size == 0) return cudaSuccess;
   return with_type(type, [&]<class T>(T) {
-    return has_float_gradient ? launch_adamw<float, T>(pointers, numbers, stream)
-                              : launch_adamw<T, T>(pointers, numbers, stream);
+    return has_float_gradient ? launch_adamw<float, T>(pointers, coefficients, stream)
+                              : launch_adamw<T, T>(pointers, coefficients, stream);
   });
 }
 

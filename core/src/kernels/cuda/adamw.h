@@ -2,16 +2,13 @@
 
 #include <cstdint>
 
+#include "outrider/kernels/adamw_coefficients.h"
 #include "outrider/kernels/data_type.h"
 #include "outrider/kernels/launcher.h"
 
 struct CUstream_st;
 
 namespace outrider::kernels::cuda {
-
-struct AdamWNumbers {
-  double learning_rate, beta1, beta2, epsilon, weight_decay;
-};
 
 /// `size` contiguous values each, on the device: float32, but for the gradient, and the parameter,
 /// which takes the new master's values and is null where the master is the parameter.
@@ -26,6 +23,6 @@ struct AdamWPointers {
 /// One update, in float32. The parameter is of `type`, and the gradient, which may be float32, too.
 /// Returns the launch's cudaError_t.
 OUTRIDER_LAUNCHER int adamw(DataType type, bool has_float_gradient, const AdamWPointers& pointers,
-                            const AdamWNumbers& numbers, CUstream_st* stream);
+                            const AdamWCoefficients& coefficients, CUstream_st* stream);
 
 }  // namespace outrider::kernels::cuda
